@@ -1,0 +1,16 @@
+package provision
+
+import "time"
+
+// Outcome is what one delivery of a message came to. The consumer alone acts on it.
+type Outcome struct {
+	// Result is to be published (after the dead letter, where it is a failure), and the message
+	// acknowledged after that. Nil means that the message goes back to the stream for Delay.
+	Result *Result
+	// Repeat says that Result was concluded by an earlier delivery and is only told again.
+	Repeat bool
+	// Delay is how long the message is to rest; it means nothing where Result is set.
+	Delay time.Duration
+	// Why says in a few words why the message goes back, for the log.
+	Why string
+}

@@ -1,0 +1,232 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Ledger keeps one Record per Key, durably. Implementations do not retry: the hub does. All methods
+// are safe for concurrent use.
+type Ledger interface {
+	// Load returns the record and its revision, or ErrNoRecord. Any other error means that nothing
+	// is known.
+	Load(ctx context.Context, key Key) (Record, uint64, error)
+	// Store writes the record if its revision is still rev (0: if there is none) and returns the new
+	// revision. ErrConflict means that it very probably was not; any error may hide a write that was
+	// stored all the same, so the hub reads again and compares nonces.
+	Store(ctx context.Context, key Key, rec Record, rev uint64) (uint64, error)
+}
+
+// Errors of a Ledger.
+var (
+	ErrNoRecord = errors.New("ledger: no record")
+	ErrConflict = errors.New("ledger: the record was changed by another")
+)
+
+// Secrets reads a tenant's secrets, and can't be made to read another tenant's. Errors are
+// *SecretError. Implementations may retry and cache; fresh asks them to read past their cache. All
+// methods are safe for concurrent use.
+type Secrets interface {
+	// Credentials returns the tenant's Adobe credentials.
+	Credentials(ctx context.Context, tenant string, fresh bool) (Credentials, error)
+	// Resolve returns the value that ref names.
+	Resolve(ctx context.Context, tenant string, ref SecretRef, fresh bool) (Secret, error)
+}
+
+// Secret is one resolved reference.
+type Secret struct {
+	Value   Sensitive
+	Version int    // of the secret, 0 where the store has no versions
+	Domain  string // the secret's own "domain" field; empty if it has none
+}
+
+// Credentials are a tenant's Adobe credentials: either ClientID and ClientSecret for OAuth
+// server-to-server, or AccessToken and APIKey.
+type Credentials struct {
+	OrgID        string
+	ClientID     string
+	ClientSecret Sensitive
+	Scopes       string // comma-separated, as IMS wants them
+	AccessToken  Sensitive
+	APIKey       string
+	Version      int // of the secret they came from
+}
+
+// SecretProblem says what kind of trouble a SecretError is.
+type SecretProblem string
+
+// The kinds of trouble.
+const (
+	SecretMissing     SecretProblem = "not_found"   // no such path, field or version, or not usable
+	SecretUnavailable SecretProblem = "unavailable" // may go away: unreachable, sealed, 5xx, throttled
+	SecretDenied      SecretProblem = "denied"      // the store refuses the worker itself
+)
+
+// SecretError is the error of Secrets. Err never holds a secret.
+type SecretError struct {
+	Problem SecretProblem
+	Cause   Cause // why it is unavailable
+	Err     error
+}
+
+// Error returns the problem and its cause.
+func (e *SecretError) Error() string { return fmt.Sprintf("secret %s: %v", e.Problem, e.Err) }
+
+// Unwrap returns the cause.
+func (e *SecretError) Unwrap() error { return e.Err }
+
+// Connections speaks to the Flow Service on behalf of one tenant. Errors are *CallError. All methods
+// are safe for concurrent use.
+type Connections interface {
+	// Create sends exactly one POST, never a second one, and nothing at all after notAfter. Where it
+	// can't tell what became of the POST its error's Verdict is VerdictUnknown.
+	Create(ctx context.Context, as Account, conn NewConnection, notAfter time.Time) (Connection, error)
+	// Find returns every connection that q matches, over all pages, or an error: never a part. It
+	// may repeat its calls.
+	Find(ctx context.Context, as Account, q Query) ([]Found, error)
+}
+
+// Account says on whose behalf a call is made.
+type Account struct {
+	Tenant      string
+	Sandbox     string // sent as x-sandbox-name with every call
+	Credentials Credentials
+	Trace       Trace
+}
+
+// NewConnection is what Create posts.
+type NewConnection struct {
+	Name           string
+	Description    string // with the request's mark at its end
+	SpecName       string
+	Params         Params    // AccessToken in here is not sent,
+	AccessToken    Sensitive // this is
+	ConnectionSpec ConnectionSpec
+}
+
+// Query says which connections Find is to return: those whose name and connection spec equal these
+// exactly. An empty Name or SpecID matches all.
+type Query struct {
+	Name   string
+	SpecID string
+}
+
+// Found is a connection as the Flow Service lists it, without its secrets.
+type Found struct {
+	Connection
+	Name        string
+	Description string
+	CreatedAt   time.Time
+	State       string
+	SpecID      string
+	SpecVersion string
+	Domain      string
+	ClusterID   string
+	Database    string
+	Catalog     string
+}
+
+// Verdict says what an error means for the question whether a POST made a connection. The zero value
+// is the careful one.
+type Verdict int
+
+// The verdicts.
+const (
+	VerdictUnknown      Verdict = iota // it may have: look it up
+	VerdictNotSent                     // it did not: nothing was written to the network, or a token could not be had for now
+	VerdictThrottled                   // it did not: refused for now
+	VerdictNotReady                    // it did not: the tenant's cluster does not run; worth a slow retry
+	VerdictUnauthorized                // it did not: the token was refused; the token is dropped already
+	VerdictDenied                      // it did not, and won't with these rights
+	VerdictRejected                    // it did not, and won't with this request
+)
+
+// String returns the verdict's short name.
+func (v Verdict) String() string {
+	names := [...]string{"unknown", "not_sent", "throttled", "not_ready", "unauthorized", "denied", "rejected"}
+	if v < 0 || int(v) >= len(names) {
+		return names[VerdictUnknown]
+	}
+	return names[v]
+}
+
+// Target is a service the worker depends on.
+type Target string
+
+// The targets.
+const (
+	TargetFlow  Target = "flow"
+	TargetVault Target = "vault"
+	TargetIMS   Target = "ims"
+)
+
+// Cause says why a call has to be repeated.
+type Cause string
+
+// The causes.
+const (
+	CauseStatus    Cause = "status"
+	CauseTimeout   Cause = "timeout"
+	CauseNetwork   Cause = "network"
+	CauseThrottled Cause = "throttled"
+)
+
+// CallError is the error of Connections. Neither Message nor Err ever holds a secret.
+type CallError struct {
+	Verdict    Verdict
+	Target     Target        // who failed: TargetFlow or TargetIMS
+	Cause      Cause         // empty for a final refusal
+	Status     int           // the HTTP status, 0 where there was no answer
+	Code       string        // upstream's own code, such as "FLOW-1413-400" or "401013"
+	Message    string        // upstream's text, redacted and shortened
+	RequestID  string        // upstream's request id
+	RetryAfter time.Duration // how long upstream asked to be left alone, 0 if it did not
+	Err        error         // what the network said; nil where upstream answered
+}
+
+// Error returns target, status, code and message.
+func (e *CallError) Error() string {
+	s := string(e.Target) + ": "
+	if e.Status != 0 {
+		s += fmt.Sprintf("HTTP %d ", e.Status)
+	}
+	if e.Code != "" {
+		s += e.Code + " "
+	}
+	if e.Message != "" {
+		s += e.Message
+	} else if e.Err != nil {
+		s += e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns what the network said.
+func (e *CallError) Unwrap() error { return e.Err }
+
+// Clock is time itself, so that tests can own it.
+type Clock interface {
+	Now() time.Time
+	// Sleep waits for d or until ctx ends, and returns ctx's error in the latter case.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
+// Reconciliation is how a look-up ended.
+type Reconciliation string
+
+// The ways a look-up ends.
+const (
+	ReconciledAdopted Reconciliation = "adopted"
+	ReconciledAbsent  Reconciliation = "absent"
+	ReconciledSeveral Reconciliation = "several"
+	ReconciledUnknown Reconciliation = "unknown"
+)
+
+// Observer is told what the hub does, for metrics. Its methods must be quick and safe for concurrent
+// use.
+type Observer interface {
+	Retried(target Target, cause Cause)
+	Reconciled(how Reconciliation)
+}

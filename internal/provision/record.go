@@ -1,0 +1,110 @@
+package provision
+
+import "time"
+
+// State is where a request stands. The zero value is no state.
+type State string
+
+// The states. See the picture in machine.go.
+const (
+	StateClaimed State = "claimed" // taken up; nothing is open at the Flow Service
+	StatePosting State = "posting" // a POST may be under way until PostedAt + Lease
+	StateUnknown State = "unknown" // a POST has ended and nobody knows how: look it up
+	StateWaiting State = "waiting" // the last POST definitely made nothing: go on at once
+	StateCreated State = "created" // final
+	StateFailed  State = "failed"  // final
+)
+
+// States lists every state, in the order of a request's life.
+var States = []State{StateClaimed, StatePosting, StateUnknown, StateWaiting, StateCreated, StateFailed}
+
+// Final reports whether s is the end of a request, until somebody asks for a retry.
+func (s State) Final() bool { return s == StateCreated || s == StateFailed }
+
+// Record is all that survives of a request between two steps. Every write of it is a
+// compare-and-set. It never holds a secret's value.
+type Record struct {
+	Key         Key    `json:"key"`
+	State       State  `json:"state"`
+	Retry       int    `json:"retry"`       // the retry number being worked on, 0 for the first try
+	Fingerprint string `json:"fingerprint"` // of the request's data
+	Nonce       string `json:"nonce"`       // new for every write: tells our own write from another's
+
+	// Who works on it. A record that is not Held is free for whoever gets a delivery of it.
+	Owner      string    `json:"owner"`
+	Held       bool      `json:"held"`
+	HeldSeq    uint64    `json:"heldSeq,omitempty"` // the message the owner got it by
+	HeldUntil  time.Time `json:"heldUntil"`         // an owner without a sign of life after that has lost it
+	Alone      bool      `json:"alone,omitempty"`   // it is the only request its worker has in hand
+	Deaths     int       `json:"deaths,omitempty"`  // workers in a row that vanished with it
+	AloneDeath int       `json:"aloneDeaths,omitempty"`
+
+	// The POST. PostedAt is taken before the ledger write that announces it.
+	FirstPostAt time.Time     `json:"firstPostAt,omitzero"` // of all retries; zero if there never was one
+	PostedAt    time.Time     `json:"postedAt,omitzero"`
+	Lease       time.Duration `json:"leaseNs,omitempty"` // how long after PostedAt the POST may run, in ns
+	EndedAt     time.Time     `json:"endedAt,omitzero"`  // when its owner saw it end; zero if no one did
+	LookFirst   bool          `json:"lookFirst,omitempty"`
+	Posts       int           `json:"posts"` // POSTs tried in this retry
+	Unauthed    int           `json:"unauthorized,omitempty"`
+	Reread      bool          `json:"reread,omitempty"` // the secrets were read past the cache after a refusal
+
+	// What was asked, for people who look at the ledger; and when.
+	Sandbox        string         `json:"sandbox,omitempty"`
+	Name           string         `json:"name,omitempty"`
+	ConnectionSpec ConnectionSpec `json:"connectionSpec,omitzero"`
+	Trace          Trace          `json:"trace,omitzero"`
+	RequestedAt    time.Time      `json:"requestedAt"`
+	StartedAt      time.Time      `json:"startedAt"`
+	Deadline       time.Time      `json:"deadline"`
+	NotBefore      time.Time      `json:"notBefore,omitzero"` // upstream asked to be left alone until then
+	Handbacks      int            `json:"handbacks,omitempty"`
+	UpdatedAt      time.Time      `json:"updatedAt"`
+
+	Secrets  map[string]int `json:"secrets,omitempty"` // :: "token" or "adobe" → version used, never the value
+	Attempts []Attempt      `json:"attempts,omitempty"`
+	LastFail *Failure       `json:"lastFailure,omitempty"` // what stood in the way last
+	Final    *FinalResult   `json:"final,omitempty"`
+}
+
+// MaxAttempts is how many of the latest attempts a record keeps.
+const MaxAttempts = 50
+
+// Attempt is one line of a request's story: a POST, a look-up or a hindrance, and how it went.
+type Attempt struct {
+	At      time.Time `json:"at"`
+	Retry   int       `json:"retry,omitempty"`
+	Owner   string    `json:"owner"`
+	Step    string    `json:"step"`   // "claim", "post", "lookup", "secrets", "handback", "final"
+	Result  string    `json:"result"` // short, from the code, such as "not_sent" or "absent"
+	Detail  string    `json:"detail,omitempty"`
+	Elapsed float64   `json:"elapsedSeconds,omitempty"`
+}
+
+// FinalResult is a Result as the ledger keeps it, with the parts that its wire form leaves out.
+type FinalResult struct {
+	EventID string `json:"eventId"`
+	Outcome string `json:"outcome"`
+	Trace   Trace  `json:"trace,omitzero"`
+	Result  Result `json:"result"`
+}
+
+// leaseEnd returns when the record's last POST can't be running any more, by its owner's clock.
+func (r *Record) leaseEnd() time.Time { return r.PostedAt.Add(r.Lease) }
+
+// postEnd returns when the record's last POST ended: as its owner saw it, else the lease's end.
+func (r *Record) postEnd() time.Time {
+	if !r.EndedAt.IsZero() {
+		return r.EndedAt
+	}
+	return r.leaseEnd()
+}
+
+// note appends an attempt and forgets the oldest beyond MaxAttempts.
+func (r *Record) note(a Attempt) {
+	a.Retry, a.Owner = r.Retry, r.Owner
+	r.Attempts = append(r.Attempts, a)
+	if over := len(r.Attempts) - MaxAttempts; over > 0 {
+		r.Attempts = append([]Attempt(nil), r.Attempts[over:]...)
+	}
+}
