@@ -1,0 +1,153 @@
+package settings
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// The values of VAULT_AUTH.
+const (
+	AuthToken      = "token"
+	AuthAppRole    = "approle"
+	AuthKubernetes = "kubernetes"
+	AuthJWT        = "jwt"
+)
+
+// crossChecks hold, per group, what must fit together. They run after every variable was read.
+var crossChecks = map[Group]func(*Set, *Invalid){ // :: group → check
+	NATS:  checkNATS,
+	Vault: checkVault,
+	Work:  checkWork,
+}
+
+func checkNATS(set *Set, bad *Invalid) {
+	s := &set.Settings
+	pair(bad, "NATS_CERT", s.NATSCert, "NATS_KEY", s.NATSKey)
+	if s.NATSCreds != "" && s.NATSNkey != "" {
+		bad.add("NATS_NKEY", "is set beside NATS_CREDS; a client has one identity, so set one of them")
+	}
+}
+
+func checkVault(set *Set, bad *Invalid) {
+	s := &set.Settings
+	pair(bad, "VAULT_CLIENT_CERT", s.VaultClientCert, "VAULT_CLIENT_KEY", s.VaultClientKey)
+	if u, err := url.Parse(s.VaultAddr); s.VaultSkipVerify && err == nil && !bad.has("VAULT_ADDR") && !loopback(u.Hostname()) {
+		bad.add("VAULT_SKIP_VERIFY", "is true for "+u.Hostname()+", so anybody in between could read all secrets; leave it out and set VAULT_CACERT")
+	}
+	needs := map[string][]string{ // :: VAULT_AUTH → what it can't do without
+		AuthToken:      {"VAULT_TOKEN", s.VaultToken},
+		AuthAppRole:    {"VAULT_ROLE_ID", s.VaultRoleID, "VAULT_SECRET_ID_FILE", s.VaultSecretIDFile},
+		AuthKubernetes: {"VAULT_ROLE", s.VaultRole},
+		AuthJWT:        {"VAULT_ROLE", s.VaultRole, "VAULT_JWT_FILE", s.VaultJWTFile},
+	}[s.VaultAuth]
+	for need := range slices.Chunk(needs, 2) {
+		if need[1] == "" && !bad.has(need[0]) {
+			bad.add(need[0], fmt.Sprintf("is not set, and VAULT_AUTH=%s needs it", s.VaultAuth))
+		}
+	}
+	if s.VaultAuth != AuthToken && s.VaultToken != "" {
+		set.Warnings = append(set.Warnings, "VAULT_TOKEN is set but not used, for VAULT_AUTH is "+s.VaultAuth)
+	}
+}
+
+func checkWork(set *Set, bad *Invalid) {
+	s := &set.Settings
+	if s.RetryInitial > s.RetryDelayMax && !bad.has("WORKER_RETRY_INITIAL", "WORKER_RETRY_DELAY_MAX") {
+		bad.add("WORKER_RETRY_INITIAL", fmt.Sprintf("%s is more than WORKER_RETRY_DELAY_MAX, %s; want the first wait to be the shorter one",
+			short(s.RetryInitial), short(s.RetryDelayMax)))
+	}
+	if s.ShutdownTimeout <= s.FlowTimeout && !bad.has("WORKER_SHUTDOWN_TIMEOUT", "FLOW_TIMEOUT") {
+		set.Warnings = append(set.Warnings, fmt.Sprintf("WORKER_SHUTDOWN_TIMEOUT (%s) should exceed FLOW_TIMEOUT (%s), or a POST under way at shutdown is given back with its outcome unknown",
+			short(s.ShutdownTimeout), short(s.FlowTimeout)))
+	}
+}
+
+// pair reports a certificate without its key, or the other way round.
+func pair(bad *Invalid, a, av, b, bv string) {
+	if (av == "") == (bv == "") {
+		return
+	}
+	if av == "" {
+		a, b = b, a
+	}
+	bad.add(b, "is not set, and "+a+" needs it")
+}
+
+func environ(list []string) map[string]string {
+	env := map[string]string{} // :: name → value
+	for _, kv := range list {
+		if name, value, ok := strings.Cut(kv, "="); ok {
+			env[name] = value
+		}
+	}
+	return env
+}
+
+// unknownNames warns of WORKER_ variables that nothing reads: most likely a typo. Kubernetes sets
+// WORKER_SERVICE_… and WORKER_PORT… for a service called "worker", so these are none.
+func unknownNames(env map[string]string) []string {
+	var warnings []string
+	for name := range env {
+		known := slices.ContainsFunc(variables, func(v Variable) bool { return v.Name == name })
+		if known || !strings.HasPrefix(name, "WORKER_") || strings.HasPrefix(name, "WORKER_SERVICE_") || strings.HasPrefix(name, "WORKER_PORT") {
+			continue
+		}
+		w := name + " is no setting and is not read"
+		if near := nearest(name); near != "" {
+			w += "; did you mean " + near + "?"
+		}
+		warnings = append(warnings, w)
+	}
+	slices.Sort(warnings)
+	return warnings
+}
+
+// nearest returns the variable whose name is a few typos away, or nothing.
+func nearest(name string) string {
+	best, at := "", 5
+	for _, v := range variables {
+		if d := distance(name, v.Name); d < at {
+			best, at = v.Name, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// masked stands for every secret, so that not even its length shows.
+const masked = "********"
+
+func maskAll(string) string { return masked }
+
+// maskURLs hides user and password in a list of URLs. Where it is in doubt it hides more.
+func maskURLs(list string) string {
+	chunks := strings.Split(list, "://")
+	for i, c := range chunks {
+		if at := strings.LastIndex(c, "@"); at >= 0 {
+			chunks[i] = masked + c[at:]
+		}
+	}
+	return strings.Join(chunks, "://")
+}

@@ -1,0 +1,140 @@
+// Package settings reads and checks the settings of the worker's commands.
+//
+// A setting is an environment variable; the flag of the same name in lower case with dashes beats it.
+// Everything that is wrong is reported at once, by name. Nothing in here reads the process's own
+// environment: the caller hands it in.
+package settings
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Settings are the values of all variables. Those of groups that were not loaded have their defaults.
+type Settings struct {
+	NATSURL   string // one or several URLs, separated by commas; may hold user and password
+	NATSCreds string // path of a credentials file; empty means none
+	NATSNkey  string // path of a file with an NKey seed; empty means none
+	NATSCA    string // path of a PEM file with the authorities to trust; empty means the system's
+	NATSCert  string // path of the client certificate; needs NATSKey
+	NATSKey   string // path of the client certificate's key
+
+	VaultAddr          string        // URL, plain http only to a loopback address
+	VaultToken         string        // secret; read where VaultAuth is "token"
+	VaultNamespace     string        // empty means none
+	VaultCACert        string        // path of a PEM file; empty means the system's authorities
+	VaultCAPath        string        // path of a directory of PEM files; empty means none
+	VaultClientCert    string        // path of the TLS client certificate; needs VaultClientKey
+	VaultClientKey     string        // path of the TLS client key
+	VaultTLSServerName string        // SNI host name; empty means the address's host
+	VaultSkipVerify    bool          // refused unless VaultAddr is a loopback address
+	VaultAuth          string        // "token", "approle", "kubernetes" or "jwt"
+	VaultAuthMount     string        // mount path of the auth method; empty means the method's name
+	VaultRole          string        // role for "kubernetes" and "jwt"
+	VaultRoleID        string        // role id for "approle"
+	VaultSecretIDFile  string        // path of the file with the secret id for "approle"
+	VaultJWTFile       string        // path of the token file for "jwt" and "kubernetes"
+	VaultKVMount       string        // mount path of the KV engine
+	VaultTenantPrefix  string        // below the mount, above the tenants
+	VaultCacheTTL      time.Duration // how long a read is remembered; 0 means that it is not
+
+	FlowURL     string        // base URL of the Flow Service, plain http only to a loopback address
+	IMSURL      string        // base URL of the token service, plain http only to a loopback address
+	FlowTimeout time.Duration // for one HTTP call
+
+	HTTPAddr   string // metrics and health; port 0 means any free one
+	StatusAddr string // status page; port 0 means any free one
+	Pprof      bool   // serve /debug/pprof at StatusAddr
+
+	Concurrency        int           // requests in flight in this process, from 1
+	AckWait            time.Duration // of the consumer
+	RetryInitial       time.Duration // first wait between two tries inside one delivery
+	RetryDelayMax      time.Duration // longest wait between two tries inside one delivery
+	RetryElapsed       time.Duration // past it the message goes back to the stream
+	RedeliveryDelayMax time.Duration // longest rest in the stream
+	RequestDeadline    time.Duration // after a request's first attempt, at most 7 days
+	Settle             time.Duration // how long an unknown POST is looked for before another is allowed
+	ShutdownTimeout    time.Duration // what is unfinished then is given back
+	AllowedDomains     []string      // lower-case hosts; a request's domain must be under one of them
+	Replicas           int           // of the NATS objects: 1, 3 or 5
+	ManageStreams      bool          // create and upgrade the NATS objects at start
+
+	LogLevel  slog.Level
+	LogFormat string // "json" or "text"
+}
+
+// Source is where settings come from.
+type Source struct {
+	Environ  []string          // "NAME=value", as os.Environ returns it; an empty value counts as unset
+	Flags    map[string]string // :: variable name → value, for the flags that were given
+	Terminal bool              // the log goes to a terminal, so that text is the better default
+}
+
+// Origin says where a value comes from.
+type Origin string
+
+// The origins, weakest first.
+const (
+	FromDefault Origin = "default"
+	FromEnv     Origin = "env"
+	FromFlag    Origin = "flag"
+)
+
+// Value is one setting as it is shown to people. A secret's text is masked.
+type Value struct {
+	Name   string `json:"name"`
+	Value  string `json:"value"`
+	Origin Origin `json:"origin"`
+}
+
+// Set is what Load returns.
+type Set struct {
+	Settings Settings
+	Values   []Value  // in the order of the contract's table
+	Warnings []string // odd, but no reason to refuse
+}
+
+// Load reads the variables of the given groups from src, checks them one by one and against each
+// other. Its error is *Invalid and holds every problem; the Set is filled as far as it could be even
+// then, so that it can be shown.
+func Load(src Source, groups ...Group) (Set, error) {
+	set := Set{}
+	env := environ(src.Environ)
+	bad := &Invalid{}
+	for _, v := range variables {
+		text, origin := v.lookup(src, env, groups)
+		err := v.set(&set.Settings, text)
+		if err != nil {
+			bad.add(v.Name, err.Error())
+		}
+		if v.in(groups) {
+			set.Values = append(set.Values, Value{v.Name, v.show(text, err), origin})
+		}
+	}
+	for _, g := range groups {
+		if check := crossChecks[g]; check != nil {
+			check(&set, bad)
+		}
+	}
+	set.Warnings = append(set.Warnings, unknownNames(env)...)
+	if len(bad.Problems) > 0 {
+		return set, bad
+	}
+	return set, nil
+}
+
+// lookup returns the text of v and where it comes from. Outside groups it is always the default.
+func (v Variable) lookup(src Source, env map[string]string, groups []Group) (string, Origin) {
+	if v.in(groups) {
+		if text, ok := src.Flags[v.Name]; ok {
+			return text, FromFlag
+		}
+		if text := env[v.Name]; text != "" {
+			return text, FromEnv
+		}
+	}
+	if v.Name == "LOG_FORMAT" && src.Terminal {
+		return formatText, FromDefault
+	}
+	return v.Default, FromDefault
+}

@@ -1,0 +1,265 @@
+package settings_test
+
+import (
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+)
+
+const secret = "hvs.CAESIJ-do-not-print"
+
+// load loads all groups from the variables given as "NAME=value", beside a token.
+func load(t *testing.T, environ ...string) (settings.Set, *settings.Invalid) {
+	t.Helper()
+	set, err := settings.Load(settings.Source{Environ: append([]string{"VAULT_TOKEN=" + secret}, environ...)}, settings.All...)
+	var invalid *settings.Invalid
+	if err != nil && !errors.As(err, &invalid) {
+		t.Fatalf("Load: %T is no *Invalid: %v", err, err)
+	}
+	return set, invalid
+}
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	set, err := load(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := settings.Settings{
+		NATSURL: "nats://127.0.0.1:4222", VaultAddr: "https://127.0.0.1:8200", VaultToken: secret, VaultAuth: "token",
+		VaultKVMount: "secret", VaultTenantPrefix: "flow/tenants", VaultCacheTTL: time.Minute,
+		FlowURL: "https://platform.adobe.io/data/foundation/flowservice", IMSURL: "https://ims-na1.adobelogin.com",
+		FlowTimeout: 75 * time.Second, HTTPAddr: ":8080", StatusAddr: "127.0.0.1:8081", Concurrency: 64,
+		AckWait: 30 * time.Second, RetryInitial: 500 * time.Millisecond, RetryDelayMax: 30 * time.Second,
+		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
+		Settle: 2 * time.Minute, ShutdownTimeout: 90 * time.Second, AllowedDomains: []string{"azuredatabricks.net"},
+		Replicas: 1, ManageStreams: true, LogLevel: slog.LevelInfo, LogFormat: "json",
+	}
+	if diff := cmp.Diff(want, set.Settings); diff != "" {
+		t.Errorf("defaults (-want +got):\n%s", diff)
+	}
+	if len(set.Warnings) > 0 {
+		t.Errorf("warnings on defaults: %q", set.Warnings)
+	}
+}
+
+func TestFlagBeatsEnvironmentBeatsDefault(t *testing.T) {
+	t.Parallel()
+	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
+	given := settings.AddFlags(fs, settings.All...)
+	if err := fs.Parse([]string{"--worker-ack-wait=7s", "--worker-pprof", "--vault-namespace="}); err != nil {
+		t.Fatal(err)
+	}
+	set, err := settings.Load(settings.Source{
+		Environ: []string{"WORKER_ACK_WAIT=9s", "WORKER_SETTLE=3m", "WORKER_RETRY_ELAPSED=", "VAULT_NAMESPACE=team", "VAULT_TOKEN=" + secret},
+		Flags:   given(),
+	}, settings.All...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := set.Settings
+	if s.AckWait != 7*time.Second || !s.Pprof || s.VaultNamespace != "" || s.Settle != 3*time.Minute || s.RetryElapsed != 2*time.Minute {
+		t.Errorf("got ack wait %v, pprof %v, namespace %q, settle %v, elapsed %v", s.AckWait, s.Pprof, s.VaultNamespace, s.Settle, s.RetryElapsed)
+	}
+	origins := map[string]settings.Origin{}
+	for _, v := range set.Values {
+		origins[v.Name] = v.Origin
+	}
+	for name, want := range map[string]settings.Origin{
+		"WORKER_ACK_WAIT": settings.FromFlag, "WORKER_SETTLE": settings.FromEnv, "WORKER_RETRY_ELAPSED": settings.FromDefault, "VAULT_NAMESPACE": settings.FromFlag,
+	} {
+		if origins[name] != want {
+			t.Errorf("origin of %s: got %q, want %q", name, origins[name], want)
+		}
+	}
+}
+
+func TestWrongValues(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert := filepath.Join(dir, "cert.pem")
+	if err := os.WriteFile(cert, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		set  []string
+		name string // the variable that is blamed
+		want string // a part of the remedy
+	}{
+		{[]string{"WORKER_ACK_WAIT=30"}, "WORKER_ACK_WAIT", `"30" is no duration; want a number with a unit`},
+		{[]string{"WORKER_ACK_WAIT=-5s"}, "WORKER_ACK_WAIT", "want 1s to 1h"},
+		{[]string{"FLOW_TIMEOUT=0"}, "FLOW_TIMEOUT", "out of bounds"},
+		{[]string{"WORKER_REQUEST_DEADLINE=169h"}, "WORKER_REQUEST_DEADLINE", "to 168h"},
+		{[]string{"WORKER_SETTLE=soon enough, I hope"}, "WORKER_SETTLE", "a text of 19 bytes is no duration"},
+		{[]string{"WORKER_RETRY_INITIAL=40s"}, "WORKER_RETRY_INITIAL", "more than WORKER_RETRY_DELAY_MAX, 30s"},
+		{[]string{"WORKER_CONCURRENCY=0"}, "WORKER_CONCURRENCY", "whole number from 1 to 4096"},
+		{[]string{"WORKER_CONCURRENCY=many"}, "WORKER_CONCURRENCY", "whole number"},
+		{[]string{"WORKER_REPLICAS=2"}, "WORKER_REPLICAS", "3 or 5 in a cluster"},
+		{[]string{"WORKER_MANAGE_STREAMS=maybe"}, "WORKER_MANAGE_STREAMS", "neither true nor false"},
+		{[]string{"LOG_LEVEL=loud"}, "LOG_LEVEL", "debug, info, warn, error"},
+		{[]string{"LOG_FORMAT=xml"}, "LOG_FORMAT", "json, text"},
+		{[]string{"FLOW_URL=http://platform.example.com"}, "FLOW_URL", "plain http to platform.example.com"},
+		{[]string{"IMS_URL=https://user:" + secret + "@ims.example.com"}, "IMS_URL", "user info"},
+		{[]string{"IMS_URL=https://ims.example.com/?key=" + secret}, "IMS_URL", "a query"},
+		{[]string{"FLOW_URL=platform.example.com"}, "FLOW_URL", "want https://<host>"},
+		{[]string{"VAULT_ADDR=http://10.0.0.7:8200"}, "VAULT_ADDR", "plain http"},
+		{[]string{"VAULT_ADDR=https://vault.example.com", "VAULT_SKIP_VERIFY=true"}, "VAULT_SKIP_VERIFY", "set VAULT_CACERT"},
+		{[]string{"VAULT_AUTH=ldap"}, "VAULT_AUTH", "token, approle, kubernetes, jwt"},
+		{[]string{"VAULT_AUTH=approle", "VAULT_SECRET_ID_FILE=" + cert}, "VAULT_ROLE_ID", "VAULT_AUTH=approle needs it"},
+		{[]string{"VAULT_AUTH=approle", "VAULT_ROLE_ID=r"}, "VAULT_SECRET_ID_FILE", "needs it"},
+		{[]string{"VAULT_AUTH=kubernetes"}, "VAULT_ROLE", "VAULT_AUTH=kubernetes needs it"},
+		{[]string{"VAULT_AUTH=jwt", "VAULT_ROLE=r"}, "VAULT_JWT_FILE", "needs it"},
+		{[]string{"VAULT_KV_MOUNT=../sys"}, "VAULT_KV_MOUNT", "segments"},
+		{[]string{"VAULT_TENANT_PREFIX=a//b"}, "VAULT_TENANT_PREFIX", "segments"},
+		{[]string{"VAULT_TOKEN=" + secret + "\n"}, "VAULT_TOKEN", "line break"},
+		{[]string{"NATS_URL=http://nats.example.com"}, "NATS_URL", "nats://<host>:<port>"},
+		{[]string{"NATS_CREDS=" + filepath.Join(dir, "none.creds")}, "NATS_CREDS", "no such file"},
+		{[]string{"NATS_CREDS=" + dir}, "NATS_CREDS", "not the path of a file"},
+		{[]string{"VAULT_CAPATH=" + cert}, "VAULT_CAPATH", "not the path of a directory"},
+		{[]string{"NATS_CERT=" + cert}, "NATS_KEY", "NATS_CERT needs it"},
+		{[]string{"VAULT_CLIENT_KEY=" + cert}, "VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY needs it"},
+		{[]string{"NATS_CREDS=" + cert, "NATS_NKEY=" + cert}, "NATS_NKEY", "one identity"},
+		{[]string{"WORKER_HTTP_ADDR=8080"}, "WORKER_HTTP_ADDR", "<host>:<port>"},
+		{[]string{"WORKER_STATUS_ADDR=127.0.0.1:99999"}, "WORKER_STATUS_ADDR", "<host>:<port>"},
+		{[]string{"WORKER_ALLOWED_DOMAINS=azuredatabricks.net,*.example.com"}, "WORKER_ALLOWED_DOMAINS", "wildcard"},
+		{[]string{"WORKER_ALLOWED_DOMAINS=https://azuredatabricks.net"}, "WORKER_ALLOWED_DOMAINS", "scheme"},
+		{[]string{"WORKER_ALLOWED_DOMAINS=net"}, "WORKER_ALLOWED_DOMAINS", "host"},
+	} {
+		t.Run(strings.Join(tc.set, " "), func(t *testing.T) {
+			t.Parallel()
+			set, err := load(t, tc.set...)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			if len(err.Problems) != 1 || err.Problems[0].Name != tc.name || !strings.Contains(err.Problems[0].Text, tc.want) {
+				t.Errorf("got %+v, want one problem of %s with %q", err.Problems, tc.name, tc.want)
+			}
+			leaks(t, set, err)
+		})
+	}
+}
+
+// leaks fails the test where the secret is in anything that people get to see.
+func leaks(t *testing.T, set settings.Set, err error) {
+	t.Helper()
+	seen := strings.Join(set.Warnings, "\n")
+	for _, v := range set.Values {
+		seen += "\n" + v.Value
+	}
+	if err != nil {
+		seen += err.Error()
+	}
+	if strings.Contains(seen, secret) {
+		t.Errorf("the secret is shown:\n%s", seen)
+	}
+}
+
+func TestAllProblemsAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := load(t, "WORKER_ACK_WAIT=x", "WORKER_CONCURRENCY=-1", "FLOW_URL=ftp://x", "LOG_LEVEL=9", "WORKER_REPLICAS=4")
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	var names []string
+	for _, p := range err.Problems {
+		names = append(names, p.Name)
+	}
+	want := []string{"FLOW_URL", "WORKER_CONCURRENCY", "WORKER_ACK_WAIT", "WORKER_REPLICAS", "LOG_LEVEL"}
+	if diff := cmp.Diff(want, names); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	if text := err.Error(); !strings.HasPrefix(text, "5 wrong settings:\n") || strings.Count(text, "\n") != 5 {
+		t.Errorf("text: %s", text)
+	}
+}
+
+func TestRightValues(t *testing.T) {
+	t.Parallel()
+	for _, set := range []string{
+		"FLOW_URL=http://127.0.0.1:8090/data/foundation/flowservice/", "IMS_URL=http://[::1]:8090", "VAULT_ADDR=http://localhost:8200",
+		"NATS_URL=tls://user:pass@nats-1.example.com:4222, nats-2.example.com", "WORKER_HTTP_ADDR=[::]:0", "VAULT_CACHE_TTL=0",
+		"WORKER_ALLOWED_DOMAINS=azuredatabricks.net, Databricks.Example.COM", "WORKER_REQUEST_DEADLINE=168h", "VAULT_AUTH_MOUNT=auth/team/k8s/",
+		"WORKER_REPLICAS=3", "LOG_LEVEL=DEBUG",
+	} {
+		t.Run(set, func(t *testing.T) {
+			t.Parallel()
+			if _, err := load(t, set); err != nil {
+				t.Errorf("refused: %v", err)
+			}
+		})
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		set  []string
+		want string // a part of the only warning; empty means none
+	}{
+		{[]string{"WORKER_AKC_WAIT=5s"}, "WORKER_AKC_WAIT is no setting and is not read; did you mean WORKER_ACK_WAIT?"},
+		{[]string{"WORKER_COLOUR_OF_THE_SKY=blue"}, "is not read"},
+		{[]string{"WORKER_SERVICE_HOST=10.0.0.1", "WORKER_PORT_8080_TCP=tcp://10.0.0.1:8080"}, ""},
+		{[]string{"WORKER_SHUTDOWN_TIMEOUT=60s"}, "should exceed FLOW_TIMEOUT (1m15s)"},
+		{[]string{"VAULT_AUTH=kubernetes", "VAULT_ROLE=worker"}, "VAULT_TOKEN is set but not used"},
+	} {
+		t.Run(strings.Join(tc.set, " "), func(t *testing.T) {
+			t.Parallel()
+			set, err := load(t, tc.set...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.want == "" && len(set.Warnings) > 0 || tc.want != "" && (len(set.Warnings) != 1 || !strings.Contains(set.Warnings[0], tc.want)) {
+				t.Errorf("warnings %q, want one with %q", set.Warnings, tc.want)
+			}
+		})
+	}
+}
+
+func TestSecretsAreMasked(t *testing.T) {
+	t.Parallel()
+	for _, set := range []string{
+		"NATS_URL=nats://u:" + secret + "@h", "NATS_URL=h1,u:" + secret + "@h", "NATS_URL=nats://a:b@h1,tls://u:" + secret + "@h2",
+		"NATS_URL=nats://u:" + secret + "/x@h", "NATS_URL=" + secret + "://u@h", "NATS_CREDS=" + secret, "VAULT_ADDR=https://" + secret + "@h",
+	} {
+		loaded, err := load(t, set)
+		if err != nil {
+			leaks(t, loaded, err)
+		} else {
+			leaks(t, loaded, nil)
+		}
+	}
+}
+
+func TestOnlyTheGroupsAskedFor(t *testing.T) {
+	t.Parallel()
+	set, err := settings.Load(settings.Source{Environ: []string{"WORKER_ACK_WAIT=wrong", "NATS_URL=nats://n:4222"}}, settings.NATS)
+	if err != nil {
+		t.Fatalf("a variable of another group was checked: %v", err)
+	}
+	if set.Settings.NATSURL != "nats://n:4222" || set.Settings.AckWait != 30*time.Second {
+		t.Errorf("got %q and %v", set.Settings.NATSURL, set.Settings.AckWait)
+	}
+	if slices.ContainsFunc(set.Values, func(v settings.Value) bool { return !strings.HasPrefix(v.Name, "NATS_") }) {
+		t.Errorf("values of other groups: %+v", set.Values)
+	}
+}
+
+func TestTextOnATerminal(t *testing.T) {
+	t.Parallel()
+	for format, environ := range map[string][]string{"text": nil, "json": {"LOG_FORMAT=json"}} {
+		set, err := settings.Load(settings.Source{Environ: environ, Terminal: true}, settings.Log)
+		if err != nil || set.Settings.LogFormat != format {
+			t.Errorf("with %q: got %q, %v", environ, set.Settings.LogFormat, err)
+		}
+	}
+}
