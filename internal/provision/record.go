@@ -31,23 +31,27 @@ type Record struct {
 	Nonce       string `json:"nonce"`       // new for every write: tells our own write from another's
 
 	// Who works on it. A record that is not Held is free for whoever gets a delivery of it.
-	Owner      string    `json:"owner"`
-	Held       bool      `json:"held"`
-	HeldSeq    uint64    `json:"heldSeq,omitempty"` // the message the owner got it by
-	HeldUntil  time.Time `json:"heldUntil"`         // an owner without a sign of life after that has lost it
-	Alone      bool      `json:"alone,omitempty"`   // it is the only request its worker has in hand
-	Deaths     int       `json:"deaths,omitempty"`  // workers in a row that vanished with it
-	AloneDeath int       `json:"aloneDeaths,omitempty"`
+	Owner         string    `json:"owner"`
+	Held          bool      `json:"held"`
+	HeldSeq       uint64    `json:"heldSeq,omitempty"`       // the message the owner got it by
+	HeldDelivered uint64    `json:"heldDelivered,omitempty"` // and which delivery of it
+	HeldUntil     time.Time `json:"heldUntil"`               // an owner without a sign of life after that has lost it
+	Alone         bool      `json:"alone,omitempty"`         // it is the only request its worker has in hand
+	Deaths        int       `json:"deaths,omitempty"`        // workers in a row that vanished with it
+	AloneDeaths   int       `json:"aloneDeaths,omitempty"`   // those of them that had no other request in hand
 
 	// The POST. PostedAt is taken before the ledger write that announces it.
-	FirstPostAt time.Time     `json:"firstPostAt,omitzero"` // of all retries; zero if there never was one
-	PostedAt    time.Time     `json:"postedAt,omitzero"`
-	Lease       time.Duration `json:"leaseNs,omitempty"` // how long after PostedAt the POST may run, in ns
-	EndedAt     time.Time     `json:"endedAt,omitzero"`  // when its owner saw it end; zero if no one did
-	LookFirst   bool          `json:"lookFirst,omitempty"`
-	Posts       int           `json:"posts"` // POSTs tried in this retry
-	Unauthed    int           `json:"unauthorized,omitempty"`
-	Reread      bool          `json:"reread,omitempty"` // the secrets were read past the cache after a refusal
+	FirstPostAt  time.Time     `json:"firstPostAt,omitzero"` // of all retries; zero if there never was one
+	PostedAt     time.Time     `json:"postedAt,omitzero"`
+	Lease        time.Duration `json:"leaseNs,omitempty"`      // how long after PostedAt the POST may run, in ns
+	EndedAt      time.Time     `json:"endedAt,omitzero"`       // when its owner saw it end; zero if no one did
+	EndedBy      string        `json:"endedBy,omitempty"`      // whose clock EndedAt is from
+	Doubt        bool          `json:"doubt,omitempty"`        // a POST of any retry ended in a way that nobody knows
+	LookFirst    bool          `json:"lookFirst,omitempty"`    // look for the mark before the next POST
+	Posts        int           `json:"posts"`                  // POSTs tried in this retry
+	Unauthorized int           `json:"unauthorized,omitempty"` // 401s in a row
+	Refused      *Failure      `json:"refused,omitempty"`      // the last POST was refused; the secrets are yet to be read past the cache
+	Reread       bool          `json:"reread,omitempty"`       // they were newer, and that POST is spent
 
 	// What was asked, for people who look at the ledger; and when.
 	Sandbox        string         `json:"sandbox,omitempty"`

@@ -1,0 +1,92 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+)
+
+// succeed makes t.rec the record of a created request. Conclude writes it.
+func (t *task) succeed(conn Connection, adopted bool) {
+	res := t.result(OutcomeCreated)
+	res.Connection, res.Adopted = &conn, adopted
+	t.finish(StateCreated, res)
+}
+
+// fail makes t.rec the record of a failed request. Conclude writes it.
+func (t *task) fail(f *Failure) {
+	res := t.result(OutcomeFailed)
+	res.Error = f
+	t.finish(StateFailed, res)
+}
+
+func (t *task) finish(s State, res Result) {
+	t.rec.State, t.rec.Held, t.rec.Refused = s, false, nil
+	why := ""
+	if res.Error != nil {
+		why = string(res.Error.Reason)
+	}
+	t.rec.note(Attempt{At: res.CompletedAt, Step: "final", Result: res.Outcome, Detail: why})
+	t.rec.Final = &FinalResult{EventID: res.EventID, Outcome: res.Outcome, Trace: res.Trace, Result: res}
+}
+
+// result returns the frame of a result that is concluded now.
+func (t *task) result(outcome string) Result {
+	r := t.rec
+	res := Result{
+		EventID: r.Key.EventID(r.Retry, outcome), Outcome: outcome, Trace: r.Trace,
+		Request: RequestID{ID: r.Key.ID, Source: r.Key.Source}, Tenant: r.Key.Tenant,
+		Sandbox: r.Sandbox, Name: r.Name, Attempts: r.Posts,
+		RequestedAt: r.RequestedAt.UTC(), StartedAt: r.StartedAt.UTC(), CompletedAt: t.hub.Clock.Now().UTC(),
+	}
+	if r.ConnectionSpec != (ConnectionSpec{}) {
+		spec := r.ConnectionSpec
+		res.ConnectionSpec = &spec
+	}
+	return res
+}
+
+// conclude confirms the final record in the ledger: before that, nobody is told anything.
+func (t *task) conclude(ctx context.Context) step {
+	if next, ok := t.write(ctx); !ok {
+		return next
+	}
+	return t.tell
+}
+
+// tell hands out the outcome as the ledger has it.
+func (t *task) tell(context.Context) step {
+	f := t.rec.Final
+	if f == nil {
+		return t.back(t.hub.jitter(t.hub.RetryDelayMax), "the ledger's record has a final state but no outcome")
+	}
+	res := f.Result
+	res.EventID, res.Outcome, res.Trace = f.EventID, f.Outcome, f.Trace
+	t.out.Result = &res
+	return nil
+}
+
+// detached concludes a message that may not speak for the request it names: the ledger is left
+// alone, and the event's id covers what makes this message another one.
+func (t *task) detached(f *Failure) Outcome {
+	r := t.d.Request
+	t.rec = t.firstRecord()
+	res := t.result(OutcomeFailed)
+	res.EventID = digest(r.Key.String(), r.Fingerprint, strconv.Itoa(r.Retry), t.d.EventSalt, string(f.Reason))[:32]
+	res.CompletedAt = res.StartedAt
+	res.Error = f
+	return Outcome{Result: &res}
+}
+
+func retryRefusal(rec Record, n int) string {
+	if rec.State == StateFailed {
+		return fmt.Sprintf("Flow-Worker-Retry is %d, but the last retry of this request was %d: send %d", n, rec.Retry, rec.Retry+1)
+	}
+	return fmt.Sprintf("Flow-Worker-Retry is %d, but retry %d of this request has not ended yet: wait for its result", n, rec.Retry)
+}
+
+func isSecretError(err error) bool {
+	var se *SecretError
+	return errors.As(err, &se)
+}

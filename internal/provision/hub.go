@@ -1,0 +1,182 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config is what a Hub needs. Ledger, Secrets and Connections must be set; every duration must be
+// positive.
+type Config struct {
+	Ledger      Ledger
+	Secrets     Secrets
+	Connections Connections
+
+	Clock    Clock        // nil means the wall clock
+	Gate     Gate         // nil means that every target may be called at any time
+	Observer Observer     // nil means nobody watches
+	Log      *slog.Logger // nil means no log
+	Rand     *rand.Rand   // source of jitter and nonces for tests; nil means the process's own
+
+	// Instance names this process in the ledger. It must be new for every start of a process.
+	Instance string
+	// Stopping ends when the worker is asked to stop: from then on nothing is waited for any more,
+	// what would have to wait is given back. Nil means never.
+	Stopping context.Context
+
+	FlowTimeout        time.Duration // how long one POST may run; the lease of an intent
+	Settle             time.Duration // how long after its end an unknown POST is looked for
+	RetryInitial       time.Duration // first wait between two tries
+	RetryDelayMax      time.Duration // longest wait in process
+	RetryElapsed       time.Duration // longest time of waiting in one delivery
+	RedeliveryDelayMax time.Duration // longest rest of a message that was given back
+	RequestDeadline    time.Duration // counted from the first try; at most MaxDeadline
+
+	// LedgerCreated is when the ledger came to be: a message that is older may have been worked on
+	// under a ledger that is lost, so it is looked up before its first POST. Zero means long ago.
+	LedgerCreated time.Time
+}
+
+// Limits that are not settings.
+const (
+	// MaxDeadline bounds every deadline, whoever asked for it.
+	MaxDeadline = 7 * 24 * time.Hour
+	// ClockSkew is how far apart the workers' clocks are assumed to be at most: another worker's
+	// lease is over for us that much later.
+	ClockSkew = 10 * time.Second
+)
+
+// Gate says whether a target is worth calling just now. It is safe for concurrent use.
+type Gate interface {
+	// Allow returns a function that must be called once, with whether the target served the call
+	// (a refusal is service too), or nil and how long to leave the target alone.
+	Allow(Target) (done func(served bool), wait time.Duration)
+}
+
+// Hub works on requests, any number at a time. It is safe for concurrent use.
+type Hub struct {
+	Config
+	inHand sync.Map     // :: Key → struct{}, what this process is working on
+	active atomic.Int64 // number of entries of inHand
+	floor  sync.RWMutex // held for writing by a request that must run alone
+	randMu sync.Mutex   // guards Config.Rand
+}
+
+// New returns a Hub, or an error that names every field that is missing.
+func New(cfg Config) (*Hub, error) {
+	var errs []error
+	for name, missing := range map[string]bool{
+		"Ledger": cfg.Ledger == nil, "Secrets": cfg.Secrets == nil, "Connections": cfg.Connections == nil,
+		"Instance": cfg.Instance == "",
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("provision: Config.%s is not set", name))
+		}
+	}
+	for name, d := range map[string]time.Duration{
+		"FlowTimeout": cfg.FlowTimeout, "Settle": cfg.Settle, "RetryInitial": cfg.RetryInitial,
+		"RetryDelayMax": cfg.RetryDelayMax, "RetryElapsed": cfg.RetryElapsed,
+		"RedeliveryDelayMax": cfg.RedeliveryDelayMax, "RequestDeadline": cfg.RequestDeadline,
+	} {
+		if d <= 0 {
+			errs = append(errs, fmt.Errorf("provision: Config.%s is %v; it must be positive", name, d))
+		}
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = wallClock{}
+	}
+	if cfg.Gate == nil {
+		cfg.Gate = openGate{}
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = blindObserver{}
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Stopping == nil {
+		cfg.Stopping = context.Background()
+	}
+	cfg.RequestDeadline = min(cfg.RequestDeadline, MaxDeadline)
+	return &Hub{Config: cfg}, errors.Join(errs...)
+}
+
+// Handle carries one delivery as far as it can be carried without waiting for minutes, and says what
+// is to become of the message. It never panics: a panic below becomes the request's ReasonInternal.
+// When ctx ends, Handle returns as soon as the call under way does; a POST is never cut.
+func (h *Hub) Handle(ctx context.Context, d Delivery) (out Outcome) {
+	t := newTask(h, d)
+	defer t.recover(ctx, &out)
+	if d.Invalid != nil && d.Detached {
+		return t.detached(d.Invalid)
+	}
+	if _, twice := h.inHand.LoadOrStore(d.Request.Key, struct{}{}); twice {
+		return giveBack(h.jitter(h.RetryDelayMax), "another copy of it is in this worker's hands")
+	}
+	h.active.Add(1)
+	defer func() {
+		h.active.Add(-1)
+		h.inHand.Delete(d.Request.Key)
+	}()
+	h.floor.RLock()
+	defer func() { t.leave() }()
+	return t.run(ctx)
+}
+
+// InFlight returns how many requests are being worked on.
+func (h *Hub) InFlight() int { return int(h.active.Load()) }
+
+// recover turns a panic into the request's own failure. With a POST open it must be looked up
+// first, so then the message only goes back; its record stays held, which counts as a death.
+func (t *task) recover(ctx context.Context, out *Outcome) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	id := t.hub.nonce()[:12]
+	t.log.Error("panic while working on a request", "log_id", id, "panic", fmt.Sprintf("%.200v", p), "stack", string(debug.Stack()))
+	if s := t.rec.State; s == "" || s == StatePosting || s == StateUnknown || s.Final() {
+		*out = giveBack(t.hub.jitter(t.hub.RetryDelayMax), "panic, log id "+id)
+		return
+	}
+	defer func() {
+		if again := recover(); again != nil {
+			*out = giveBack(t.hub.jitter(t.hub.RetryDelayMax), "panic twice, log id "+id)
+		}
+	}()
+	t.fail(Fail(ReasonInternal, "a bug in flow-worker stopped this request; see the worker's log, log_id "+id))
+	*out = t.steps(ctx, t.conclude)
+}
+
+func giveBack(d time.Duration, why string) Outcome { return Outcome{Delay: d, Why: why} }
+
+type wallClock struct{}
+
+func (wallClock) Now() time.Time { return time.Now() }
+
+func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+type openGate struct{}
+
+func (openGate) Allow(Target) (func(bool), time.Duration) { return func(bool) {}, 0 }
+
+type blindObserver struct{}
+
+func (blindObserver) Retried(Target, Cause)     {}
+func (blindObserver) Reconciled(Reconciliation) {}

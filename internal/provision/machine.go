@@ -1,0 +1,220 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// The life of a request. Each box is a step below; every arrow into a state is a confirmed ledger
+// write, and nothing is sent before the state that announces it.
+//
+//	admit ── final ───────────────────────────────────────────────▶ tell
+//	  │  ├── somebody has it ─────────────────────────────────────▶ (back to the stream)
+//	  │  └── other data ── id_reused
+//	  ▼
+//	claim ── invalid, expired, crash_loop ───────────────┐
+//	  │                                                  ▼
+//	  ├─ unknown ──▶ lookUp ── found ────────────────▶ conclude ─▶ tell
+//	  │               ▲  │ └─ can't be settled ─────────▲
+//	  │               │  └─ absent after Settle ─┐      │
+//	  ├─ claimed ─▶ lookFirst ── found, exists ──│──────┤
+//	  │               │                          │      │
+//	  └─ waiting ──▶ prepare ◀───────────────────┘      │
+//	                  ▼                                 │
+//	                 post ── posting ── POST ── made ───┤
+//	                  │  ├─ definite no ── waiting ─ prepare
+//	                  │  └─ refused ── reconsider ── same secrets
+//	                  └─ nobody knows ── unknown ─ lookUp
+
+// step is one box of the picture; it returns the next one, or nil when t.out is set.
+type step func(context.Context) step
+
+// task is one delivery being worked on. It belongs to one goroutine.
+type task struct {
+	hub     *Hub
+	d       Delivery
+	log     *slog.Logger
+	started time.Time // of this delivery
+	rec     Record    // as last written, plus what the step under way has changed
+	rev     uint64    // of rec in the ledger; 0 if it isn't there
+	waits   *waits
+	alone   bool // holds hub.floor for writing
+	fresh   bool // read secrets past the cache next time
+	creds   Credentials
+	secret  Secret
+	out     Outcome
+}
+
+func newTask(h *Hub, d Delivery) *task {
+	now := h.Clock.Now()
+	k := d.Request.Key
+	log := h.Log.With("tenant", k.Tenant, "source", k.Source, "id", k.ID, "seq", d.Seq, "delivered", d.Delivered)
+	return &task{hub: h, d: d, log: log, started: now, waits: h.newWaits(now)}
+}
+
+func (t *task) run(ctx context.Context) Outcome { return t.steps(ctx, t.admit) }
+
+func (t *task) steps(ctx context.Context, next step) Outcome {
+	for next != nil {
+		next = next(ctx)
+	}
+	return t.out
+}
+
+// admit reads the ledger and decides whether there is anything to do.
+func (t *task) admit(ctx context.Context) step {
+	rec, rev, err := t.load(ctx)
+	switch {
+	case errors.Is(err, ErrNoRecord):
+		t.rec = t.firstRecord()
+		return t.claim
+	case err != nil:
+		t.log.Warn("the ledger cannot be read", "error", err)
+		return t.back(t.hub.jitter(t.hub.RetryDelayMax), "the ledger cannot be read")
+	}
+	t.rec, t.rev = rec, rev
+	switch {
+	case rec.Fingerprint != t.d.Request.Fingerprint:
+		return t.end(t.detached(Fail(ReasonIDReused,
+			"this id was used before by this source for a request with other data; give every request an id of its own")))
+	case t.d.Request.Retry > rec.Retry && rec.State != StateCreated:
+		return t.newRound()
+	case rec.State.Final():
+		t.out.Repeat = true
+		return t.tell
+	}
+	if wait, why := t.elsewhere(); wait > 0 {
+		return t.back(wait, why)
+	}
+	return t.takeOver
+}
+
+// newRound begins the retry that the message asks for, if it may.
+func (t *task) newRound() step {
+	if t.rec.State != StateFailed || t.d.Request.Retry != t.rec.Retry+1 {
+		return t.end(t.detached(Fail(ReasonInvalidRequest, retryRefusal(t.rec, t.d.Request.Retry))))
+	}
+	old := t.rec
+	t.rec = t.firstRecord()
+	t.rec.Attempts, t.rec.FirstPostAt = old.Attempts, old.FirstPostAt
+	t.rec.PostedAt, t.rec.Lease, t.rec.EndedAt, t.rec.EndedBy = old.PostedAt, old.Lease, old.EndedAt, old.EndedBy
+	t.rec.Doubt, t.rec.LookFirst = old.Doubt, !old.FirstPostAt.IsZero()
+	if old.Doubt {
+		t.rec.State = StateUnknown
+	}
+	return t.claim
+}
+
+// firstRecord returns the record of a round that begins now.
+func (t *task) firstRecord() Record {
+	r, now := t.d.Request, t.hub.Clock.Now()
+	rec := Record{
+		Key: r.Key, State: StateClaimed, Retry: r.Retry, Fingerprint: r.Fingerprint, Trace: r.Trace,
+		Sandbox: r.Data.Sandbox, Name: r.Data.Name, ConnectionSpec: r.Data.ConnectionSpec,
+		RequestedAt: t.d.EnteredAt, StartedAt: now, Deadline: now.Add(t.hub.RequestDeadline),
+		LookFirst: t.d.Delivered > 1 || r.Retry > 0 || t.d.EnteredAt.Before(t.hub.LedgerCreated),
+	}
+	if !r.Expiry.IsZero() && r.Retry == 0 {
+		rec.Deadline = r.Expiry
+		if latest := now.Add(MaxDeadline); rec.Deadline.After(latest) {
+			rec.Deadline = latest
+		}
+	}
+	return rec
+}
+
+// elsewhere returns how long to leave the request alone because somebody may be working on it.
+func (t *task) elsewhere() (time.Duration, string) {
+	now := t.hub.Clock.Now()
+	over := t.rec.leaseEnd().Add(ClockSkew)
+	switch {
+	case t.rec.State == StatePosting && now.Before(over):
+		return over.Sub(now), "a POST for it may be under way"
+	case !t.rec.Held || t.rec.Owner == t.hub.Instance || !now.Before(t.rec.HeldUntil):
+		return 0, ""
+	case t.d.Seq == t.rec.HeldSeq && t.d.Delivered > t.rec.HeldDelivered:
+		return 0, "" // the broker took it from the one who had it
+	}
+	return min(t.rec.HeldUntil.Sub(now), t.hub.RetryDelayMax), "another worker has it"
+}
+
+// takeOver continues what another worker, or an earlier delivery, left behind.
+func (t *task) takeOver(context.Context) step {
+	if t.rec.Held {
+		t.rec.Deaths++
+		if t.rec.Alone {
+			t.rec.AloneDeaths++
+		}
+		t.log.Warn("its last worker vanished", "deaths", t.rec.Deaths, "alone_deaths", t.rec.AloneDeaths, "owner", t.rec.Owner)
+	}
+	if t.rec.State == StatePosting {
+		t.rec.State, t.rec.Doubt = StateUnknown, true
+		t.rec.EndedAt, t.rec.EndedBy = t.rec.leaseEnd().Add(ClockSkew), t.hub.Instance
+	}
+	if t.rec.Deaths >= deathsBeforeAlone {
+		t.isolate()
+	}
+	return t.claim
+}
+
+// claim records that this worker has the request, then goes where its state leads.
+func (t *task) claim(ctx context.Context) step {
+	if t.d.Invalid != nil && t.rec.State == StateClaimed && t.rec.FirstPostAt.IsZero() {
+		t.fail(t.d.Invalid)
+		return t.conclude
+	}
+	if t.rev == 0 && !t.hub.Clock.Now().Before(t.rec.Deadline) {
+		t.fail(Fail(ReasonExpired, "its expirytime had passed when it was first seen; send it again with a later one"))
+		return t.conclude
+	}
+	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered = true, t.d.Seq, t.d.Delivered
+	t.rec.Alone = t.alone || t.hub.active.Load() == 1
+	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "claim", Result: string(t.rec.State)})
+	if next, ok := t.write(ctx); !ok {
+		return next
+	}
+	return t.proceed()
+}
+
+// proceed picks the step that the record's state calls for.
+func (t *task) proceed() step {
+	switch {
+	case t.rec.State == StateUnknown:
+		return t.lookUp
+	case t.rec.AloneDeaths >= deathsBeforeFailure:
+		t.fail(Fail(ReasonCrashLoop, "five workers died while it was their only request; see the worker's log before you retry it"))
+		return t.conclude
+	case t.d.Invalid != nil:
+		t.fail(t.d.Invalid)
+		return t.conclude
+	case t.rec.Refused != nil:
+		return t.reconsider
+	case t.lookFirstDue():
+		return t.lookFirst
+	}
+	return t.prepare
+}
+
+// Deaths of workers that a request may cause before it is worked on alone, and then before it fails.
+const (
+	deathsBeforeAlone   = 2
+	deathsBeforeFailure = 5
+)
+
+// isolate waits until this request is the only one being worked on, and keeps others out.
+func (t *task) isolate() {
+	t.hub.floor.RUnlock()
+	t.hub.floor.Lock()
+	t.alone = true
+}
+
+// leave lets others in again.
+func (t *task) leave() {
+	if t.alone {
+		t.hub.floor.Unlock()
+		return
+	}
+	t.hub.floor.RUnlock()
+}

@@ -1,0 +1,127 @@
+package provision
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+)
+
+// waits yields the waits between the tries of one delivery: exponential with full jitter.
+type waits struct {
+	policy *backoff.ExponentialBackOff
+	jitter func(time.Duration) time.Duration
+}
+
+// next returns the next wait. It never says stop: the limits are pause's.
+func (w *waits) next() time.Duration { return w.jitter(w.policy.NextBackOff()) }
+
+func (h *Hub) newWaits(time.Time) *waits {
+	return h.backoff(h.RetryInitial, h.RetryDelayMax)
+}
+
+// newLedgerWaits paces the tries of one ledger call: short, for somebody waits for them.
+func (h *Hub) newLedgerWaits() *waits { return h.backoff(100*time.Millisecond, 2*time.Second) }
+
+func (h *Hub) backoff(first, longest time.Duration) *waits {
+	p := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(min(first, longest)),
+		backoff.WithMaxInterval(longest),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(0), // MaxInterval caps before backoff's own jitter; ours comes after
+		backoff.WithMaxElapsedTime(0),      // never stop; and never ask backoff's clock
+	)
+	return &waits{policy: p, jitter: h.jitter}
+}
+
+// jitter spreads d evenly over (0, d].
+func (h *Hub) jitter(d time.Duration) time.Duration {
+	if h.Rand == nil {
+		return time.Duration(float64(d) * (1 - rand.Float64()))
+	}
+	h.randMu.Lock()
+	defer h.randMu.Unlock()
+	return time.Duration(float64(d) * (1 - h.Rand.Float64()))
+}
+
+// pause waits before next is tried, at least atLeast: seconds in process, longer by giving the
+// message back.
+func (t *task) pause(ctx context.Context, atLeast time.Duration, next step) step {
+	now := t.hub.Clock.Now()
+	wait := max(t.waits.next(), atLeast)
+	if until := t.wakeBy(now); until > 0 {
+		wait = min(wait, until)
+	}
+	tooLong := wait > t.hub.RetryDelayMax || now.Add(wait).Sub(t.started) > t.hub.RetryElapsed
+	if tooLong || t.sleep(ctx, wait) != nil {
+		return t.handBack(ctx, atLeast)
+	}
+	return next
+}
+
+// sleep waits for d, or until the worker is asked to stop.
+func (t *task) sleep(ctx context.Context, d time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(t.hub.Stopping, cancel)()
+	if err := t.hub.Stopping.Err(); err != nil {
+		return err
+	}
+	return t.hub.Clock.Sleep(ctx, d)
+}
+
+// wakeBy returns how long until something must be decided even if nothing has changed: the deadline
+// of a request without an open POST, the end of Settle for one with.
+func (t *task) wakeBy(now time.Time) time.Duration {
+	if t.rec.State == StateUnknown {
+		if left := t.settledAt().Sub(now); left > 0 {
+			return left + time.Millisecond
+		}
+	}
+	return t.rec.Deadline.Sub(now)
+}
+
+// handBack records that nobody has the request and lets its message rest, at least atLeast.
+func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
+	now := t.hub.Clock.Now()
+	delay := t.redeliveryDelay()
+	if atLeast > 0 {
+		delay = max(delay, atLeast)
+		t.rec.NotBefore = now.Add(atLeast)
+	}
+	if t.hub.Stopping.Err() != nil {
+		delay = max(time.Second, atLeast) // it is us who stop, not the target
+	}
+	if until := t.wakeBy(now); until > 0 {
+		delay = min(delay, until)
+	}
+	delay = min(delay, t.hub.RedeliveryDelayMax)
+	t.rec.Held, t.rec.Deaths, t.rec.AloneDeaths = false, 0, 0
+	t.rec.Handbacks++
+	t.rec.note(Attempt{At: now, Step: "handback", Result: string(t.rec.State), Detail: "for " + delay.Round(time.Millisecond).String()})
+	if next, ok := t.write(ctx); !ok {
+		return next
+	}
+	return t.back(delay, "to be tried again later")
+}
+
+// redeliveryDelay grows with every time the message was given back.
+func (t *task) redeliveryDelay() time.Duration {
+	d := t.hub.RetryDelayMax
+	for range min(t.rec.Handbacks, 30) {
+		if d *= 2; d >= t.hub.RedeliveryDelayMax {
+			d = t.hub.RedeliveryDelayMax
+			break
+		}
+	}
+	return d/2 + t.hub.jitter(d/2)
+}
+
+// back gives the message back as it is.
+func (t *task) back(d time.Duration, why string) step { return t.end(giveBack(d, why)) }
+
+func (t *task) end(out Outcome) step {
+	t.out = out
+	return nil
+}
