@@ -1,0 +1,104 @@
+package importtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// listed is what `go list -json` tells about a package.
+type listed struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func TestImportsFollowTheMap(t *testing.T) {
+	t.Parallel()
+	watchTree(t)
+	pkgs := goList(t)
+	for _, problem := range check(pkgs, allowed) {
+		t.Error(problem)
+	}
+}
+
+// check returns one line for every import, package or package name that the map does not allow.
+func check(pkgs []listed, allowed map[string][]string) (problems []string) {
+	for _, p := range pkgs {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if slices.Contains(badNames, path.Base(name)) {
+			problems = append(problems, fmt.Sprintf("%s: a package is named after what it does, not %q", name, path.Base(name)))
+		}
+		may, known := allowed[name]
+		if !known {
+			problems = append(problems, name+": not on the map; add it to `allowed` in internal/importtest/map_test.go with what it may import")
+			continue
+		}
+		problems = append(problems, forbidden(name, p.Imports, may)...)
+		inTests := slices.Concat(may, forTests, []string{name})
+		problems = append(problems, forbidden(name+" (its tests)", slices.Concat(p.TestImports, p.XTestImports), inTests)...)
+	}
+	return problems
+}
+
+func forbidden(who string, imports, may []string) (problems []string) {
+	for _, imp := range imports {
+		if own, ok := strings.CutPrefix(imp, module); ok {
+			imp = own
+		} else if first, _, _ := strings.Cut(imp, "/"); !strings.Contains(first, ".") {
+			continue // the standard library
+		}
+		if !slices.ContainsFunc(may, func(m string) bool { return covers(m, imp) }) {
+			problems = append(problems, fmt.Sprintf("%s: may not import %s; it may import %v", who, imp, may))
+		}
+	}
+	return problems
+}
+
+// covers reports whether the map's entry m allows imp: a module's packages go with it, ours stand alone.
+func covers(m, imp string) bool {
+	return m == "*" || m == imp || strings.Contains(m, ".") && strings.HasPrefix(imp, m+"/")
+}
+
+// watchTree reads the module's folders, so that a changed file makes go test run this test again: its
+// cache does not see what the go list below reads.
+func watchTree(t *testing.T) {
+	t.Helper()
+	for _, top := range []string{"../../cmd", "../../internal", "../../deploy"} {
+		if err := filepath.WalkDir(top, func(_ string, _ fs.DirEntry, err error) error { return err }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func goList(t *testing.T) (pkgs []listed) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", module+"...")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v\n%s", err, stderr.Bytes())
+	}
+	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+	if len(pkgs) < 2 {
+		t.Fatalf("go list found %d packages; is the module path still %s?", len(pkgs), module)
+	}
+	return pkgs
+}

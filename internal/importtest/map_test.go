@@ -1,0 +1,47 @@
+package importtest
+
+const module = "github.com/flow-worker/flow-worker/"
+
+// The third-party modules that have a short name in the map.
+const (
+	backoff    = "github.com/cenkalti/backoff/v4"
+	metrics    = "github.com/prometheus/client_golang"
+	natsClient = "github.com/nats-io/nats.go"
+	natsServer = "github.com/nats-io/nats-server/v2"
+	vaultAPI   = "github.com/hashicorp/vault/api"
+	xsync      = "golang.org/x/sync"
+)
+
+// allowed is the map: what each package may import beside the standard library, as paths below this
+// module or as import path prefixes of other modules. "*" allows everything.
+var allowed = map[string][]string{
+	// The hub knows no technology.
+	"internal/provision": {backoff},
+	// The spokes know the hub and the wire format, never each other.
+	"internal/event": {"internal/provision", "github.com/cloudevents/sdk-go/v2",
+		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},
+	"internal/ledger":   {"internal/provision", natsClient},
+	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff},
+	"internal/flow":     {"internal/provision", backoff, "golang.org/x/oauth2", xsync, metrics},
+	"internal/vault":    {"internal/provision", vaultAPI, xsync, backoff, metrics},
+	"internal/ops":      {"internal/provision", metrics},
+	// Only the program knows all.
+	"cmd/worker":                   {"*"},
+	"cmd/worker/internal/settings": {"github.com/spf13/pflag"},
+	// Stand-ins for the world outside, for tests and the demo.
+	"internal/natstest":           {natsServer, natsClient},
+	"internal/flow/flowtest":      {},
+	"internal/vault/vaulttest":    {},
+	"internal/ledger/ledgertest":  {"internal/provision", "github.com/google/go-cmp"},
+	"internal/importtest":         {},
+	"deploy":                      {},
+	"internal/deps":               {"*"},
+	"internal/provision/provtest": {"internal/provision"},
+}
+
+// forTests are what every package's tests may import on top of its own line: stand-ins and test libraries.
+var forTests = []string{"internal/provision", "internal/natstest", "internal/flow/flowtest", "internal/vault/vaulttest",
+	"internal/ledger/ledgertest", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
+	"gopkg.in/yaml.v3", "github.com/prometheus/common", "github.com/prometheus/client_model"}
+
+var badNames = []string{"util", "utils", "common", "types", "errors", "logging", "helpers", "misc"}
