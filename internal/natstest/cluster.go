@@ -1,0 +1,93 @@
+package natstest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// StartCluster starts n servers that replicate each other's streams, and returns when they have
+// chosen a leader. Every one of them has to be shut down by the caller. Options.StoreDir and
+// Options.Port are of no use here and ignored.
+func StartCluster(ctx context.Context, n int, o Options) ([]*Server, error) {
+	ports, err := freePorts(n)
+	if err != nil {
+		return nil, err
+	}
+	o.StoreDir, o.Port = "", 0
+	cluster := make([]*Server, 0, n)
+	for i := range n {
+		s, err := start(ctx, o, joining(i, ports))
+		if err != nil {
+			shutdownAll(cluster)
+			return nil, err
+		}
+		cluster = append(cluster, s)
+	}
+	if err := awaitLeader(ctx, cluster); err != nil {
+		shutdownAll(cluster)
+		return nil, err
+	}
+	return cluster, nil
+}
+
+// joining makes a server the i-th member of the cluster whose members listen on ports.
+func joining(i int, ports []int) func(*server.Options) {
+	return func(o *server.Options) {
+		o.ServerName = fmt.Sprintf("n%d", i+1)
+		o.Cluster = server.ClusterOpts{Name: "natstest", Host: "127.0.0.1", Port: ports[i]}
+		for _, p := range ports {
+			o.Routes = append(o.Routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", p)})
+		}
+	}
+}
+
+// freePorts finds ports for the routes, which have to be known before the first server starts.
+func freePorts(n int) ([]int, error) {
+	ports := make([]int, 0, n)
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("natstest: %w", err)
+		}
+		defer l.Close()
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+func awaitLeader(ctx context.Context, cluster []*Server) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		for _, s := range cluster {
+			if len(s.srv.JetStreamClusterPeers()) == len(cluster) {
+				return nil
+			}
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return fmt.Errorf("natstest: no leader among %d servers: %w", len(cluster), ctx.Err())
+		}
+	}
+}
+
+func shutdownAll(cluster []*Server) {
+	for _, s := range cluster {
+		s.Shutdown()
+	}
+}
+
+// LeadsStream reports whether the server runs and is the leader of the stream.
+func (s *Server) LeadsStream(stream string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.srv != nil && s.srv.JetStreamIsStreamLeader(server.DEFAULT_GLOBAL_ACCOUNT, stream)
+}

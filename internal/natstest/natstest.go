@@ -1,0 +1,153 @@
+// Package natstest runs nats-server with JetStream inside the process, for tests and for the demo.
+//
+// It does not import "testing", so that the demo can use it.
+package natstest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// Options says what kind of server Start starts. The zero value is a server on a free port of the
+// loopback interface that forgets everything when it is shut down.
+type Options struct {
+	StoreDir   string // where streams are kept; empty means a directory of its own, removed by Shutdown
+	Port       int    // 0 means any free port
+	MaxPayload int32  // largest message in bytes; 0 means the server's default of 1 MiB
+	SyncAlways bool   // write through to the disk before every acknowledgement
+}
+
+// Server is a running server. Its methods are safe for concurrent use.
+type Server struct {
+	ownDir string // removed by Shutdown; empty if the directory is the caller's
+
+	mu   sync.Mutex // guards the rest
+	opts *server.Options
+	srv  *server.Server
+}
+
+// readyWithin bounds the wait for a server, whatever the context allows.
+const readyWithin = 30 * time.Second
+
+// Start starts a server and returns when it takes connections. The server outlives ctx, which bounds
+// only the start.
+func Start(ctx context.Context, o Options) (*Server, error) {
+	return start(ctx, o, func(*server.Options) {})
+}
+
+func start(ctx context.Context, o Options, more func(*server.Options)) (*Server, error) {
+	s := &Server{}
+	if o.StoreDir == "" {
+		dir, err := os.MkdirTemp("", "natstest-")
+		if err != nil {
+			return nil, fmt.Errorf("natstest: store directory: %w", err)
+		}
+		o.StoreDir, s.ownDir = dir, dir
+	}
+	s.opts = serverOptions(o)
+	more(s.opts)
+	if err := s.run(ctx); err != nil {
+		s.removeDir()
+		return nil, err
+	}
+	return s, nil
+}
+
+func serverOptions(o Options) *server.Options {
+	port := o.Port
+	if port == 0 {
+		port = server.RANDOM_PORT
+	}
+	return &server.Options{
+		Host:       "127.0.0.1",
+		Port:       port,
+		JetStream:  true,
+		StoreDir:   o.StoreDir,
+		SyncAlways: o.SyncAlways,
+		MaxPayload: o.MaxPayload,
+		NoSigs:     true,
+		NoLog:      true,
+	}
+}
+
+// run starts a server with s.opts and then fixes its port, so that a restart takes the same.
+func (s *Server) run(ctx context.Context) error {
+	srv, err := server.NewServer(s.opts.Clone())
+	if err != nil {
+		return fmt.Errorf("natstest: %w", err)
+	}
+	srv.Start()
+	if err := awaitReady(ctx, srv, s.opts.StoreDir); err != nil {
+		srv.Shutdown()
+		srv.WaitForShutdown()
+		return err
+	}
+	s.srv = srv
+	if addr, ok := srv.Addr().(*net.TCPAddr); ok {
+		s.opts.Port = addr.Port
+	}
+	return nil
+}
+
+// awaitReady waits for a started server to take connections. Where JetStream can't start, Start has
+// returned without it, and the server would never get ready.
+func awaitReady(ctx context.Context, srv *server.Server, storeDir string) error {
+	if !srv.JetStreamEnabled() {
+		return fmt.Errorf("natstest: JetStream did not start; is %s writable?", storeDir)
+	}
+	within := readyWithin
+	if until, ok := ctx.Deadline(); ok {
+		within = min(within, time.Until(until))
+	}
+	if !srv.ReadyForConnections(within) {
+		return errors.New("natstest: the server did not get ready for connections; is its port free?")
+	}
+	return nil
+}
+
+// ClientURL returns the URL clients connect to. It stays the same over a Restart.
+func (s *Server) ClientURL() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return fmt.Sprintf("nats://%s:%d", s.opts.Host, s.opts.Port)
+}
+
+// Shutdown stops the server and removes the store directory if Start made it. A second call does
+// nothing.
+func (s *Server) Shutdown() {
+	s.Stop()
+	s.removeDir()
+}
+
+// Stop stops the server and keeps its streams for Restart.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.srv == nil {
+		return
+	}
+	s.srv.Shutdown()
+	s.srv.WaitForShutdown()
+	s.srv = nil
+}
+
+// Restart stops the server, if it runs, and starts it again on the same port with the same streams.
+func (s *Server) Restart(ctx context.Context) error {
+	s.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.run(ctx)
+}
+
+func (s *Server) removeDir() {
+	if s.ownDir != "" {
+		_ = os.RemoveAll(s.ownDir)
+	}
+}

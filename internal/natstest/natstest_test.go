@@ -1,0 +1,110 @@
+package natstest_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/natstest"
+)
+
+func testContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func connect(t *testing.T, url string) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func TestRestartKeepsPortAndStreams(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	s, err := natstest.Start(ctx, natstest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Shutdown)
+	url := s.ClientURL()
+	js := connect(t, url)
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(ctx, "s", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.ClientURL(); got != url {
+		t.Errorf("URL after the restart is %s, was %s", got, url)
+	}
+	stream, err := connect(t, url).Stream(ctx, "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	msg, err := stream.GetMsg(ctx, 1)
+	if err != nil || string(msg.Data) != "kept" {
+		t.Errorf("message after the restart: %v, %v", msg, err)
+	}
+}
+
+func TestShutdownTwice(t *testing.T) {
+	t.Parallel()
+	s, err := natstest.Start(testContext(t), natstest.Options{StoreDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Shutdown()
+	s.Shutdown()
+	if _, err := nats.Connect(s.ClientURL()); err == nil {
+		t.Error("a server that was shut down still takes connections")
+	}
+}
+
+func TestStartReportsABadDirectory(t *testing.T) {
+	t.Parallel()
+	if s, err := natstest.Start(testContext(t), natstest.Options{StoreDir: "/dev/null/x"}); err == nil {
+		s.Shutdown()
+		t.Error("Start succeeded without a directory to write to")
+	}
+}
+
+func TestClusterReplicates(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	cluster, err := natstest.StartCluster(ctx, 3, natstest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range cluster {
+		t.Cleanup(s.Shutdown)
+	}
+	js := connect(t, cluster[0].ClientURL())
+	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3}); err != nil {
+		t.Fatal(err)
+	}
+	leaders := 0
+	for _, s := range cluster {
+		if s.LeadsStream("S") {
+			leaders++
+		}
+	}
+	if leaders != 1 {
+		t.Errorf("%d leaders, want 1", leaders)
+	}
+}
