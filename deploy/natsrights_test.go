@@ -1,0 +1,146 @@
+package deploy
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+func TestNATSRights(t *testing.T) {
+	b := newBroker(t)
+	_, wjs := b.jetStream("worker")
+	b.createObjects(testContext(t), wjs)
+	tests := []struct {
+		user, verb, subject string
+		allowed             bool
+	}{
+		{"acme", "pub", "connections.requests.acme", true},
+		{"acme", "pub", "connections.requests.globex", false},
+		{"acme", "pub", "connections.results.acme.created", false},
+		{"acme", "pub", "connections.deadletters.acme", false},
+		{"acme", "pub", "$KV.connection-ledger.acme.x.y", false},
+		{"acme", "pub", "$JS.API.STREAM.INFO.CONNECTION_REQUESTS", false},
+		{"acme", "pub", "$JS.API.CONSUMER.MSG.NEXT.CONNECTION_REQUESTS.flow-worker", false},
+		{"acme", "pub", "_INBOX.worker.1", false},
+		{"acme", "sub", "connections.results.acme.created", true},
+		{"acme", "sub", "connections.results.acme.*", true},
+		{"acme", "sub", "connections.results.*.*", false},
+		{"acme", "sub", "connections.results.globex.*", false},
+		{"acme", "sub", "connections.requests.acme", false},
+		{"acme", "sub", "connections.deadletters.acme", false},
+		{"acme", "sub", ">", false},
+
+		{"worker", "pub", "connections.results.acme.created", true},
+		{"worker", "pub", "connections.deadletters._invalid", true},
+		{"worker", "pub", "connections.requests.acme", false},
+		{"worker", "pub", "$JS.API.STREAM.DELETE.CONNECTION_REQUESTS", false},
+		{"worker", "pub", "$JS.API.STREAM.PURGE.KV_connection-ledger", false},
+		{"worker", "pub", "$JS.API.STREAM.MSG.DELETE.CONNECTION_REQUESTS", false},
+		{"worker", "pub", "$JS.API.STREAM.INFO.OTHER", false},
+		{"worker", "pub", "$JS.API.CONSUMER.DELETE.CONNECTION_REQUESTS.flow-worker", false},
+		{"worker", "pub", "$JS.API.CONSUMER.CREATE.CONNECTION_REQUESTS.other", false},
+		{"worker", "pub", "$JS.API.CONSUMER.PAUSE.CONNECTION_REQUESTS.flow-worker", false},
+		{"worker", "sub", "connections.requests.*", false},
+		{"worker", "sub", "connections.results.*.*", false},
+
+		{"operator", "pub", "connections.requests.acme", true},
+		{"operator", "pub", "$JS.API.CONSUMER.PAUSE.CONNECTION_REQUESTS.flow-worker", true},
+		{"operator", "pub", "$JS.API.STREAM.DELETE.CONNECTION_REQUESTS", false},
+		{"operator", "pub", "$JS.API.STREAM.PURGE.CONNECTION_RESULTS", false},
+		{"operator", "pub", "connections.results.acme.created", false},
+		{"operator", "sub", "connections.results.*.*", true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.user+" "+tt.verb+" "+tt.subject, func(t *testing.T) {
+			nc := b.connect(tt.user)
+			var err error
+			if tt.verb == "sub" {
+				_, err = nc.SubscribeSync(tt.subject)
+			} else {
+				err = nc.Publish(tt.subject, nil)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if denied := b.denied(nc); denied == tt.allowed {
+				t.Errorf("denied = %t (%v), want %t", denied, nc.LastError(), !tt.allowed)
+			}
+		})
+	}
+}
+
+// A reply subject is not covered by a publish permission, and the stream answers on it. In a tenant's
+// own account that answer can't become another tenant's request.
+func TestNATSReplyDoesNotReachAnotherTenant(t *testing.T) {
+	ctx := testContext(t)
+	b := newBroker(t)
+	_, wjs := b.jetStream("worker")
+	b.createObjects(ctx, wjs)
+	nc := b.connect("acme")
+	for _, reply := range []string{"connections.requests.globex", "$KV.connection-ledger.globex.a.b"} {
+		if err := nc.PublishRequest("connections.requests.acme", reply, []byte(`{}`)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b.denied(nc) {
+		t.Fatal(nc.LastError())
+	}
+	if _, err := nc.RequestWithContext(ctx, "connections.requests.acme", []byte(`{}`)); err != nil { // all before it are stored
+		t.Fatal(err)
+	}
+	info, err := mustStream(ctx, t, wjs, "CONNECTION_REQUESTS").Info(ctx, jetstream.WithSubjectFilter("connections.requests.*"))
+	if err != nil || info.State.Subjects["connections.requests.acme"] != 3 || len(info.State.Subjects) != 1 {
+		t.Errorf("requests %v, error %v; want three of acme and no other", info.State.Subjects, err)
+	}
+	if info, err := mustStream(ctx, t, wjs, "KV_connection-ledger").Info(ctx); err != nil || info.State.Msgs != 0 {
+		t.Errorf("ledger has %d messages, error %v; want none", info.State.Msgs, err)
+	}
+}
+
+func mustStream(ctx context.Context, t *testing.T, js jetstream.JetStream, name string) jetstream.Stream {
+	t.Helper()
+	s, err := js.Stream(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// The account's name is the tenant, whatever its block says.
+func TestNATSTenantBlockCannotTakeAnotherTenantsSubjects(t *testing.T) {
+	for _, swap := range []string{"connections.requests.acme", "connections.results.acme.*"} {
+		t.Run(swap, func(t *testing.T) {
+			dir := t.TempDir()
+			copyFile(t, natsConf, filepath.Join(dir, "server.conf"), nil)
+			copyFile(t, natsAccount, filepath.Join(dir, "accounts.conf"), func(s string) string {
+				return strings.ReplaceAll(s, swap, strings.Replace(swap, "acme", "globex", 1))
+			})
+			_, err := natsOptions(t, filepath.Join(dir, "server.conf"))
+			if err == nil || !strings.Contains(err.Error(), "import not authorized") {
+				t.Errorf("reading the file: error %v, want the import refused", err)
+			}
+		})
+	}
+}
+
+func copyFile(t *testing.T, from, to string, edit func(string) string) {
+	t.Helper()
+	b, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(b)
+	if edit != nil {
+		text = edit(text)
+		if text == string(b) {
+			t.Fatalf("%s: nothing to edit", from)
+		}
+	}
+	if err := os.WriteFile(to, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
