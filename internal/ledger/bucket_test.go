@@ -1,0 +1,120 @@
+package ledger_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/ledger"
+)
+
+func bucketConfig(t *testing.T, js jetstream.JetStream) jetstream.StreamConfig {
+	t.Helper()
+	stream, err := js.Stream(t.Context(), "KV_"+ledger.DefaultBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream.CachedInfo().Config
+}
+
+func TestOpenCreates(t *testing.T) {
+	t.Parallel()
+	l, js := newLedger(t)
+	if !l.Setup().Created || len(l.Setup().Changed)+len(l.Setup().Kept) != 0 {
+		t.Errorf("Setup of a new bucket: %+v", l.Setup())
+	}
+	got := bucketConfig(t, js)
+	if got.MaxAge != 30*24*time.Hour || got.Replicas != 1 || got.MaxMsgsPerSubject != 1 ||
+		got.Storage != jetstream.FileStorage || got.AllowDirect || got.Discard != jetstream.DiscardNew {
+		t.Errorf("new bucket: %+v", got)
+	}
+	if l.Created().IsZero() {
+		t.Error("Created is not set")
+	}
+	again := open(t, js, ledger.Config{Manage: true})
+	if !cmp.Equal(again.Setup(), ledger.Setup{}) {
+		t.Errorf("Setup of a bucket that is right: %+v", again.Setup())
+	}
+	if !again.Created().Equal(l.Created()) {
+		t.Errorf("Created is %v, was %v", again.Created(), l.Created())
+	}
+}
+
+func TestOpenUpgrades(t *testing.T) {
+	t.Parallel()
+	js := connect(t, startServer(t).ClientURL())
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: ledger.DefaultBucket, TTL: time.Hour, History: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ledger.Open(t.Context(), js, ledger.Config{}); err == nil || !strings.Contains(err.Error(), "worker init") {
+		t.Errorf("a short-lived bucket was opened without leave to manage it: %v", err)
+	}
+	want := ledger.Setup{
+		Changed: []string{"ttl 1h0m0s → 720h0m0s", "direct reads true → false"},
+		Kept:    []string{"history 5"},
+	}
+	if diff := cmp.Diff(want, open(t, js, ledger.Config{Manage: true}).Setup()); diff != "" {
+		t.Error(diff)
+	}
+	if got := bucketConfig(t, js); got.MaxAge != 30*24*time.Hour || got.MaxMsgsPerSubject != 5 || got.AllowDirect {
+		t.Errorf("upgraded bucket: %+v", got)
+	}
+}
+
+func TestOpenNeverShrinks(t *testing.T) {
+	t.Parallel()
+	js := connect(t, startServer(t).ClientURL())
+	open(t, js, ledger.Config{Manage: true, TTL: 90 * 24 * time.Hour})
+	before := bucketConfig(t, js)
+	for _, manage := range []bool{true, false} {
+		l := open(t, js, ledger.Config{Manage: manage})
+		if !slices.Equal(l.Setup().Kept, []string{"ttl (0 means forever) 2160h0m0s"}) || l.Setup().Changed != nil {
+			t.Errorf("Setup with Manage %v: %+v", manage, l.Setup())
+		}
+	}
+	if diff := cmp.Diff(before, bucketConfig(t, js)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOpenRefusesMemory(t *testing.T) {
+	t.Parallel()
+	js := connect(t, startServer(t).ClientURL())
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: ledger.DefaultBucket, Storage: jetstream.MemoryStorage})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ledger.Open(t.Context(), js, ledger.Config{Manage: true}); err == nil || !strings.Contains(err.Error(), "memory") {
+		t.Errorf("a bucket in memory was opened: %v", err)
+	}
+}
+
+func TestOpenWithoutBucket(t *testing.T) {
+	t.Parallel()
+	js := connect(t, startServer(t).ClientURL())
+	_, err := ledger.Open(t.Context(), js, ledger.Config{})
+	if !errors.Is(err, jetstream.ErrStreamNotFound) || !strings.Contains(err.Error(), "worker init") {
+		t.Errorf("Open without a bucket: %v", err)
+	}
+}
+
+func TestOpenAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	js := connect(t, startServer(t).ClientURL())
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := ledger.Open(t.Context(), js, ledger.Config{Manage: true}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}

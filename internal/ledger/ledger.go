@@ -1,0 +1,213 @@
+// Package ledger keeps the hub's records in a JetStream key-value bucket.
+//
+// Every write is a compare-and-set on the record's own subject. Reads go to the leader of the bucket's
+// stream, not to whichever replica is near, so that what was written is seen by the next read. The
+// package never retries a call: any error of Store may hide a write that was stored all the same, and
+// only the hub can tell, by the nonce in the record.
+package ledger
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Defaults of Config.
+const (
+	DefaultBucket = "connection-ledger"
+	DefaultTTL    = 30 * 24 * time.Hour
+)
+
+// MaxRecordSize is the largest encoded record in bytes that Store takes.
+const MaxRecordSize = 256 << 10
+
+// Errors of Load and Store beside those of provision.Ledger.
+var (
+	// ErrUndecodable means that a record is there but isn't understood. It is never overwritten.
+	ErrUndecodable = errors.New("ledger: undecodable record")
+	// ErrTooLarge means that the record was not sent, because it is larger than MaxRecordSize.
+	ErrTooLarge = errors.New("ledger: record too large")
+)
+
+// Config says which bucket a Ledger uses. The zero value names the default bucket and only opens it.
+type Config struct {
+	Bucket   string        // empty means DefaultBucket
+	Replicas int           // at least that many; 0 means 1
+	TTL      time.Duration // records live at least that long after their last write; 0 means DefaultTTL
+	Manage   bool          // create the bucket, or upgrade it; otherwise it must be there and be good enough
+}
+
+func (c Config) withDefaults() Config {
+	if c.Bucket == "" {
+		c.Bucket = DefaultBucket
+	}
+	if c.TTL == 0 {
+		c.TTL = DefaultTTL
+	}
+	c.Replicas = max(c.Replicas, 1)
+	return c
+}
+
+// Ledger is a provision.Ledger. It is safe for concurrent use.
+type Ledger struct {
+	kv      jetstream.KeyValue
+	stream  jetstream.Stream
+	setup   Setup
+	created atomic.Pointer[time.Time]
+}
+
+var _ provision.Ledger = (*Ledger)(nil)
+
+// Open opens the bucket, after it created or upgraded it where cfg.Manage says so. What an existing
+// bucket has beyond cfg is kept. Several processes may call it at the same time.
+func Open(ctx context.Context, js jetstream.JetStream, cfg Config) (*Ledger, error) {
+	cfg = cfg.withDefaults()
+	setup, err := prepare(ctx, js, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: bucket %s: %w", cfg.Bucket, err)
+	}
+	l := &Ledger{setup: setup}
+	if l.kv, err = js.KeyValue(ctx, cfg.Bucket); err != nil {
+		return nil, fmt.Errorf("ledger: open bucket %s: %w", cfg.Bucket, err)
+	}
+	if l.stream, err = js.Stream(ctx, streamPrefix+cfg.Bucket); err != nil {
+		return nil, fmt.Errorf("ledger: open bucket %s: %w", cfg.Bucket, err)
+	}
+	l.noteCreated(l.stream.CachedInfo())
+	return l, nil
+}
+
+// Setup returns what Open did to the bucket.
+func (l *Ledger) Setup() Setup { return l.setup }
+
+// Created returns when the bucket came to be, by the server's clock, as Open or the last Refresh saw
+// it.
+func (l *Ledger) Created() time.Time { return *l.created.Load() }
+
+// Refresh asks the server again when the bucket came to be: it may have been deleted and made anew.
+// Its error says that the bucket is not to be had.
+func (l *Ledger) Refresh(ctx context.Context) error {
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("ledger: bucket %s: %w", l.kv.Bucket(), explain(err))
+	}
+	l.noteCreated(info)
+	return nil
+}
+
+func (l *Ledger) noteCreated(info *jetstream.StreamInfo) {
+	created := info.Created
+	l.created.Store(&created)
+}
+
+// Load implements provision.Ledger. Its error is ErrUndecodable where a record is there that this
+// version doesn't understand in full: to write it back would lose what another version put in.
+func (l *Ledger) Load(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
+	entry, err := l.kv.Get(ctx, key.String())
+	switch {
+	case errors.Is(err, jetstream.ErrKeyNotFound): // ErrKeyDeleted is one of its kind
+		return provision.Record{}, 0, provision.ErrNoRecord
+	case err != nil:
+		return provision.Record{}, 0, fmt.Errorf("ledger: load %s: %w", key, explain(err))
+	}
+	rec, err := decode(key, entry.Value(), strict)
+	if err != nil {
+		return provision.Record{}, 0, fmt.Errorf("%w (revision %d)", err, entry.Revision())
+	}
+	return rec, entry.Revision(), nil
+}
+
+// Store implements provision.Ledger. A key whose record was deleted or expired counts as one without
+// a record. Its error is ErrTooLarge where nothing was sent.
+func (l *Ledger) Store(ctx context.Context, key provision.Key, rec provision.Record, rev uint64) (uint64, error) {
+	value, err := encode(key, rec)
+	if err != nil {
+		return 0, err
+	}
+	var got uint64
+	if rev == 0 {
+		got, err = l.kv.Create(ctx, key.String(), value)
+	} else {
+		got, err = l.kv.Update(ctx, key.String(), value, rev)
+	}
+	switch {
+	case isConflict(err):
+		return 0, fmt.Errorf("%w: %s is not at revision %d", provision.ErrConflict, key, rev)
+	case err != nil:
+		return 0, fmt.Errorf("ledger: store %s at revision %d: %w", key, rev, explain(err))
+	}
+	return got, nil
+}
+
+// isConflict knows a lost compare-and-set by its code: replicated streams report another one than
+// single streams, and the client maps only some of them.
+func isConflict(err error) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence ||
+			api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant
+	}
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
+}
+
+// explain adds the remedy where the server says that the bucket isn't there.
+func explain(err error) error {
+	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) {
+		return fmt.Errorf("the bucket is gone or JetStream has no leader for it; if it was deleted, run \"worker init\": %w", err)
+	}
+	return err
+}
+
+func encode(key provision.Key, rec provision.Record) ([]byte, error) {
+	if rec.Key != key {
+		return nil, fmt.Errorf("ledger: store %s: the record is that of %s", key, rec.Key)
+	}
+	value, err := json.Marshal(rec)
+	if err != nil {
+		return nil, fmt.Errorf("ledger: encode %s: %w", key, err)
+	}
+	if len(value) > MaxRecordSize {
+		return nil, fmt.Errorf("%w: %s has %d bytes, at most %d are allowed", ErrTooLarge, key, len(value), MaxRecordSize)
+	}
+	return value, nil
+}
+
+// mode says what decode makes of a field it doesn't know.
+type mode bool
+
+const (
+	strict  mode = true  // refuse it: the record may be written back
+	lenient mode = false // skip it: the record is only shown
+)
+
+func decode(key provision.Key, value []byte, m mode) (provision.Record, error) {
+	var rec provision.Record
+	d := json.NewDecoder(bytes.NewReader(value))
+	if m == strict {
+		d.DisallowUnknownFields()
+	}
+	if err := d.Decode(&rec); err != nil {
+		return provision.Record{}, fmt.Errorf("%w: %s: %w; was it written by a newer version?", ErrUndecodable, key, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return provision.Record{}, fmt.Errorf("%w: %s: text after the record", ErrUndecodable, key)
+	}
+	if rec.Key != key {
+		return provision.Record{}, fmt.Errorf("%w: %s holds the record of %s", ErrUndecodable, key, rec.Key)
+	}
+	if !slices.Contains(provision.States, rec.State) {
+		return provision.Record{}, fmt.Errorf("%w: %s is in the unknown state %q", ErrUndecodable, key, rec.State)
+	}
+	return rec, nil
+}

@@ -1,0 +1,150 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Filter says which records List is to yield. The zero value means all of them.
+type Filter struct {
+	Tenant string            // empty means every tenant
+	Source string            // empty means every source
+	ID     string            // empty means every id
+	States []provision.State // empty means every state
+}
+
+// pattern returns the filter as a pattern of bucket keys.
+func (f Filter) pattern() string {
+	parts := strings.Split(provision.Key{Tenant: f.Tenant, Source: f.Source, ID: f.ID}.String(), ".")
+	for i, p := range parts {
+		if p == "" {
+			parts[i] = "*"
+		}
+	}
+	return strings.Join(parts, ".")
+}
+
+// Entry is one record as the bucket keeps it.
+type Entry struct {
+	Record   provision.Record
+	Revision uint64
+	StoredAt time.Time // by the server's clock
+}
+
+// List yields the records that the filter lets through, in the order of their last writes. A record
+// that can't be decoded is yielded as an error with only its key in Entry.Record, and the list goes
+// on; after any other error it ends.
+func (l *Ledger) List(ctx context.Context, f Filter) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if f.Tenant != "" && !provision.ValidTenant(f.Tenant) {
+			yield(Entry{}, fmt.Errorf("ledger: list: %q is no tenant", f.Tenant))
+			return
+		}
+		for kve, err := range l.follow(ctx, f.pattern(), jetstream.IgnoreDeletes()) {
+			if err != nil {
+				yield(Entry{}, fmt.Errorf("ledger: list: %w", err))
+				return
+			}
+			if kve == nil {
+				return
+			}
+			e, err := entryOf(kve)
+			if err == nil && len(f.States) > 0 && !slices.Contains(f.States, e.Record.State) {
+				continue
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// Watch yields the record as it is and then after every change, until ctx ends, which is yielded as
+// its error. While there is none, and when it is deleted, ErrNoRecord is yielded and the watch goes on.
+func (l *Ledger) Watch(ctx context.Context, key provision.Key) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		seen := false
+		for kve, err := range l.follow(ctx, key.String()) {
+			var e Entry
+			switch {
+			case err != nil:
+				yield(Entry{}, fmt.Errorf("ledger: watch %s: %w", key, err))
+				return
+			case kve == nil && seen:
+				continue // the end of what was there
+			case kve == nil || kve.Operation() != jetstream.KeyValuePut:
+				err = provision.ErrNoRecord
+			default:
+				e, err = entryOf(kve)
+			}
+			seen = true
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// follow yields every entry whose key matches, nil after the last that was there at the start, and at
+// last the reason why it ended.
+func (l *Ledger) follow(ctx context.Context, pattern string, opts ...jetstream.WatchOpt) iter.Seq2[jetstream.KeyValueEntry, error] {
+	return func(yield func(jetstream.KeyValueEntry, error) bool) {
+		watchCtx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		w, err := l.kv.Watch(watchCtx, pattern, opts...)
+		if err != nil {
+			yield(nil, explain(err))
+			return
+		}
+		defer discard(w)
+		for {
+			select {
+			case kve, ok := <-w.Updates():
+				if !ok {
+					yield(nil, watchEnd(ctx))
+					return
+				}
+				if !yield(kve, nil) {
+					return
+				}
+			case <-ctx.Done():
+				yield(nil, ctx.Err())
+				return
+			}
+		}
+	}
+}
+
+func watchEnd(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("the watch was closed by the connection")
+}
+
+// discard stops w and reads what it still wants to say: it would wait for a reader for ever.
+func discard(w jetstream.KeyWatcher) {
+	_ = w.Stop()
+	for range w.Updates() {
+	}
+}
+
+func entryOf(kve jetstream.KeyValueEntry) (Entry, error) {
+	e := Entry{Revision: kve.Revision(), StoredAt: kve.Created()}
+	key, err := provision.ParseKey(kve.Key())
+	if err != nil {
+		return e, fmt.Errorf("%w: %w", ErrUndecodable, err)
+	}
+	if e.Record, err = decode(key, kve.Value(), lenient); err != nil {
+		e.Record.Key = key
+	}
+	return e, err
+}

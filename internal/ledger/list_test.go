@@ -1,0 +1,178 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// listed returns the keys that the list yields, sorted.
+func listed(t *testing.T, l *ledger.Ledger, f ledger.Filter) []string {
+	t.Helper()
+	var got []string
+	for e, err := range l.List(testContext(t), f) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Revision == 0 || e.StoredAt.IsZero() {
+			t.Errorf("%s: revision %d, stored at %v", e.Record.Key, e.Revision, e.StoredAt)
+		}
+		got = append(got, e.Record.Key.String())
+	}
+	slices.Sort(got)
+	return got
+}
+
+func TestList(t *testing.T) {
+	t.Parallel()
+	l, js := newLedger(t)
+	if got := listed(t, l, ledger.Filter{}); got != nil {
+		t.Errorf("list of an empty ledger: %q", got)
+	}
+	for _, r := range []struct {
+		key   provision.Key
+		state provision.State
+	}{
+		{provision.Key{Tenant: "acme", Source: "s", ID: "1"}, provision.StateCreated},
+		{provision.Key{Tenant: "acme", Source: "s", ID: "2.2"}, provision.StateFailed},
+		{provision.Key{Tenant: "acme", Source: "t", ID: "1"}, provision.StateFailed},
+		{provision.Key{Tenant: "beta", Source: "s", ID: "1"}, provision.StateWaiting},
+		{provision.Key{Tenant: "beta", Source: "*", ID: "gone"}, provision.StateFailed},
+	} {
+		store(t, l, provision.Record{Key: r.key, State: r.state}, 0)
+	}
+	kv, err := js.KeyValue(t.Context(), ledger.DefaultBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kv.Delete(t.Context(), "beta.=2A.gone"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		filter ledger.Filter
+		want   []string
+	}{
+		{ledger.Filter{}, []string{"acme.s.1", "acme.s.2=2E2", "acme.t.1", "beta.s.1"}},
+		{ledger.Filter{Tenant: "acme"}, []string{"acme.s.1", "acme.s.2=2E2", "acme.t.1"}},
+		{ledger.Filter{ID: "1"}, []string{"acme.s.1", "acme.t.1", "beta.s.1"}},
+		{ledger.Filter{Source: "s", ID: "2.2"}, []string{"acme.s.2=2E2"}},
+		{ledger.Filter{Tenant: "nobody"}, nil},
+		{ledger.Filter{Source: "*"}, nil},
+		{ledger.Filter{States: []provision.State{provision.StateFailed, provision.StateWaiting}}, []string{"acme.s.2=2E2", "acme.t.1", "beta.s.1"}},
+	} {
+		if diff := cmp.Diff(c.want, listed(t, l, c.filter)); diff != "" {
+			t.Errorf("%+v (-want +got):\n%s", c.filter, diff)
+		}
+	}
+}
+
+func TestListTenantIsNoPattern(t *testing.T) {
+	t.Parallel()
+	l, _ := newLedger(t)
+	for _, tenant := range []string{"*", ">", "a.b", " "} {
+		for e, err := range l.List(testContext(t), ledger.Filter{Tenant: tenant}) {
+			if err == nil {
+				t.Errorf("tenant %q listed %v", tenant, e)
+			}
+		}
+	}
+}
+
+func TestListGoesOnAfterAnOddRecord(t *testing.T) {
+	t.Parallel()
+	l, js := newLedger(t)
+	kv, err := js.KeyValue(t.Context(), ledger.DefaultBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]string{
+		"acme.s.odd":   "{",
+		"acme.s.newer": `{"key":{"tenant":"acme","source":"s","id":"newer"},"state":"claimed","fromTheFuture":1}`,
+		"acme.s.=2e":   "{}",
+	} {
+		if _, err := kv.PutString(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	store(t, l, record("fine", "n"), 0)
+	var fine, odd []string
+	for e, err := range l.List(testContext(t), ledger.Filter{}) {
+		switch {
+		case err == nil:
+			fine = append(fine, e.Record.Key.ID)
+		case errors.Is(err, ledger.ErrUndecodable):
+			odd = append(odd, e.Record.Key.ID)
+		default:
+			t.Fatal(err)
+		}
+	}
+	slices.Sort(fine)
+	slices.Sort(odd)
+	if diff := cmp.Diff([][]string{{"fine", "newer"}, {"", "odd"}}, [][]string{fine, odd}); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestListCanBeLeft breaks out of a list that is longer than any buffer on its way; goleak sees what
+// stays behind.
+func TestListCanBeLeft(t *testing.T) {
+	t.Parallel()
+	l, _ := newLedger(t)
+	for i := range 600 {
+		store(t, l, record(fmt.Sprint(i), "n"), 0)
+	}
+	for _, err := range l.List(testContext(t), ledger.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		break
+	}
+	if got := len(listed(t, l, ledger.Filter{})); got != 600 {
+		t.Errorf("%d records listed, want 600", got)
+	}
+}
+
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	l, js := newLedger(t)
+	kv, err := js.KeyValue(t.Context(), ledger.DefaultBucket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	rec := record("watched", "1")
+	var rev uint64
+	steps := []func(){ // what is done after each thing that is seen
+		func() { rev = store(t, l, rec, 0) },
+		func() { rec.Nonce = "2"; rev = store(t, l, rec, rev) },
+		func() { _ = kv.Delete(ctx, rec.Key.String()) },
+		cancel,
+	}
+	var seen []string
+	for e, err := range l.Watch(ctx, rec.Key) {
+		switch {
+		case errors.Is(err, provision.ErrNoRecord):
+			seen = append(seen, "none")
+		case errors.Is(err, context.Canceled):
+			seen = append(seen, "end")
+		case err != nil:
+			t.Fatal(err)
+		default:
+			seen = append(seen, e.Record.Nonce)
+		}
+		if len(seen) <= len(steps) {
+			steps[len(seen)-1]()
+		}
+	}
+	if diff := cmp.Diff([]string{"none", "1", "2", "none", "end"}, seen); diff != "" {
+		t.Error(diff)
+	}
+}
