@@ -33,18 +33,23 @@ func checkNATS(set *Set, bad *Invalid) {
 func checkVault(set *Set, bad *Invalid) {
 	s := &set.Settings
 	pair(bad, "VAULT_CLIENT_CERT", s.VaultClientCert, "VAULT_CLIENT_KEY", s.VaultClientKey)
-	if u, err := url.Parse(s.VaultAddr); s.VaultSkipVerify && err == nil && !bad.has("VAULT_ADDR") && !loopback(u.Hostname()) {
-		bad.add("VAULT_SKIP_VERIFY", "is true for "+u.Hostname()+", so anybody in between could read all secrets; leave it out and set VAULT_CACERT")
+	if u, err := url.Parse(s.VaultAddr); err == nil && !bad.has("VAULT_ADDR") && u.Scheme != "unix" && !loopback(u.Hostname()) {
+		if s.VaultSkipVerify {
+			bad.add("VAULT_SKIP_VERIFY", "is true for "+u.Hostname()+", so anybody in between could read all secrets; leave it out and set VAULT_CACERT")
+		}
+		if u.Scheme == "http" {
+			set.Warnings = append(set.Warnings, "VAULT_ADDR is plain http to "+u.Hostname()+", so anybody in between can read all secrets; use https")
+		}
 	}
 	needs := map[string][]string{ // :: VAULT_AUTH → what it can't do without
 		AuthToken:      {"VAULT_TOKEN", s.VaultToken},
-		AuthAppRole:    {"VAULT_ROLE_ID", s.VaultRoleID, "VAULT_SECRET_ID_FILE", s.VaultSecretIDFile},
+		AuthAppRole:    {"VAULT_ROLE_ID", s.VaultRoleID}, // a role may do without secret id
 		AuthKubernetes: {"VAULT_ROLE", s.VaultRole},
 		AuthJWT:        {"VAULT_ROLE", s.VaultRole, "VAULT_JWT_FILE", s.VaultJWTFile},
 	}[s.VaultAuth]
 	for need := range slices.Chunk(needs, 2) {
 		if need[1] == "" && !bad.has(need[0]) {
-			bad.add(need[0], fmt.Sprintf("is not set, and VAULT_AUTH=%s needs it", s.VaultAuth))
+			bad.missing(need[0], fmt.Sprintf("is not set, and VAULT_AUTH=%s needs it", s.VaultAuth))
 		}
 	}
 	if s.VaultAuth != AuthToken && s.VaultToken != "" {
@@ -72,7 +77,7 @@ func pair(bad *Invalid, a, av, b, bv string) {
 	if av == "" {
 		a, b = b, a
 	}
-	bad.add(b, "is not set, and "+a+" needs it")
+	bad.missing(b, "is not set, and "+a+" needs it")
 }
 
 func environ(list []string) map[string]string {

@@ -2,6 +2,7 @@ package settings
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -9,6 +10,8 @@ import (
 type Problem struct {
 	Name string `json:"name"`
 	Text string `json:"problem"` // what is wrong and what would be right, never a secret
+
+	Missing bool `json:"missing,omitempty"` // there is no value, as opposed to a wrong one
 }
 
 // Invalid is the error of Load.
@@ -44,5 +47,14 @@ func (e *Invalid) has(names ...string) bool {
 }
 
 func (e *Invalid) add(name, text string) {
-	e.Problems = append(e.Problems, Problem{name, text})
+	e.Problems = append(e.Problems, Problem{Name: name, Text: text})
+}
+
+func (e *Invalid) missing(name, text string) {
+	e.Problems = append(e.Problems, Problem{Name: name, Text: text, Missing: true})
+}
+
+// OnlyMissing reports whether every problem is a value that is yet to be set.
+func (e *Invalid) OnlyMissing() bool {
+	return !slices.ContainsFunc(e.Problems, func(p Problem) bool { return !p.Missing })
 }

@@ -185,12 +185,9 @@ func mountPath(field func(*Settings) *string, optional bool) setter {
 // httpURL accepts an https URL, or an http one whose host is a loopback address.
 func httpURL(field func(*Settings) *string) setter {
 	return func(s *Settings, v string) error {
-		u, err := url.Parse(v)
-		if err != nil || u.Host == "" || u.Hostname() == "" || (u.Scheme != "https" && u.Scheme != "http") {
-			return errors.New("is not a URL; want https://<host> with an optional port and path")
-		}
-		if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-			return errors.New("has user info, a query or a fragment; want https://<host> with an optional port and path")
+		u, err := plainURL(v)
+		if err != nil {
+			return err
 		}
 		if u.Scheme == "http" && !loopback(u.Hostname()) {
 			return fmt.Errorf("is plain http to %s, where others could read the credentials; want https (http is for loopback addresses only)", u.Hostname())
@@ -198,6 +195,30 @@ func httpURL(field func(*Settings) *string) setter {
 		*field(s) = strings.TrimRight(v, "/")
 		return nil
 	}
+}
+
+// vaultURL accepts what Vault's own client does: the path of a socket too.
+func vaultURL(field func(*Settings) *string) setter {
+	return func(s *Settings, v string) error {
+		*field(s) = strings.TrimRight(v, "/")
+		if path, ok := strings.CutPrefix(v, "unix://"); ok && strings.HasPrefix(path, "/") {
+			return nil
+		}
+		_, err := plainURL(v)
+		return err
+	}
+}
+
+// plainURL parses an http or https URL that holds no secret.
+func plainURL(v string) (*url.URL, error) {
+	u, err := url.Parse(v)
+	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
+		return nil, errors.New("is not a URL; want https://<host> with an optional port and path")
+	}
+	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return nil, errors.New("has user info, a query or a fragment; want https://<host> with an optional port and path")
+	}
+	return u, nil
 }
 
 func loopback(host string) bool {

@@ -112,11 +112,10 @@ func TestWrongValues(t *testing.T) {
 		{[]string{"IMS_URL=https://user:" + secret + "@ims.example.com"}, "IMS_URL", "user info"},
 		{[]string{"IMS_URL=https://ims.example.com/?key=" + secret}, "IMS_URL", "a query"},
 		{[]string{"FLOW_URL=platform.example.com"}, "FLOW_URL", "want https://<host>"},
-		{[]string{"VAULT_ADDR=http://10.0.0.7:8200"}, "VAULT_ADDR", "plain http"},
+		{[]string{"VAULT_ADDR=vault:8200"}, "VAULT_ADDR", "is not a URL"},
 		{[]string{"VAULT_ADDR=https://vault.example.com", "VAULT_SKIP_VERIFY=true"}, "VAULT_SKIP_VERIFY", "set VAULT_CACERT"},
 		{[]string{"VAULT_AUTH=ldap"}, "VAULT_AUTH", "token, approle, kubernetes, jwt"},
 		{[]string{"VAULT_AUTH=approle", "VAULT_SECRET_ID_FILE=" + cert}, "VAULT_ROLE_ID", "VAULT_AUTH=approle needs it"},
-		{[]string{"VAULT_AUTH=approle", "VAULT_ROLE_ID=r"}, "VAULT_SECRET_ID_FILE", "needs it"},
 		{[]string{"VAULT_AUTH=kubernetes"}, "VAULT_ROLE", "VAULT_AUTH=kubernetes needs it"},
 		{[]string{"VAULT_AUTH=jwt", "VAULT_ROLE=r"}, "VAULT_JWT_FILE", "needs it"},
 		{[]string{"VAULT_KV_MOUNT=../sys"}, "VAULT_KV_MOUNT", "segments"},
@@ -186,7 +185,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 func TestRightValues(t *testing.T) {
 	t.Parallel()
 	for _, set := range []string{
-		"FLOW_URL=http://127.0.0.1:8090/data/foundation/flowservice/", "IMS_URL=http://[::1]:8090", "VAULT_ADDR=http://localhost:8200",
+		"FLOW_URL=http://127.0.0.1:8090/data/foundation/flowservice/", "IMS_URL=http://[::1]:8090", "VAULT_ADDR=http://localhost:8200", "VAULT_ADDR=unix:///run/vault/agent.sock",
 		"NATS_URL=tls://user:pass@nats-1.example.com:4222, nats-2.example.com", "WORKER_HTTP_ADDR=[::]:0", "VAULT_CACHE_TTL=0",
 		"WORKER_ALLOWED_DOMAINS=azuredatabricks.net, Databricks.Example.COM", "WORKER_REQUEST_DEADLINE=168h", "VAULT_AUTH_MOUNT=auth/team/k8s/",
 		"WORKER_REPLICAS=3", "LOG_LEVEL=DEBUG",
@@ -211,6 +210,7 @@ func TestWarnings(t *testing.T) {
 		{[]string{"WORKER_SERVICE_HOST=10.0.0.1", "WORKER_PORT_8080_TCP=tcp://10.0.0.1:8080"}, ""},
 		{[]string{"WORKER_SHUTDOWN_TIMEOUT=60s"}, "should exceed FLOW_TIMEOUT (1m15s)"},
 		{[]string{"VAULT_AUTH=kubernetes", "VAULT_ROLE=worker"}, "VAULT_TOKEN is set but not used"},
+		{[]string{"VAULT_ADDR=http://vault:8200"}, "plain http to vault"},
 	} {
 		t.Run(strings.Join(tc.set, " "), func(t *testing.T) {
 			t.Parallel()

@@ -102,7 +102,7 @@ var natsVariables = []Variable{
 }
 
 var vaultVariables = []Variable{
-	{"VAULT_ADDR", Vault, "https://127.0.0.1:8200", "Vault server", httpURL(func(s *Settings) *string { return &s.VaultAddr }), nil},
+	{"VAULT_ADDR", Vault, "https://127.0.0.1:8200", "Vault server", vaultURL(func(s *Settings) *string { return &s.VaultAddr }), nil},
 	{"VAULT_TOKEN", Vault, "", "Vault token, better set in the environment than on the command line", text(func(s *Settings) *string { return &s.VaultToken }), maskAll},
 	{"VAULT_NAMESPACE", Vault, "", "Vault namespace", text(func(s *Settings) *string { return &s.VaultNamespace }), nil},
 	{"VAULT_CACERT", Vault, "", "PEM file with the authorities to trust", file(func(s *Settings) *string { return &s.VaultCACert }), nil},

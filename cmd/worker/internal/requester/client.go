@@ -1,0 +1,74 @@
+package requester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/ledger"
+)
+
+// The names of the streams that a requester needs.
+const (
+	RequestStream = "CONNECTION_REQUESTS"
+	ResultStream  = "CONNECTION_RESULTS"
+)
+
+// Client publishes requests and reads results and ledger. It is safe for concurrent use.
+type Client struct {
+	js     jetstream.JetStream
+	ledger *ledger.Ledger
+}
+
+// askTimeout bounds one question to NATS.
+const askTimeout = 10 * time.Second
+
+// New returns a client on a connection that stays the caller's. It fails with words on what to do
+// where NATS has no JetStream or not yet the worker's objects.
+func New(ctx context.Context, nc *nats.Conn) (*Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	book, err := ledger.Open(ctx, js, ledger.Config{})
+	if err != nil {
+		return nil, explain(err, "the ledger ("+ledger.DefaultBucket+")")
+	}
+	return &Client{js: js, ledger: book}, nil
+}
+
+// explain turns what NATS says into what to do.
+func explain(err error, what string) error {
+	switch {
+	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrNoStreamResponse):
+		return fmt.Errorf(`NATS does not have %s; run "worker init", or start a worker`, what)
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
+		return errors.New("JetStream is not enabled at this NATS server, or not for this account; enable it (nats-server -js)")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		return fmt.Errorf("NATS does not answer about %s; JetStream may have no leader at the moment, or this user lacks the permission: %w", what, err)
+	default:
+		return fmt.Errorf("%s: %w", what, err)
+	}
+}
+
+// Publish sends m and returns its sequence once the stream has it. After an error it may be there or
+// not; sending it again is safe, for a worker tells repeats.
+func (c *Client) Publish(ctx context.Context, m Message) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	msg := nats.NewMsg(event.RequestSubject(m.Key.Tenant))
+	msg.Data, msg.Header = m.wire.Body, maps.Clone(m.wire.Headers)
+	ack, err := c.js.PublishMsg(ctx, msg, jetstream.WithMsgID(NewID()))
+	if err != nil {
+		return 0, explain(err, "the stream of requests ("+RequestStream+")")
+	}
+	return ack.Sequence, nil
+}

@@ -1,0 +1,77 @@
+package requester
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Filter says which records List returns; empty fields match all.
+type Filter struct {
+	ledger.Filter
+	OlderThan time.Duration // since the request entered the stream
+	NewerThan time.Duration
+}
+
+func (f Filter) match(rec provision.Record, now time.Time) bool {
+	age := now.Sub(rec.RequestedAt)
+	return (f.OlderThan == 0 || age >= f.OlderThan) && (f.NewerThan == 0 || age <= f.NewerThan)
+}
+
+// List returns the records that match f, oldest request first. Records that this version can't read
+// are left out and told in the error, beside the others.
+func (c *Client) List(ctx context.Context, f Filter) ([]provision.Record, error) {
+	var recs []provision.Record
+	var unreadable []error
+	now := time.Now()
+	for e, err := range c.ledger.List(ctx, f.Filter) {
+		switch {
+		case err != nil:
+			unreadable = append(unreadable, err)
+		case f.match(e.Record, now):
+			recs = append(recs, e.Record)
+		}
+	}
+	slices.SortStableFunc(recs, func(a, b provision.Record) int { return a.RequestedAt.Compare(b.RequestedAt) })
+	return recs, errors.Join(unreadable...)
+}
+
+// Errors of Find.
+var (
+	ErrUnknown   = errors.New("the ledger knows no such request")
+	ErrAmbiguous = errors.New("several requests have this id")
+)
+
+// Find returns the one record that f matches, or all candidates with ErrAmbiguous, or ErrUnknown.
+func (c *Client) Find(ctx context.Context, f Filter) ([]provision.Record, error) {
+	recs, err := c.List(ctx, f)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(recs) == 0:
+		return nil, ErrUnknown
+	case len(recs) > 1:
+		return recs, ErrAmbiguous
+	}
+	return recs, nil
+}
+
+// Follow calls f with the record of key as it is and then with every change of it, until f returns
+// false or ctx ends, which is no error. While there is no record f is called with an empty one.
+func (c *Client) Follow(ctx context.Context, key provision.Key, f func(provision.Record) bool) error {
+	for e, err := range c.ledger.Watch(ctx, key) {
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !errors.Is(err, provision.ErrNoRecord):
+			return err
+		case !f(e.Record):
+			return nil
+		}
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package requester
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// DefaultSource is the source of requests that were written as mere data.
+const DefaultSource = "/worker/submit"
+
+// maxInput bounds one file, so that a wrong one can't fill the memory.
+const maxInput = 64 << 20
+
+// Message is one request, ready to be published.
+type Message struct {
+	Key         provision.Key
+	Name        string // of the connection; empty where the request could not be read
+	Fingerprint string
+	Invalid     *provision.Failure // why a worker would refuse it at once; nil if it would not
+	wire        event.Message
+}
+
+// Options say how data becomes requests.
+type Options struct {
+	Tenant  string
+	ID      string         // of a single request; empty means a new random one for each
+	Source  string         // empty means DefaultSource
+	Decoder *event.Decoder // the worker's own reader, so that both say the same
+}
+
+// Parse reads one or several requests: JSON values one after another, or in arrays. Each is either a
+// whole CloudEvent or the data of one.
+func Parse(r io.Reader, o Options) ([]Message, error) {
+	values, err := split(r)
+	if err != nil {
+		return nil, err
+	}
+	if len(values) == 0 {
+		return nil, errors.New("holds no request; want the JSON of at least one")
+	}
+	if o.ID != "" && len(values) > 1 {
+		return nil, fmt.Errorf("holds %d requests, but an id names one only; leave --id out, or send whole CloudEvents", len(values))
+	}
+	var messages []Message
+	for i, v := range values {
+		m, err := o.message(v)
+		if err != nil {
+			return nil, fmt.Errorf("request %d: %w", i+1, err)
+		}
+		messages = append(messages, m)
+	}
+	return messages, nil
+}
+
+// split takes the input apart without decoding the values, so that the worker's reader gets to see
+// them as they were written.
+func split(r io.Reader) ([]json.RawMessage, error) {
+	input, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(input) > maxInput {
+		return nil, fmt.Errorf("is larger than %d MiB", maxInput>>20)
+	}
+	var values []json.RawMessage
+	dec := json.NewDecoder(bytes.NewReader(input))
+	for {
+		var v json.RawMessage
+		err := dec.Decode(&v)
+		if errors.Is(err, io.EOF) {
+			return values, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("is not JSON at byte %d: %s", dec.InputOffset(), plainly(err))
+		}
+		if v[0] != '[' {
+			values = append(values, v)
+			continue
+		}
+		var elements []json.RawMessage
+		if err := json.Unmarshal(v, &elements); err != nil {
+			return nil, err
+		}
+		values = append(values, elements...)
+	}
+}
+
+// plainly says what is wrong with JSON without quoting it: it may hold a secret.
+func plainly(err error) string {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return "it ends in the middle of a value"
+	}
+	return "a character that can't stand there"
+}
+
+// message makes one request. A whole event keeps its own id and source unless the options name others.
+func (o Options) message(v json.RawMessage) (Message, error) {
+	draft := event.Draft{Body: v, ID: o.ID, Source: o.Source, Time: time.Now()}
+	if !isEvent(v) {
+		draft.ID, draft.Source = cmp.Or(o.ID, NewID()), cmp.Or(o.Source, DefaultSource)
+	}
+	m, err := event.EncodeRequest(draft)
+	if err != nil {
+		return Message{}, err
+	}
+	d := o.Decoder.Decode(o.Tenant, m.Headers, m.Body, event.Meta{Timestamp: time.Now(), Delivered: 1})
+	return Message{Key: d.Request.Key, Name: d.Request.Data.Name, Fingerprint: d.Request.Fingerprint, Invalid: d.Invalid, wire: m}, nil
+}
+
+// isEvent reports whether v is an object with a member "specversion".
+func isEvent(v json.RawMessage) bool {
+	var members map[string]json.RawMessage
+	_ = json.Unmarshal(v, &members) // what is no object is no event
+	_, ok := members["specversion"]
+	return ok
+}
+
+// NewID returns a random UUID (RFC 9562, version 4).
+func NewID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails, says its documentation
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
