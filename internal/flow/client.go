@@ -1,0 +1,176 @@
+package flow
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The defaults of Config.
+const (
+	// DefaultBaseURL is the Flow Service's public address.
+	DefaultBaseURL = "https://platform.adobe.io/data/foundation/flowservice"
+	// DefaultIMSURL is the public address of Adobe's token service.
+	DefaultIMSURL = "https://ims-na1.adobelogin.com"
+	// DefaultTimeout lets the gateway speak first: it gives up at 60 s.
+	DefaultTimeout = 75 * time.Second
+)
+
+// Config says how a Client reaches its services. The zero value is usable.
+type Config struct {
+	// BaseURL is the Flow Service's address, without "/connections". Plain http is for loopback
+	// addresses only. Empty means DefaultBaseURL.
+	BaseURL string
+	// IMSURL is the token service's address, without "/ims/token/v3"; the same rule. Empty means
+	// DefaultIMSURL.
+	IMSURL string
+	// Timeout bounds one HTTP call, from dialing to the last byte of the answer. Zero means
+	// DefaultTimeout.
+	Timeout time.Duration
+	// RetryInitial and RetryMax bound the waits before a listing or a token is asked for again: the
+	// first wait is RetryInitial on average, each further one twice as long, none is planned above
+	// RetryMax, and Retry-After wins where it is longer. Zero means 500 ms and 10 s.
+	RetryInitial, RetryMax time.Duration
+	// DialContext opens the network connections. Nil means a net.Dialer that gives up after 10 s.
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+	// TLS is the TLS configuration, for private certificate authorities. Nil means the system's. It
+	// is cloned.
+	TLS *tls.Config
+	// Proxy picks the proxy of a request. Nil means http.ProxyFromEnvironment.
+	Proxy func(*http.Request) (*url.URL, error)
+	// UserAgent is sent with every call to the Flow Service. Empty means "flow-worker".
+	UserAgent string
+	// Log gets a line for every call, at debug level. Nil means none.
+	Log *slog.Logger
+	// Registerer gets the metrics. Nil means that they are kept but shown nowhere.
+	Registerer prometheus.Registerer
+	// OnRetry is told before a listing or a token request is repeated. It must be quick and safe for
+	// concurrent use. Nil means nobody. It is not told of POSTs: their repeats are the caller's.
+	OnRetry func(provision.Target, provision.Cause)
+}
+
+// Client speaks to the Flow Service for many tenants. It keeps their IMS tokens in memory, nothing
+// else. All methods are safe for concurrent use. Make one with New, end it with Close.
+type Client struct {
+	base      *url.URL
+	timeout   time.Duration
+	waits     waits
+	userAgent string
+	log       *slog.Logger
+	onRetry   func(provision.Target, provision.Cause)
+	post      http.RoundTripper // for Create alone: see newPostTransport
+	get       http.RoundTripper // for what may be repeated
+	ims       *ims
+	tokens    *tokens
+	closeIdle func()
+}
+
+var _ provision.Connections = (*Client)(nil)
+
+// New returns a client. It opens no connection. It fails on an unusable address or setting, and on
+// metrics that are registered already.
+func New(cfg Config) (*Client, error) {
+	cfg = cfg.withDefaults()
+	base, err := serviceURL("BaseURL", cfg.BaseURL)
+	if err != nil {
+		return nil, err
+	}
+	imsURL, err := serviceURL("IMSURL", cfg.IMSURL)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Timeout < 0 || cfg.RetryInitial < 0 || cfg.RetryMax < cfg.RetryInitial {
+		return nil, fmt.Errorf("flow: Timeout %v, RetryInitial %v, RetryMax %v: want none negative, and RetryMax not below RetryInitial",
+			cfg.Timeout, cfg.RetryInitial, cfg.RetryMax)
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(cfg, base, imsURL, m), nil
+}
+
+func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
+	post, shared := newPostTransport(cfg), newTransport(cfg, cfg.DialContext)
+	c := &Client{
+		base: base, timeout: cfg.Timeout, userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry,
+		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
+		post:      m.observe(opCreate, post),
+		get:       m.observe(opList, shared),
+		closeIdle: shared.CloseIdleConnections,
+	}
+	c.ims = &ims{
+		url:     imsURL.JoinPath("ims", "token", "v3").String(),
+		timeout: min(cfg.Timeout, maxTokenTime),
+		via:     m.observe(opToken, shared),
+	}
+	c.tokens = newTokens(c.fetchToken)
+	return c
+}
+
+// Close gives up token requests that are under way, waits for their end and closes idle connections.
+// The client must not be used after it.
+func (c *Client) Close() {
+	c.tokens.close()
+	c.closeIdle()
+}
+
+func (cfg Config) withDefaults() Config {
+	orDefault(&cfg.BaseURL, DefaultBaseURL)
+	orDefault(&cfg.IMSURL, DefaultIMSURL)
+	orDefault(&cfg.Timeout, DefaultTimeout)
+	orDefault(&cfg.RetryInitial, 500*time.Millisecond)
+	orDefault(&cfg.RetryMax, max(10*time.Second, cfg.RetryInitial))
+	orDefault(&cfg.UserAgent, "flow-worker")
+	if cfg.DialContext == nil {
+		cfg.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+	}
+	if cfg.Proxy == nil {
+		cfg.Proxy = http.ProxyFromEnvironment
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.OnRetry == nil {
+		cfg.OnRetry = func(provision.Target, provision.Cause) {}
+	}
+	return cfg
+}
+
+func orDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// serviceURL reads a service's address. Credentials go to it, so it has to be https unless it does
+// not leave the machine. The address is not quoted in errors if it might hold a password.
+func serviceURL(field, s string) (*url.URL, error) {
+	u, err := url.Parse(strings.TrimRight(s, "/"))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("flow: %s is no URL; want https://<host>[/path]", field)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Host == "" || u.Opaque != "":
+		return nil, fmt.Errorf("flow: %s must be https://<host>[/path], without user, query and fragment", field)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return nil, fmt.Errorf("flow: %s is plain http to %s; want https, for credentials go there", field, u.Host)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("flow: %s has the scheme %q; want https", field, u.Scheme)
+	}
+	return u, nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,192 @@
+package flow
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Create sends exactly one POST, or none: nothing is sent after notAfter or after ctx's deadline, and
+// the call ends by then too. If conn cannot have been made its error's Verdict says so; the bearer
+// token is fetched first, and trouble with it means that nothing was sent. A refused bearer token is
+// forgotten, so the next call fetches another one.
+func (c *Client) Create(ctx context.Context, as provision.Account, conn provision.NewConnection, notAfter time.Time) (provision.Connection, error) {
+	began := time.Now()
+	made, err := c.create(ctx, as, conn, newFence(ctx, notAfter))
+	c.told(ctx, opCreate, as, began, err)
+	if err != nil {
+		return provision.Connection{}, err
+	}
+	return made, nil
+}
+
+func (c *Client) create(ctx context.Context, as provision.Account, conn provision.NewConnection, f *fence) (provision.Connection, *provision.CallError) {
+	if err := checkConnection(conn); err != nil {
+		return provision.Connection{}, err
+	}
+	ctx, cancel := context.WithDeadline(ctx, f.mono)
+	defer cancel()
+	g, cerr := c.grant(ctx, as)
+	if cerr != nil {
+		return provision.Connection{}, cerr
+	}
+	s := newScrubber(conn.AccessToken, g.token, as.Credentials.ClientSecret, as.Credentials.AccessToken)
+	a, cerr := c.postOnce(ctx, as, g, conn, f, s)
+	if cerr != nil {
+		return provision.Connection{}, cerr
+	}
+	return c.created(as, g, a, s)
+}
+
+// postOnce sends the one POST.
+func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, conn provision.NewConnection, f *fence, s scrubber) (answer, *provision.CallError) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	defer f.seal()
+	body, err := json.Marshal(wireConnection(conn))
+	if err != nil {
+		return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+	}
+	req, err := c.request(fenced(ctx, f), http.MethodPost, c.base.JoinPath("connections").String(), body, as, g)
+	if err == nil {
+		req.Header.Set("Content-Type", "application/json")
+		err = f.check()
+	}
+	if err != nil {
+		return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+	}
+	a, err := exchange(c.post, req, maxBody)
+	if err == nil {
+		return a, nil
+	}
+	if f.seal() {
+		return answer{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
+	}
+	return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+}
+
+// created reads the answer to a POST.
+func (c *Client) created(as provision.Account, g grant, a answer, s scrubber) (provision.Connection, *provision.CallError) {
+	if a.status < 200 || a.status > 299 {
+		err := judge(a, s)
+		if err.Verdict == provision.VerdictUnauthorized {
+			c.drop(as, g)
+		}
+		return provision.Connection{}, err
+	}
+	if conn := readConnection(a, s); conn.ID != "" {
+		return conn, nil
+	}
+	err := judge(a, s)
+	err.Message = "the answer says success but names no connection"
+	if a.bodyErr != nil {
+		err.Cause, err.Err = causeOf(a.bodyErr), newNetError(a.bodyErr, s)
+	}
+	return provision.Connection{}, err
+}
+
+// readConnection returns the connection that a 2xx answer names: in its body, in a list of one in its
+// body, or in its Location. The ID is empty if there is none that can be told to others.
+func readConnection(a answer, s scrubber) provision.Connection {
+	type named struct {
+		ID   text `json:"id"`
+		Etag text `json:"etag"`
+	}
+	var body struct {
+		named
+		Items lenient[[]named] `json:"items"`
+	}
+	if json.Unmarshal(a.body, &body) != nil || a.bodyErr != nil {
+		body.named, body.Items.value = named{}, nil
+	}
+	found := body.named
+	if items := body.Items.value; found.ID == "" && len(items) == 1 {
+		found = items[0]
+	}
+	conn := provision.Connection{ID: connectionID(string(found.ID), s), Etag: etag(string(found.Etag), s)}
+	if conn.ID == "" {
+		conn.ID = locationID(a.header.Get("Location"), s)
+	}
+	if conn.Etag == "" {
+		conn.Etag = etag(a.header.Get("Etag"), s)
+	}
+	return conn
+}
+
+// connectionID returns id if it can be a path segment, which it has to be in later calls, else "".
+func connectionID(id string, s scrubber) string {
+	if strings.ContainsAny(id, "/:=+") || id == "." || id == ".." {
+		return ""
+	}
+	return s.id(id, maxRequestID)
+}
+
+// locationID returns the last part of a Location header's path, "" unless it is a connection's.
+func locationID(location string, s scrubber) string {
+	u, err := url.Parse(location)
+	if err != nil {
+		return ""
+	}
+	list, id := path.Split(path.Clean(u.Path))
+	if path.Base(list) != "connections" {
+		return ""
+	}
+	return connectionID(id, s)
+}
+
+// etag returns t if it can be sent as If-Match later, else "".
+func etag(t string, s scrubber) string {
+	if len(t) > 256 || !headerSafe(t) || s.scrub(t) != t {
+		return ""
+	}
+	return t
+}
+
+// checkConnection refuses a body that would not arrive as it is meant. Its token comes from Vault,
+// where a line break at the end is a common slip.
+func checkConnection(conn provision.NewConnection) *provision.CallError {
+	if problem := unsendable(conn.AccessToken.Reveal()); problem != "" {
+		return refuse(provision.VerdictRejected, "the secret that auth.params.accessToken refers to %s; write it again", problem)
+	}
+	for _, v := range []string{conn.Name, conn.Description, conn.SpecName, conn.Params.Domain, conn.Params.ClusterID,
+		conn.Params.Database, conn.Params.Catalog, conn.ConnectionSpec.ID, conn.ConnectionSpec.Version} {
+		if !utf8.ValidString(v) {
+			return refuse(provision.VerdictRejected, "a field of the connection is not valid UTF-8")
+		}
+	}
+	return nil
+}
+
+// wire is the body of POST /connections.
+type wire struct {
+	Name        string `json:"name"`
+	Description string `json:"description,omitempty"`
+	Auth        struct {
+		SpecName string `json:"specName"`
+		Params   struct {
+			Domain      string `json:"domain"`
+			ClusterID   string `json:"clusterId"`
+			AccessToken string `json:"accessToken"`
+			Database    string `json:"database"`
+			Catalog     string `json:"catalog,omitempty"`
+		} `json:"params"`
+	} `json:"auth"`
+	ConnectionSpec provision.ConnectionSpec `json:"connectionSpec"`
+}
+
+func wireConnection(conn provision.NewConnection) wire {
+	w := wire{Name: conn.Name, Description: conn.Description, ConnectionSpec: conn.ConnectionSpec}
+	w.Auth.SpecName = conn.SpecName
+	p := &w.Auth.Params
+	p.Domain, p.ClusterID = conn.Params.Domain, conn.Params.ClusterID
+	p.AccessToken = conn.AccessToken.Reveal()
+	p.Database, p.Catalog = conn.Params.Database, conn.Params.Catalog
+	return w
+}

@@ -1,0 +1,143 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+)
+
+// Lifetimes of tokens.
+const (
+	maxTokenTime     = 30 * time.Second // for one call to IMS, where Config.Timeout is longer
+	maxTokenLifetime = 24 * time.Hour   // what IMS gives; its older exchange said milliseconds for seconds
+	defaultLifetime  = 5 * time.Minute  // where IMS does not say
+)
+
+// ims is Adobe's token service.
+type ims struct {
+	url     string
+	timeout time.Duration // of one call
+	via     http.RoundTripper
+}
+
+// bearer is a token of IMS.
+type bearer struct {
+	token     provision.Sensitive
+	got       time.Time
+	expiresAt time.Time
+}
+
+// token asks IMS once for a token, by the client credentials grant. The secret is sent in the body.
+func (i *ims) token(ctx context.Context, cr provision.Credentials) (bearer, *provision.CallError) {
+	s := newScrubber(cr.ClientSecret)
+	ctx, cancel := context.WithTimeout(ctx, i.timeout)
+	defer cancel()
+	client := &http.Client{Transport: i.via, CheckRedirect: func(*http.Request, []*http.Request) error {
+		return http.ErrUseLastResponse // the secret goes nowhere else
+	}}
+	cfg := clientcredentials.Config{
+		ClientID: cr.ClientID, ClientSecret: cr.ClientSecret.Reveal(), TokenURL: i.url,
+		AuthStyle: oauth2.AuthStyleInParams,
+	}
+	scopes := strings.FieldsFunc(cr.Scopes, func(r rune) bool { return r == ',' || r == ' ' })
+	if len(scopes) > 0 {
+		cfg.Scopes = []string{strings.Join(scopes, ",")} // one string: the library would join with blanks
+	}
+	got := time.Now()
+	tok, err := cfg.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
+	if err != nil {
+		return bearer{}, tokenError(err, s)
+	}
+	if unsendable(tok.AccessToken) != "" {
+		return bearer{}, unusableToken()
+	}
+	return bearer{token: provision.Sensitive(tok.AccessToken), got: got, expiresAt: expiry(got, tok.Expiry)}, nil
+}
+
+func expiry(got, said time.Time) time.Time {
+	if said.IsZero() {
+		return got.Add(defaultLifetime)
+	}
+	return earlier(said, got.Add(maxTokenLifetime))
+}
+
+// tokenError turns a failure of IMS into an error. IMS refuses credentials with 400, 401 or 403;
+// everything else may go away. Its own text is not taken over, for it may quote the answer.
+func tokenError(err error, s scrubber) *provision.CallError {
+	var refused *oauth2.RetrieveError
+	if !errors.As(err, &refused) {
+		return unanswered(provision.TargetIMS, provision.VerdictNotSent, err, s)
+	}
+	status, p := refused.Response.StatusCode, readProblem(refused.Response.Header, refused.Body, s)
+	e := &provision.CallError{
+		Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseStatus, Status: status,
+		Code: p.code, Message: advise(status, p), RequestID: p.requestID, RetryAfter: p.retryAfter,
+	}
+	switch status {
+	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		e.Verdict, e.Cause = provision.VerdictDenied, ""
+		if _, known := nameRemedies[p.code]; !known {
+			e.Message = strings.TrimRight(firstOf(p.message, http.StatusText(status)), ". ") + "; " + remedyClient
+		}
+	case http.StatusTooManyRequests:
+		e.Cause = provision.CauseThrottled
+	}
+	return e
+}
+
+func unusableToken() *provision.CallError {
+	return &provision.CallError{
+		Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseStatus,
+		Message: "IMS gave a token that can't be sent as a header",
+	}
+}
+
+// fetchToken asks IMS for a token, again and again within reason.
+func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (bearer, *provision.CallError) {
+	var b bearer
+	err := c.repeat(ctx, func() (cerr *provision.CallError) {
+		b, cerr = c.ims.token(ctx, cr)
+		return cerr
+	})
+	return b, err
+}
+
+// grant is what a call needs to be let in.
+type grant struct {
+	token  provision.Sensitive
+	apiKey string
+}
+
+// static reports whether cr hold a ready-made bearer token.
+func static(cr provision.Credentials) bool { return cr.AccessToken != "" }
+
+// grant returns the account's own bearer token, or one of IMS.
+func (c *Client) grant(ctx context.Context, as provision.Account) (grant, *provision.CallError) {
+	if err := checkAccount(as); err != nil {
+		return grant{}, err
+	}
+	cr := as.Credentials
+	if static(cr) {
+		return grant{token: cr.AccessToken, apiKey: cr.APIKey}, nil
+	}
+	t, err := c.tokens.get(ctx, cr)
+	if err != nil {
+		return grant{}, err
+	}
+	return grant{token: t, apiKey: cr.ClientID}, nil
+}
+
+// drop forgets a bearer token that was refused, and reports whether another can be had.
+func (c *Client) drop(as provision.Account, g grant) bool {
+	if static(as.Credentials) {
+		return false
+	}
+	c.tokens.forget(as.Credentials, g.token)
+	return true
+}

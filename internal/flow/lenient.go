@@ -1,0 +1,52 @@
+package flow
+
+import (
+	"bytes"
+	"encoding/json"
+	"strconv"
+	"time"
+)
+
+// text is a JSON string that upstream may also send as a number; anything else reads as empty.
+type text string
+
+// UnmarshalJSON never fails.
+func (t *text) UnmarshalJSON(b []byte) error {
+	var s string
+	var n json.Number
+	switch {
+	case json.Unmarshal(b, &s) == nil:
+		*t = text(s)
+	case b[0] != '"' && json.Unmarshal(b, &n) == nil:
+		*t = text(n)
+	default:
+		*t = ""
+	}
+	return nil
+}
+
+// lenient is a part of an answer that must not spoil the rest if its type is not the expected one.
+type lenient[T any] struct{ value T }
+
+// UnmarshalJSON never fails; what it cannot read is the zero value.
+func (l *lenient[T]) UnmarshalJSON(b []byte) error {
+	var v T
+	if json.Unmarshal(b, &v) == nil {
+		l.value = v
+	}
+	return nil
+}
+
+// instant is a time as milliseconds since 1970, as a number or as a string, or in RFC 3339.
+type instant struct{ time.Time }
+
+// UnmarshalJSON never fails; what it cannot read is the zero time.
+func (i *instant) UnmarshalJSON(b []byte) error {
+	s := string(bytes.Trim(b, `"`))
+	if ms, err := strconv.ParseFloat(s, 64); err == nil && ms > 0 && ms < 1e15 {
+		i.Time = time.UnixMilli(int64(ms)).UTC()
+	} else if t, err := time.Parse(time.RFC3339, s); err == nil {
+		i.Time = t.UTC()
+	}
+	return nil
+}

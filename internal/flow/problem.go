@@ -1,0 +1,130 @@
+package flow
+
+import (
+	"encoding/json"
+	"html"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// problem is what an error answer says, scrubbed and cut to size.
+type problem struct {
+	code       string // such as "FLOW-1413-400", "401013", "invalid_scope"; empty if there is none
+	number     int    // the n of <PREFIX>-<n>-<status>, 0 where code has another form
+	message    string
+	requestID  string
+	retryAfter time.Duration
+}
+
+// problemBody is the union of the error bodies that come from one and the same address: the Flow
+// Service's present and older ones, Adobe's gateway, the platform's generic one, and IMS. Any field
+// may be missing or of another type.
+type problemBody struct {
+	Type         text `json:"type"`
+	Title        text `json:"title"`
+	Detail       text `json:"detail"`
+	ErrorMessage text `json:"errorMessage"`
+	ErrorDetails text `json:"errorDetails"`
+	Message      text `json:"message"`
+	ErrorCode    text `json:"error_code"`
+	Error        text `json:"error"`
+	Description  text `json:"error_description"`
+	RetryAfterMs text `json:"retryAfterMs"`
+
+	Report lenient[struct {
+		Detailed  text `json:"detailed-message"`
+		RequestID text `json:"request-id"`
+	}] `json:"report"`
+}
+
+// Limits of what is taken over from upstream.
+const (
+	maxMessage    = 500  // characters
+	maxCode       = 64   // bytes
+	maxRequestID  = 128  // bytes
+	maxRaw        = 4096 // bytes of a body that is no JSON
+	maxRetryAfter = 24 * time.Hour
+)
+
+var (
+	serviceCode = regexp.MustCompile(`([A-Z][A-Z0-9_]{0,30})-([0-9]{1,6})-([0-9]{3})$`)
+	identifier  = regexp.MustCompile(`^[A-Za-z0-9._:/=+-]+$`)
+	htmlTitle   = regexp.MustCompile(`(?is)<title[^>]*>(.{1,500}?)</title>`)
+)
+
+// readProblem reads an error answer of any shape. It never fails: what it cannot read is left empty.
+func readProblem(h http.Header, body []byte, s scrubber) problem {
+	var b problemBody
+	if json.Unmarshal(body, &b) != nil {
+		b = problemBody{Message: text(plainText(body))}
+	}
+	p := problem{
+		message:    s.message(string(b.words())),
+		requestID:  s.id(firstOf(string(b.Report.value.RequestID), h.Get("X-Request-Id")), maxRequestID),
+		retryAfter: retryAfter(h.Get("Retry-After"), string(b.RetryAfterMs), time.Now()),
+	}
+	if m := serviceCode.FindStringSubmatch(string(b.Type)); m != nil {
+		p.code = s.id(m[0], maxCode)
+		p.number, _ = strconv.Atoi(m[2])
+		return p
+	}
+	p.code = s.id(firstOf(string(b.ErrorCode), string(b.Error)), maxCode)
+	return p
+}
+
+// words returns the most telling text of the body.
+func (b problemBody) words() text {
+	for _, t := range []text{b.Report.value.Detailed, b.ErrorMessage, b.ErrorDetails, b.Detail, b.Message, b.Description, b.Title} {
+		if strings.TrimSpace(string(t)) != "" {
+			return t
+		}
+	}
+	return b.Error
+}
+
+// plainText makes the best of a body that is no JSON object: the title of a proxy's HTML page, or
+// the text itself.
+func plainText(body []byte) string {
+	s := strings.TrimSpace(string(body[:min(len(body), maxRaw)]))
+	if !strings.HasPrefix(s, "<") {
+		return s
+	}
+	if m := htmlTitle.FindStringSubmatch(s); m != nil {
+		return html.UnescapeString(strings.TrimSpace(m[1]))
+	}
+	return ""
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// retryAfter reads a Retry-After header, in seconds or as a date, and in its absence a number of
+// milliseconds. It returns 0 for what it cannot read, and at most maxRetryAfter.
+func retryAfter(header, millis string, now time.Time) time.Duration {
+	if secs, err := strconv.ParseFloat(header, 64); err == nil {
+		return bounded(secs * float64(time.Second))
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return bounded(float64(at.Sub(now)))
+	}
+	if ms, err := strconv.ParseFloat(millis, 64); err == nil {
+		return bounded(ms * float64(time.Millisecond))
+	}
+	return 0
+}
+
+func bounded(ns float64) time.Duration {
+	if !(ns > 0) { // also not a number
+		return 0
+	}
+	return time.Duration(min(ns, float64(maxRetryAfter)))
+}

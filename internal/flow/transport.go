@@ -1,0 +1,42 @@
+package flow
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"time"
+)
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// newTransport returns a transport that speaks HTTP/1.1 only: with one call per connection, a dead
+// connection fails one call, not all of them.
+func newTransport(cfg Config, dial dialFunc) *http.Transport {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
+	if cfg.TLS != nil {
+		tlsConfig = cfg.TLS.Clone()
+	}
+	return &http.Transport{
+		Proxy:                  cfg.Proxy,
+		DialContext:            dial,
+		TLSClientConfig:        tlsConfig,
+		TLSHandshakeTimeout:    10 * time.Second,
+		Protocols:              protocols,
+		MaxIdleConnsPerHost:    16,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 256 << 10,
+	}
+}
+
+// newPostTransport returns the transport of Create. It never uses a connection twice: on a used one
+// the server's idle timeout may hit just when the POST is written, which would make its outcome
+// unknown, and net/http repeats requests by itself on used connections only. A handshake is cheap
+// beside what a POST costs the Flow Service.
+func newPostTransport(cfg Config) *http.Transport {
+	t := newTransport(cfg, fencedDial(cfg.DialContext))
+	t.DisableKeepAlives = true
+	return t
+}

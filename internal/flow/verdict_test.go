@@ -1,0 +1,100 @@
+package flow
+
+import (
+	"fmt"
+	"net/http"
+	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// TestStatusVerdicts holds every HTTP status against a second opinion: the statuses that are a
+// definite no are listed here one by one, and all others have to be unknown.
+func TestStatusVerdicts(t *testing.T) {
+	t.Parallel()
+	definite := map[int]provision.Verdict{
+		400: provision.VerdictRejected, 401: provision.VerdictUnauthorized, 402: provision.VerdictDenied,
+		403: provision.VerdictDenied, 404: provision.VerdictRejected, 405: provision.VerdictRejected,
+		407: provision.VerdictDenied, 410: provision.VerdictRejected, 411: provision.VerdictRejected,
+		412: provision.VerdictRejected, 413: provision.VerdictRejected, 414: provision.VerdictRejected,
+		415: provision.VerdictRejected, 416: provision.VerdictRejected, 417: provision.VerdictRejected,
+		422: provision.VerdictRejected, 426: provision.VerdictRejected, 428: provision.VerdictRejected,
+		429: provision.VerdictThrottled, 431: provision.VerdictRejected, 451: provision.VerdictDenied,
+	}
+	for status := -1; status <= 700; status++ {
+		if got, want := statusVerdict(status), definite[status]; got != want {
+			t.Errorf("status %d: %v, want %v", status, got, want)
+		}
+	}
+}
+
+// TestStatusVerdictsAreComplete checks that the table has one line for every status, no more.
+func TestStatusVerdictsAreComplete(t *testing.T) {
+	t.Parallel()
+	next := 100
+	for _, v := range statusVerdicts {
+		if v.from != next || v.to < v.from {
+			t.Errorf("line %d to %d: want it to begin at %d", v.from, v.to, next)
+		}
+		next = v.to + 1
+	}
+	if next != 600 {
+		t.Errorf("the table ends before %d, want 600", next)
+	}
+}
+
+// TestVerdictCauses checks that a verdict has a cause exactly if it is worth another try.
+func TestVerdictCauses(t *testing.T) {
+	t.Parallel()
+	for status := 100; status < 600; status++ {
+		err := judge(answer{status: status, header: http.Header{}}, scrubber{})
+		final := err.Verdict == provision.VerdictDenied || err.Verdict == provision.VerdictRejected
+		if (err.Cause == "") != final {
+			t.Errorf("status %d: verdict %v with cause %q", status, err.Verdict, err.Cause)
+		}
+		if err.Message == "" || err.Status != status || err.Target != provision.TargetFlow {
+			t.Errorf("status %d: %+v", status, err)
+		}
+	}
+}
+
+func TestCodeVerdicts(t *testing.T) {
+	t.Parallel()
+	flow := func(n, status int, text string) string {
+		return fmt.Sprintf(`{"type":"https://ns.adobe.com/aep/errors/FLOW-%d-%d","report":{"detailed-message":%q}}`, n, status, text)
+	}
+	for _, tc := range []struct {
+		name   string
+		status int
+		body   string
+		want   provision.Verdict
+	}{
+		{"no bearer token", 400, flow(2114, 400, "x"), provision.VerdictUnauthorized},
+		{"bad bearer token", 400, flow(2115, 400, "x"), provision.VerdictUnauthorized},
+		{"code of another status", 400, flow(2115, 401, "x"), provision.VerdictUnauthorized},
+		{"token code under 500", 500, flow(2115, 400, "x"), provision.VerdictUnknown},
+		{"auth spec", 400, flow(1415, 400, "x"), provision.VerdictRejected},
+		{"status beats code", 504, flow(1413, 400, "x"), provision.VerdictUnknown},
+		{"time-out of the service", 408, flow(1006, 408, "x"), provision.VerdictUnknown},
+		{"bad credentials", 400, flow(1308, 400, "Invalid access token."), provision.VerdictRejected},
+		{"no such cluster", 400, flow(1308, 400, "Cluster 0712 does not exist"), provision.VerdictRejected},
+		{"asleep", 400, flow(1308, 400, "Cluster 0712 is not running."), provision.VerdictNotReady},
+		{"asleep, prefix of the sources", 400, `{"type":"x/CONNECTOR-1308-400","errorMessage":"the cluster was terminated"}`, provision.VerdictNotReady},
+		{"terminated", 400, flow(1308, 400, "Cluster state: TERMINATED"), provision.VerdictNotReady},
+		{"pending", 400, flow(1308, 400, "cluster in state PENDING"), provision.VerdictNotReady},
+		{"restarting", 400, flow(1308, 400, "RESTARTING"), provision.VerdictNotReady},
+		{"busy", 400, flow(1308, 400, "error_code: TEMPORARILY_UNAVAILABLE"), provision.VerdictNotReady},
+		{"suspending, not pending", 400, flow(1308, 400, "depending on the plan"), provision.VerdictRejected},
+		{"asleep without the code", 400, flow(1415, 400, "not running"), provision.VerdictRejected},
+		{"asleep under 403", 403, flow(1308, 403, "not running"), provision.VerdictDenied},
+		{"asleep under 500", 500, flow(1308, 500, "not running"), provision.VerdictUnknown},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			err := judge(answer{status: tc.status, header: http.Header{}, body: []byte(tc.body)}, scrubber{})
+			if err.Verdict != tc.want {
+				t.Errorf("verdict %v, want %v (%v)", err.Verdict, tc.want, err)
+			}
+		})
+	}
+}
