@@ -1,0 +1,154 @@
+package event
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// TypeCreate is the type of a request for a connection.
+	TypeCreate = "flowworker.connection.create.v1"
+	// TypeCreated is the type of the result of a request that has its connection.
+	TypeCreated = "flowworker.connection.created.v1"
+	// TypeFailed is the type of the result of a request that failed.
+	TypeFailed = "flowworker.connection.failed.v1"
+
+	specVersion = "1.0"
+	bareSource  = "nats" // the source of a message that has none
+	maxIDLen    = 256    // bytes of an id or a source
+)
+
+// knownAttribute reports whether a dead letter may keep the attribute's value.
+func knownAttribute(name string) bool {
+	switch name {
+	case "specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema",
+		"expirytime", HeaderTraceParent, HeaderTraceState:
+		return true
+	}
+	return false
+}
+
+var attributeName = regexp.MustCompile(`^[a-z0-9]+$`)
+
+// checkAttributes looks at everything that a CloudEvent of ours must have. A bare message has no
+// attributes but those that name it.
+func (m *message) checkAttributes() {
+	for name, a := range m.attrs {
+		if a.fault != "" {
+			m.bad.add(under("", name), "%s", a.fault)
+		} else if !attributeName.MatchString(name) {
+			m.bad.add(under("", name), "not an attribute; their names are lower-case letters and digits")
+		}
+	}
+	if m.form == formBare || m.form == formStructured && m.root == nil {
+		return
+	}
+	m.need("specversion", func(v string) string {
+		return unless(v == specVersion, "unsupported version; want "+specVersion)
+	})
+	m.need("type", checkType)
+	m.need("id", checkIDLen)
+	m.need("source", checkIDLen)
+	m.check("time", checkTime)
+	m.check("expirytime", checkTime)
+	m.check("subject", func(v string) string { return unless(v != "", "must not be empty") })
+}
+
+func unless(ok bool, text string) string {
+	if ok {
+		return ""
+	}
+	return text
+}
+
+// need checks an attribute that must be there.
+func (m *message) need(name string, verdict func(string) string) {
+	if _, ok := m.attrs[name]; !ok {
+		m.bad.add("/"+name, "required")
+	}
+	m.check(name, verdict)
+}
+
+// check adds what verdict says of an attribute that could be read.
+func (m *message) check(name string, verdict func(string) string) {
+	a, ok := m.attrs[name]
+	if !ok || a.fault != "" {
+		return
+	}
+	if text := verdict(a.value); text != "" {
+		m.bad.add("/"+name, "%s", text)
+	}
+}
+
+func checkType(v string) string {
+	if strings.HasPrefix(v, "flowworker.connection.create.") && v != TypeCreate {
+		return "unsupported version of this type; want " + TypeCreate
+	}
+	return unless(v == TypeCreate, "unsupported type; want "+TypeCreate)
+}
+
+func checkIDLen(v string) string {
+	return unless(validID(v), fmt.Sprintf("%d bytes long; want 1 to %d", len(v), maxIDLen))
+}
+
+func validID(v string) bool { return v != "" && len(v) <= maxIDLen }
+
+func checkTime(v string) string {
+	_, err := time.Parse(time.RFC3339, v)
+	return unless(err == nil, "not a time; want RFC 3339, such as 2026-11-22T03:00:00Z")
+}
+
+// ofOurType reports whether the data is to be held against our schema. Where the type is missing it
+// is; where it is another one, complaints about the data would only mislead.
+func (m *message) ofOurType() bool {
+	a, ok := m.attrs["type"]
+	return !ok || a.fault != "" || a.value == TypeCreate
+}
+
+// readable returns the attribute if it can be part of an identity.
+func (m *message) readable(name string) (string, bool) {
+	a, ok := m.attrs[name]
+	return a.value, ok && a.fault == "" && validID(a.value)
+}
+
+// identity returns the id and source that name the message. Where its own id can't be read, the
+// stand-ins of a bare message name it; a readable id keeps its place beside an unreadable source.
+func (m *message) identity(meta Meta) (id, source string) {
+	id, ok := m.readable("id")
+	if !ok {
+		return m.standIn(meta), bareSource
+	}
+	if source, ok = m.readable("source"); !ok {
+		source = bareSource
+	}
+	return id, source
+}
+
+// standIn returns the Nats-Msg-Id header, else a name made of the message's place in its stream,
+// which every delivery of it shares.
+func (m *message) standIn(meta Meta) string {
+	value, ok, err := m.headers.get(HeaderMsgID)
+	a := readAttribute(strings.ToValidUTF8(value, "\x00")) // NUL is refused like what is no UTF-8
+	if ok && err == nil && a.fault == "" && validID(value) {
+		return value
+	}
+	if ok && (value != "" || err != nil) && m.form == formBare {
+		m.bad.add("header "+HeaderMsgID, "it names the request; want 1 to %d bytes of UTF-8 without control characters", maxIDLen)
+	}
+	return "seq-" + strconv.FormatInt(meta.Timestamp.UnixNano(), 10) + "-" + strconv.FormatUint(meta.Seq, 10)
+}
+
+// expiry returns the expirytime attribute, or zero if there is none that can be read.
+func (m *message) expiry() time.Time {
+	t, err := time.Parse(time.RFC3339, m.attrs["expirytime"].value)
+	if err != nil {
+		return time.Time{}
+	}
+	if t.IsZero() {
+		t = t.Add(1) // the zero time would mean that there is none
+	}
+	return t
+}

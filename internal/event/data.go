@@ -1,0 +1,197 @@
+package event
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Where things are in a request's data.
+const (
+	atData        = "/data"
+	atName        = atData + "/name"
+	atDescription = atData + "/description"
+	atSpecName    = atData + "/auth/specName"
+	atParams      = atData + "/auth/params"
+	atDomain      = atParams + "/domain"
+	atToken       = atParams + "/accessToken"
+)
+
+// byteLimits are the longest values in bytes, where the schema counts characters.
+var byteLimits = map[string]int{ // :: pointer → bytes
+	atName: 255, atDescription: 512, atSpecName: 256,
+	atParams + "/clusterId": 256, atParams + "/database": 256, atParams + "/catalog": 256,
+	atData + "/connectionSpec/version": 64,
+}
+
+// dataCheck holds one request's data against the schema and against the rules that no schema can
+// say.
+type dataCheck struct {
+	allowed []string // domains
+	bad     *violations
+}
+
+// run adds all violations. The rules in code go first, for they speak more clearly; the schema adds
+// only what they were silent about.
+func (c dataCheck) run(data *node) {
+	c.walk(data, createSchema(), atData)
+	var invalid *jsonschema.ValidationError
+	if err := createSchema().Validate(data.plain()); errors.As(err, &invalid) {
+		c.schema(invalid)
+	}
+}
+
+// walk visits all values that have a place in the schema; below an unknown field (s is nil) it keeps
+// the field's own pointer, so that nothing from inside it is told.
+func (c dataCheck) walk(n *node, s *jsonschema.Schema, at string) {
+	if n.flaw != "" {
+		c.bad.add(at, "%s", n.flaw)
+	}
+	if at == atToken {
+		c.token(n)
+	} else if n.kind == kindString {
+		c.text(at, n.text)
+	}
+	for _, each := range n.members {
+		child, below := childOf(s, each.name), at
+		if s != nil {
+			below = under(at, each.name)
+		}
+		c.walk(each.value, child, below)
+	}
+	for _, each := range n.items {
+		c.walk(each, nil, at)
+	}
+}
+
+func childOf(s *jsonschema.Schema, name string) *jsonschema.Schema {
+	if s == nil {
+		return nil
+	}
+	return s.Properties[name]
+}
+
+// token judges the accessToken: what is no reference is taken for the secret itself.
+func (c dataCheck) token(n *node) {
+	if n.kind == kindNull {
+		return
+	}
+	_, err := provision.ParseSecretRef(n.text)
+	switch {
+	case n.kind != kindString, errors.Is(err, provision.ErrPlaintextSecret):
+		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, provision.ErrPlaintextSecret.Error())
+	case errors.Is(err, provision.ErrForbiddenRef):
+		c.bad.addAs(provision.ReasonSecretForbidden, atToken, err.Error())
+	case err != nil:
+		c.bad.add(atToken, "%s", err)
+	}
+}
+
+// text judges any other string.
+func (c dataCheck) text(at, text string) {
+	if strings.HasPrefix(text, provision.RefScheme) {
+		c.bad.add(at, "begins with %q; only %s may be a secret reference", provision.RefScheme, atToken)
+	}
+	if limit := byteLimits[at]; limit > 0 && len(text) > limit {
+		c.bad.add(at, "%d bytes long; at most %d are allowed", len(text), limit)
+	}
+	switch at {
+	case atName:
+		c.name(text)
+	case atDescription:
+		c.description(text)
+	case atDomain:
+		if wrong := checkDomain(text, c.allowed); wrong != "" {
+			c.bad.add(at, "%s", wrong)
+		}
+	}
+}
+
+func (c dataCheck) name(text string) {
+	if strings.TrimSpace(text) != text {
+		c.bad.add(atName, "has blanks at its ends")
+	}
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		c.bad.add(atName, "holds a control character")
+	}
+}
+
+func (c dataCheck) description(text string) {
+	mark := strings.TrimSpace(provision.MarkPrefix)
+	if strings.Contains(text, mark) {
+		c.bad.add(atDescription, "must not contain %q, which begins the worker's own mark", mark)
+	}
+}
+
+// schema adds the leaves of the validator's report.
+func (c dataCheck) schema(e *jsonschema.ValidationError) {
+	for _, cause := range e.Causes {
+		c.schema(cause)
+	}
+	if len(e.Causes) > 0 {
+		return
+	}
+	at := atData
+	for _, name := range e.InstanceLocation {
+		at = under(at, name)
+	}
+	switch k := e.ErrorKind.(type) {
+	case *kind.Required:
+		for _, name := range k.Missing {
+			c.bad.add(under(at, name), "required")
+		}
+	case *kind.AdditionalProperties:
+		for _, name := range k.Properties {
+			c.bad.add(under(at, name), "unknown field")
+		}
+	default:
+		if !c.bad.has(at) {
+			c.bad.add(at, "%s", describe(e.ErrorKind))
+		}
+	}
+}
+
+// describe puts a finding of the validator into words without the value it is about, which the
+// validator's own words may quote.
+func describe(found jsonschema.ErrorKind) string {
+	switch k := found.(type) {
+	case *kind.Type:
+		return "got " + k.Got + ", want " + strings.Join(k.Want, " or ")
+	case *kind.Pattern:
+		return "must match " + k.Want
+	case *kind.MinLength:
+		return fmt.Sprintf("%d characters long; want at least %d", k.Got, k.Want)
+	case *kind.MaxLength:
+		return fmt.Sprintf("%d characters long; want at most %d", k.Got, k.Want)
+	case *kind.Enum:
+		return "want one of " + quoted(k.Want)
+	}
+	return "violates " + strings.Join(found.KeywordPath(), "/")
+}
+
+func quoted(values []any) string {
+	words := make([]string, len(values))
+	for i, v := range values {
+		words[i] = strconv.Quote(fmt.Sprint(v))
+	}
+	return strings.Join(words, ", ")
+}
+
+// decodeData reads data that has no violations.
+func decodeData(n *node) (provision.Data, error) {
+	var data provision.Data
+	if err := json.Unmarshal(n.raw, &data); err != nil {
+		return provision.Data{}, err
+	}
+	ref, err := provision.ParseSecretRef(n.member("auth").member("params").member("accessToken").text)
+	data.Auth.Params.AccessToken = ref
+	return data, err
+}

@@ -1,0 +1,195 @@
+package event
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+func TestDataRules(t *testing.T) {
+	t.Parallel()
+	const (
+		invalid   = provision.ReasonInvalidRequest
+		plaintext = provision.ReasonPlaintextSecret
+		forbidden = provision.ReasonSecretForbidden
+	)
+	for name, c := range map[string]struct {
+		path   string
+		value  any
+		reason provision.Reason
+		want   string
+	}{
+		"no sandbox":             {"sandbox", absent{}, invalid, "/data/sandbox: required"},
+		"empty sandbox":          {"sandbox", "", invalid, "/data/sandbox: must match ^[a-z0-9][a-z0-9-]{0,255}$"},
+		"upper-case sandbox":     {"sandbox", "Prod", invalid, "/data/sandbox: must match"},
+		"sandbox, line break":    {"sandbox", "prod\n", invalid, "/data/sandbox: must match"},
+		"long sandbox":           {"sandbox", strings.Repeat("a", 257), invalid, "/data/sandbox: must match"},
+		"number as sandbox":      {"sandbox", 1, invalid, "/data/sandbox: got number, want string"},
+		"no name":                {"name", absent{}, invalid, "/data/name: required"},
+		"null name":              {"name", nil, invalid, "/data/name: got null, want string"},
+		"empty name":             {"name", "", invalid, "/data/name: 0 characters long; want at least 1"},
+		"long name in bytes":     {"name", strings.Repeat("é", 128), invalid, "/data/name: 256 bytes long; at most 255"},
+		"blank before name":      {"name", " a", invalid, "/data/name: has blanks at its ends"},
+		"blank after name":       {"name", "a\u00a0", invalid, "/data/name: has blanks at its ends"},
+		"control in name":        {"name", "a\u0085b", invalid, "/data/name: holds a control character"},
+		"long description":       {"description", strings.Repeat("é", 257), invalid, "/data/description: 514 bytes long"},
+		"mark in description":    {"description", "x [flow-worker 0]", invalid, `/data/description: must not contain "[flow-worker"`},
+		"no auth":                {"auth", absent{}, invalid, "/data/auth: required"},
+		"no spec name":           {"auth.specName", absent{}, invalid, "/data/auth/specName: required"},
+		"empty spec name":        {"auth.specName", "", invalid, "/data/auth/specName: 0 characters"},
+		"list as params":         {"auth.params", []any{secret}, invalid, "/data/auth/params: got array, want object"},
+		"no domain":              {"auth.params.domain", absent{}, invalid, "/data/auth/params/domain: required"},
+		"no cluster":             {"auth.params.clusterId", absent{}, invalid, "/data/auth/params/clusterId: required"},
+		"no database":            {"auth.params.database", absent{}, invalid, "/data/auth/params/database: required"},
+		"empty database":         {"auth.params.database", "", invalid, "/data/auth/params/database: 0 characters"},
+		"number as catalog":      {"auth.params.catalog", 3, invalid, "/data/auth/params/catalog: got number"},
+		"spec id no UUID":        {"connectionSpec.id", "databricks", invalid, "/data/connectionSpec/id: must match"},
+		"no spec version":        {"connectionSpec.version", absent{}, invalid, "/data/connectionSpec/version: required"},
+		"other ifExists":         {"ifExists", "maybe", invalid, `/data/ifExists: want one of "create", "adopt", "reject"`},
+		"reference elsewhere":    {"auth.params.database", "vault:a#b", invalid, `/data/auth/params/database: begins with "vault:"`},
+		"reference in unknown":   {"more", map[string]any{"a": []any{"vault:a#b"}}, invalid, `/data/more: begins with "vault:"`},
+		"no token":               {"auth.params.accessToken", absent{}, invalid, "/data/auth/params/accessToken: required"},
+		"null token":             {"auth.params.accessToken", nil, invalid, "/data/auth/params/accessToken: got null, want string"},
+		"malformed reference":    {"auth.params.accessToken", "vault:" + secret, invalid, "/data/auth/params/accessToken: malformed secret reference"},
+		"literal":                {"auth.params.accessToken", secret, plaintext, "/data/auth/params/accessToken: not a secret reference; write the secret to Vault"},
+		"literal in an object":   {"auth.params.accessToken", map[string]any{"value": secret}, plaintext, "/data/auth/params/accessToken: not a secret reference"},
+		"literal number":         {"auth.params.accessToken", 12345, plaintext, "/data/auth/params/accessToken: not a secret reference"},
+		"empty token":            {"auth.params.accessToken", "", plaintext, "/data/auth/params/accessToken: not a secret reference"},
+		"reference upwards":      {"auth.params.accessToken", "vault:../other#x", forbidden, "/data/auth/params/accessToken: reference outside"},
+		"reference to Adobe's":   {"auth.params.accessToken", "vault:adobe#clientSecret", forbidden, "/data/auth/params/accessToken: reference outside"},
+		"domain of someone else": {"auth.params.domain", "https://evil.example", invalid, "/data/auth/params/domain: the host must be one of these or below one of them: azuredatabricks.net"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			body := with(t, goodData, map[string]any{c.path: c.value})
+			wantInvalid(t, decode(nil, body), c.reason, c.want)
+			wantInvalid(t, decode(nil, structured(t, body, nil)), c.reason, c.want)
+		})
+	}
+}
+
+func TestDataAccepts(t *testing.T) {
+	t.Parallel()
+	for path, values := range map[string][]any{
+		"name":                    {"a", strings.Repeat("a", 255), strings.Repeat("é", 127), `q"u,o&te`, "日本"},
+		"description":             {absent{}, "", strings.Repeat("a", 512), "flow-worker", "a\nb"},
+		"ifExists":                {"create", "adopt", "reject"},
+		"auth.params.catalog":     {"main"},
+		"auth.params.accessToken": {"vault:a#b", "vault:a/b.c?version=3#d"},
+		"auth.specName":           {"Some Other Spec"},
+		"connectionSpec.version":  {"1.0.1"},
+		"sandbox":                 {"0", strings.Repeat("a", 256)},
+	} {
+		for _, value := range values {
+			d := decode(nil, with(t, goodData, map[string]any{path: value}))
+			if d.Invalid != nil {
+				t.Errorf("%s = %.40v: %s", path, value, d.Invalid)
+			}
+		}
+	}
+	d := decode(nil, with(t, goodData, map[string]any{"ifExists": "adopt", "auth.params.accessToken": "vault:a?version=3#b"}))
+	if d.Request.Data.IfExists != provision.IfExistsAdopt || d.Request.Data.Auth.Params.AccessToken.Version != 3 {
+		t.Errorf("got %+v", d.Request.Data)
+	}
+}
+
+func TestAllViolationsAtOnce(t *testing.T) {
+	t.Parallel()
+	body := structured(t, with(t, goodData, map[string]any{
+		"sandbox": absent{}, "name": " a", "zzz": secret, "auth.params.domain": "http://" + secret, "auth.params.accessToken": secret,
+		"connectionSpec": map[string]any{"id": secret},
+	}), map[string]any{"specversion": "2.0", "id": absent{}, "time": secret})
+	d := decode(nil, body)
+	wantInvalid(t, d, provision.ReasonPlaintextSecret)
+	const want = `the request is not valid: ` +
+		`/data/auth/params/accessToken: not a secret reference; write the secret to Vault and send vault:<path>#<field>; ` +
+		`/data/auth/params/domain: want https://<host>; ` +
+		`/data/connectionSpec/id: must match ^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$; ` +
+		`/data/connectionSpec/version: required; /data/name: has blanks at its ends; /data/sandbox: required; /data/zzz: unknown field; ` +
+		`/id: required; /specversion: unsupported version; want 1.0; /time: not a time; want RFC 3339, such as 2026-11-22T03:00:00Z`
+	if d.Invalid.Message != want {
+		t.Errorf("got  %s\nwant %s", d.Invalid.Message, want)
+	}
+}
+
+func TestReasonPriority(t *testing.T) {
+	t.Parallel()
+	twice := strings.Replace(goodData, `"accessToken": "vault:databricks/acme#accessToken"`,
+		`"accessToken": "vault:../x#y", "accessToken": "`+secret+`"`, 1)
+	wantInvalid(t, decode(nil, twice), provision.ReasonPlaintextSecret, "reference outside", "not a secret reference", "given more than once")
+	body := with(t, goodData, map[string]any{"auth.params.accessToken": "vault:../x#y", "sandbox": absent{}})
+	wantInvalid(t, decode(nil, body), provision.ReasonSecretForbidden, "/data/sandbox: required")
+}
+
+func TestViolationsAreBounded(t *testing.T) {
+	t.Parallel()
+	changes := map[string]any{}
+	for i := range 400 {
+		changes[fmt.Sprintf("field%03d%s", i, strings.Repeat("é", 200))] = 1
+	}
+	d := decode(nil, with(t, goodData, changes))
+	wantInvalid(t, d, provision.ReasonInvalidRequest, "/data/field000", "; and 350 more")
+	if n := strings.Count(d.Invalid.Message, "unknown field"); n != maxViolations {
+		t.Errorf("%d violations told, want %d", n, maxViolations)
+	}
+	if len(d.Invalid.Message) > 8<<10 {
+		t.Errorf("message of %d bytes", len(d.Invalid.Message))
+	}
+	// Names below an unknown field may be secrets as well.
+	wantInvalid(t, decode(nil, with(t, goodData, map[string]any{"tokens": map[string]any{secret: "vault:x#y"}})),
+		provision.ReasonInvalidRequest, "/data/tokens: unknown field", "/data/tokens: begins with")
+}
+
+func TestCheckDomain(t *testing.T) {
+	t.Parallel()
+	allowed := []string{"azuredatabricks.net", " .Example.ORG ", "", "localhost", "10.0.0.1"}
+	for _, good := range []string{"https://adb-1.7.azuredatabricks.net", "https://azuredatabricks.net", "https://A.AzureDatabricks.NET",
+		"https://x.example.org", "https://localhost"} {
+		if wrong := checkDomain(good, allowed); wrong != "" {
+			t.Errorf("%s: %s", good, wrong)
+		}
+	}
+	for bad, want := range map[string]string{
+		"":                                                             "want https://<host>",
+		"adb-1.azuredatabricks.net":                                    "want https://<host>",
+		"http://adb-1.azuredatabricks.net":                             "want https://<host>",
+		"HTTPS://adb-1.azuredatabricks.net":                            "want https://<host>",
+		" https://adb-1.azuredatabricks.net":                           "want https://<host>",
+		"https://":                                                     "not a host name",
+		"https://adb-1.azuredatabricks.net/":                           "without path",
+		"https://adb-1.azuredatabricks.net?x":                          "without path",
+		"https://adb-1.azuredatabricks.net#x":                          "without path",
+		"https://adb-1.azuredatabricks.net:443":                        "without path",
+		"https://u:p@adb-1.azuredatabricks.net":                        "without path",
+		`https://evil.example\.azuredatabricks.net`:                    "without path",
+		"https://adb-1.azuredatabricks.net.":                           "not a host name",
+		"https://adb-1.azuredatabricks.net\n":                          "not a host name",
+		"https://adb 1.azuredatabricks.net":                            "not a host name",
+		"https://adb%2e.azuredatabricks.net":                           "not a host name",
+		"https://.azuredatabricks.net":                                 "not a host name",
+		"https://-a.azuredatabricks.net":                               "not a host name",
+		"https://a_b.azuredatabricks.net":                              "not a host name",
+		"https://ädb.azuredatabricks.net":                              "not a host name",
+		"https://adb。azuredatabricks.net":                              "not a host name",
+		"https://" + strings.Repeat("a", 64) + ".azuredatabricks.net":  "not a host name",
+		"https://" + strings.Repeat("a.", 120) + "azuredatabricks.net": "not a host name",
+		"https://xn--db-via.azuredatabricks.net":                       "internationalized",
+		"https://a.XN--DB-via.azuredatabricks.net":                     "internationalized",
+		"https://10.0.0.1":                                             "IP address",
+		"https://2130706433":                                           "IP address",
+		"https://0x7f.0x1":                                             "IP address",
+		"https://[::1]":                                                "without path",
+		"https://evilazuredatabricks.net":                              "the host must be one of these",
+		"https://azuredatabricks.net.evil.example":                     "the host must be one of these",
+		"https://evil.example/.azuredatabricks.net":                    "without path",
+	} {
+		if got := checkDomain(bad, allowed); !strings.Contains(got, want) {
+			t.Errorf("%q: got %q, want %q", bad, got, want)
+		}
+	}
+	if checkDomain("https://a.azuredatabricks.net", nil) == "" {
+		t.Error("no allowed domain, and yet one is allowed")
+	}
+}

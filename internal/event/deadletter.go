@@ -1,0 +1,91 @@
+package event
+
+import (
+	"strings"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Message is a message to be published.
+type Message struct {
+	Subject string
+	Headers map[string][]string
+	Body    []byte
+}
+
+// Letter is a request that failed, as it came, and how it failed.
+type Letter struct {
+	Headers     map[string][]string
+	Body        []byte
+	Key         provision.Key // a Tenant that is none sends the letter to InvalidDeadLetters
+	Retry       int
+	Fingerprint string // of the message's data
+	Salt        string // Delivery.EventSalt
+	Detached    bool   // the failure is the message's own, not the request's: also id_reused
+	Reason      provision.Reason
+	FailedAt    time.Time
+}
+
+// InvalidDeadLetters is the subject of dead letters whose subject named no tenant.
+const InvalidDeadLetters = deadLetters + "_invalid"
+
+const deadLetters = "connections.deadletters."
+
+// DeadLetter returns the message that keeps a failed request: as it came where it is safe to, with
+// "[redacted]" in place of every value that may be a secret, and with only length and SHA-256 in
+// place of a body that can't be parsed or is over the limit. The same letter gives the same message.
+func (d *Decoder) DeadLetter(l Letter) Message {
+	m := opened(l.Headers, l.Body, d.maxBytes())
+	body, changed, replaced := m.redacted(l.Body)
+	out, hidden := m.kept()
+	if replaced {
+		out[HeaderContentType] = []string{"application/json"}
+	}
+	if changed || hidden {
+		out[HeaderRedacted] = []string{"true"}
+	}
+	key := l.Key
+	subject := deadLetters + key.Tenant
+	if !provision.ValidTenant(key.Tenant) {
+		subject, key.Tenant = InvalidDeadLetters, "_invalid"
+	}
+	out[HeaderReason] = []string{string(l.Reason)}
+	out[HeaderRequestKey] = []string{key.String()}
+	out[HeaderFailedAt] = []string{l.FailedAt.UTC().Format(time.RFC3339Nano)}
+	out[HeaderMsgID] = []string{l.msgID()}
+	return Message{Subject: subject, Headers: out, Body: body}
+}
+
+// msgID is the same for every telling of one failure, and another for every retry. A failure of the
+// message alone must not be taken for one of the request that it names.
+func (l Letter) msgID() string {
+	kind := "deadletter"
+	if l.Detached || l.Salt != "" || l.Reason == provision.ReasonIDReused {
+		kind += "." + l.Fingerprint + "." + l.Salt
+	}
+	return l.Key.EventID(l.Retry, kind)
+}
+
+// kept returns the headers that a dead letter keeps, spelled as we spell them, and whether a value
+// among them was hidden.
+func (m *message) kept() (out map[string][]string, hidden bool) {
+	out = map[string][]string{}
+	for _, name := range []string{HeaderContentType, HeaderTraceParent, HeaderTraceState, HeaderRetry} {
+		if values := m.headers[strings.ToLower(name)]; len(values) > 0 {
+			out[name] = values
+		}
+	}
+	for name, values := range m.headers {
+		attr, ok := strings.CutPrefix(name, attributePrefix)
+		switch {
+		case !ok:
+		case knownAttribute(attr):
+			out[name] = values
+		default:
+			out[name] = []string{provision.Redacted}
+			hidden = true
+		}
+	}
+	return out, hidden
+}

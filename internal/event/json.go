@@ -1,0 +1,217 @@
+package event
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/gowebpki/jcs"
+)
+
+// maxDepth bounds the nesting of a message. A request needs five levels.
+const maxDepth = 64
+
+// The kinds of a node: the first byte of what it is written as.
+const (
+	kindObject = '{'
+	kindArray  = '['
+	kindString = '"'
+	kindNull   = 'n'
+	kindTrue   = 't'
+	kindFalse  = 'f'
+	kindNumber = '0'
+)
+
+// node is one JSON value, with its place in the text it was read from. encoding/json alone would
+// lose that place and all but the last of several equal keys.
+type node struct {
+	kind       byte
+	start, end int    // its place in the text
+	raw        []byte // the text between them
+	text       string // of a string, decoded
+	members    []member
+	items      []*node
+	flaw       string // why two readers may disagree about it; empty if they can't
+}
+
+// member is one name and value of an object. An object may have several of one name.
+type member struct {
+	name  string
+	value *node
+}
+
+// parse reads one JSON value with nothing behind it. Flaws that don't stop it from being read are
+// noted in the nodes. Its errors quote nothing of src.
+func parse(src []byte) (*node, error) {
+	if !utf8.Valid(src) {
+		return nil, errors.New("not valid UTF-8")
+	}
+	var ignored json.RawMessage
+	if err := json.Unmarshal(src, &ignored); err != nil {
+		return nil, syntaxError(err, src)
+	}
+	s := scanner{src: src}
+	return s.value(1)
+}
+
+func syntaxError(err error, src []byte) error {
+	if len(bytes.TrimSpace(src)) == 0 {
+		return errors.New("empty; want a JSON object")
+	}
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("not JSON: syntax error at byte %d of %d", syntax.Offset, len(src))
+	}
+	return errors.New("not JSON")
+}
+
+// scanner walks over text that is known to be valid JSON.
+type scanner struct {
+	src []byte
+	pos int
+}
+
+var errTooDeep = fmt.Errorf("nested deeper than %d levels", maxDepth)
+
+// next returns the next byte that is neither blank nor a separator, without consuming it.
+func (s *scanner) next() byte {
+	for bytes.IndexByte([]byte(" \t\r\n,:"), s.src[s.pos]) >= 0 {
+		s.pos++
+	}
+	return s.src[s.pos]
+}
+
+func (s *scanner) value(depth int) (*node, error) {
+	if depth > maxDepth {
+		return nil, errTooDeep
+	}
+	n := &node{kind: s.next(), start: s.pos}
+	var err error
+	switch n.kind {
+	case kindObject:
+		err = s.object(n, depth)
+	case kindArray:
+		err = s.array(n, depth)
+	case kindString:
+		s.skipString()
+	default:
+		s.skipLiteral()
+	}
+	n.end = s.pos
+	n.raw = s.src[n.start:n.end]
+	n.settle()
+	return n, err
+}
+
+func (s *scanner) object(n *node, depth int) error {
+	s.pos++
+	seen := map[string]bool{} // :: name → seen
+	for s.next() != '}' {
+		name := &node{kind: kindString, start: s.pos}
+		s.skipString()
+		name.raw = s.src[name.start:s.pos]
+		name.settle()
+		value, err := s.value(depth + 1)
+		if err != nil {
+			return err
+		}
+		if seen[name.text] {
+			value.flaw = "given more than once"
+		} else if name.flaw != "" {
+			value.flaw = "its name holds half a surrogate pair"
+		}
+		seen[name.text] = true
+		n.members = append(n.members, member{name.text, value})
+	}
+	s.pos++
+	return nil
+}
+
+func (s *scanner) array(n *node, depth int) error {
+	s.pos++
+	for s.next() != ']' {
+		item, err := s.value(depth + 1)
+		if err != nil {
+			return err
+		}
+		n.items = append(n.items, item)
+	}
+	s.pos++
+	return nil
+}
+
+func (s *scanner) skipString() {
+	for s.pos++; s.src[s.pos] != '"'; s.pos++ {
+		if s.src[s.pos] == '\\' {
+			s.pos++
+		}
+	}
+	s.pos++
+}
+
+func (s *scanner) skipLiteral() {
+	for s.pos < len(s.src) && bytes.IndexByte([]byte(" \t\r\n,]}"), s.src[s.pos]) < 0 {
+		s.pos++
+	}
+}
+
+// settle decodes a scalar and notes what RFC 8785 has no canonical form for.
+func (n *node) settle() {
+	switch n.kind {
+	case kindString:
+		_ = json.Unmarshal(n.raw, &n.text) // valid by now, and a string
+		if bytes.Contains(n.raw, []byte(`\u`)) && !canonical(n.raw) {
+			n.flaw = "holds half a surrogate pair"
+		}
+	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+		n.kind = kindNumber
+		if !canonical(n.raw) {
+			n.flaw = "a number outside the range of IEEE 754 doubles"
+		}
+	}
+}
+
+func canonical(raw []byte) bool {
+	_, err := jcs.Transform(raw)
+	return err == nil
+}
+
+// member returns the last value of that name, or nil.
+func (n *node) member(name string) *node {
+	var found *node
+	if n != nil {
+		for _, m := range n.members {
+			if m.name == name {
+				found = m.value
+			}
+		}
+	}
+	return found
+}
+
+// plain returns the value as jsonschema wants it. Numbers are all 0: the request's schema has none,
+// and a validator might spend minutes on 1e999999999.
+func (n *node) plain() any {
+	switch n.kind {
+	case kindObject:
+		m := make(map[string]any, len(n.members))
+		for _, each := range n.members {
+			m[each.name] = each.value.plain()
+		}
+		return m
+	case kindArray:
+		items := make([]any, len(n.items))
+		for i, each := range n.items {
+			items[i] = each.plain()
+		}
+		return items
+	case kindString:
+		return n.text
+	case kindNull:
+		return nil
+	case kindTrue, kindFalse:
+		return n.kind == kindTrue
+	}
+	return float64(0)
+}
