@@ -151,8 +151,10 @@ func (c *cli) printJSON(v any) error {
 }
 
 // printTable writes rows aligned in columns.
-func (c *cli) printTable(rows ...[]string) error {
-	w := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+func (c *cli) printTable(rows ...[]string) error { return printRows(c.stdout, rows) }
+
+func printRows(to io.Writer, rows [][]string) error {
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
 	}

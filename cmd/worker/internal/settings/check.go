@@ -146,8 +146,8 @@ const masked = "********"
 
 func maskAll(string) string { return masked }
 
-// maskURLs hides user and password in a list of URLs. Where it is in doubt it hides more.
-func maskURLs(list string) string {
+// MaskURLs hides user and password in a list of URLs. Where it is in doubt it hides more.
+func MaskURLs(list string) string {
 	chunks := strings.Split(list, "://")
 	for i, c := range chunks {
 		if at := strings.LastIndex(c, "@"); at >= 0 {

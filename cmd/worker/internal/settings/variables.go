@@ -93,7 +93,7 @@ func AddFlags(fs *pflag.FlagSet, groups ...Group) func() map[string]string {
 var variables = slices.Concat(natsVariables, vaultVariables, flowVariables, httpVariables, workVariables, logVariables)
 
 var natsVariables = []Variable{
-	{"NATS_URL", NATS, "nats://127.0.0.1:4222", "NATS servers, separated by commas", natsURLs(func(s *Settings) *string { return &s.NATSURL }), maskURLs},
+	{"NATS_URL", NATS, "nats://127.0.0.1:4222", "NATS servers, separated by commas", natsURLs(func(s *Settings) *string { return &s.NATSURL }), MaskURLs},
 	{"NATS_CREDS", NATS, "", "NATS credentials file", file(func(s *Settings) *string { return &s.NATSCreds }), nil},
 	{"NATS_NKEY", NATS, "", "file with a NATS NKey seed", file(func(s *Settings) *string { return &s.NATSNkey }), nil},
 	{"NATS_CA", NATS, "", "PEM file with the authorities to trust", file(func(s *Settings) *string { return &s.NATSCA }), nil},

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+)
+
+// dialTimeout bounds how long a command waits for NATS; the worker itself waits longer.
+const dialTimeout = 5 * time.Second
+
+// connect connects a command, as opposed to the worker, to NATS.
+func connect(s settings.Settings, command string) (*nats.Conn, error) {
+	opts := []nats.Option{nats.Name("worker " + command), nats.Timeout(dialTimeout)}
+	if s.NATSCreds != "" {
+		opts = append(opts, nats.UserCredentials(s.NATSCreds))
+	}
+	if s.NATSNkey != "" {
+		nkey, err := nats.NkeyOptionFromSeed(s.NATSNkey)
+		if err != nil {
+			return nil, fmt.Errorf("NATS_NKEY: the file holds no NKey seed: %w", err)
+		}
+		opts = append(opts, nkey)
+	}
+	if s.NATSCA != "" {
+		opts = append(opts, nats.RootCAs(s.NATSCA))
+	}
+	if s.NATSCert != "" {
+		opts = append(opts, nats.ClientCert(s.NATSCert, s.NATSKey))
+	}
+	nc, err := nats.Connect(s.NATSURL, opts...)
+	if err != nil {
+		return nil, unreachable(s, err)
+	}
+	return nc, nil
+}
+
+// unreachable says which server could not be had, and what to do.
+func unreachable(s settings.Settings, err error) error {
+	at := settings.MaskURLs(s.NATSURL)
+	switch {
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
+		return fmt.Errorf("NATS at %s refuses this user; check NATS_CREDS or NATS_NKEY: %w", at, err)
+	case errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrTimeout):
+		return fmt.Errorf("NATS is not to be reached at %s; check NATS_URL (--nats-url) and that the server runs", at)
+	default:
+		return fmt.Errorf("NATS at %s: %w", at, err)
+	}
+}

@@ -1,0 +1,283 @@
+package requester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Progress is told what happens to requests that are waited for; nil functions are left out. It is
+// called from one goroutine at a time.
+type Progress struct {
+	Published func(m Message, seq uint64)
+	News      func(m Message, line story.Line)
+	Result    func(m Message, r provision.Result)
+}
+
+// inFlight is how many requests SubmitAndWait has under way at most; each costs a watch of its record.
+const inFlight = 64
+
+// grace is how long a result event is waited for after the ledger has the outcome. A repeated
+// request gets none where the stream still knows the first telling.
+const grace = time.Second
+
+// SubmitAndWait publishes messages of one tenant and waits until each has its outcome or ctx ends.
+// The results' stream is being read before the first is published, so that none is missed.
+func (c *Client) SubmitAndWait(ctx context.Context, tenant string, messages []Message, p Progress) error {
+	results, stop, err := c.subscribe(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	w := &waiters{byKey: map[provision.Key][]chan provision.Result{}, progress: p}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(inFlight + 1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go w.dispatch(ctx, results)
+	for _, m := range messages {
+		group.Go(func() error { return c.submitOne(ctx, w, m) })
+	}
+	return group.Wait()
+}
+
+// subscribe reads the tenant's results from now on.
+func (c *Client) subscribe(ctx context.Context, tenant string) (<-chan provision.Result, func(), error) {
+	what := "the stream of results (" + ResultStream + ")"
+	stream, err := c.js.Stream(ctx, ResultStream)
+	if err != nil {
+		return nil, nil, explain(err, what)
+	}
+	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{resultSubjects(tenant)},
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:    stream.CachedInfo().State.LastSeq + 1,
+	})
+	if err != nil {
+		return nil, nil, explain(err, what)
+	}
+	results := make(chan provision.Result)
+	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
+		if r, err := event.DecodeResult(msg.Data()); err == nil { // what is no result is not ours to judge
+			select {
+			case results <- r:
+			case <-ctx.Done():
+			}
+		}
+	})
+	if err != nil {
+		return nil, nil, explain(err, what)
+	}
+	return results, consuming.Stop, nil
+}
+
+func resultSubjects(tenant string) string {
+	return event.ResultSubject(provision.Result{Tenant: tenant, Outcome: "*"})
+}
+
+// waiters are the requests under way.
+type waiters struct {
+	mu       sync.Mutex // guards byKey and calls of progress
+	byKey    map[provision.Key][]chan provision.Result
+	progress Progress
+}
+
+func (w *waiters) dispatch(ctx context.Context, results <-chan provision.Result) {
+	for {
+		select {
+		case r := <-results:
+			w.mu.Lock()
+			for _, ch := range w.byKey[provision.Key{Tenant: r.Tenant, Source: r.Request.Source, ID: r.Request.ID}] {
+				select {
+				case ch <- r:
+				default: // it has more results than it can look at, and needs but one
+				}
+			}
+			w.mu.Unlock()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *waiters) enter(key provision.Key) <-chan provision.Result {
+	ch := make(chan provision.Result, 16)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.byKey[key] = append(w.byKey[key], ch)
+	return ch
+}
+
+func (w *waiters) tell(f func(Progress)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(w.progress)
+}
+
+// submitOne publishes m and waits for its outcome.
+func (c *Client) submitOne(ctx context.Context, w *waiters, m Message) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := w.enter(m.Key)
+	records := make(chan provision.Record)
+	failed := make(chan error, 1)
+	go func() { failed <- c.Follow(ctx, m.Key, send(ctx, records)) }()
+
+	waiting := &wait{client: c, w: w, m: m}
+	select {
+	case waiting.rec = <-records: // as it was before
+	case err := <-failed:
+		return orCause(ctx, err)
+	}
+	seq, err := c.Publish(ctx, m)
+	if err != nil {
+		return err
+	}
+	waiting.seq = seq
+	w.tell(func(p Progress) {
+		if p.Published != nil {
+			p.Published(m, seq)
+		}
+	})
+	return waiting.run(ctx, records, results, failed)
+}
+
+func send(ctx context.Context, to chan<- provision.Record) func(provision.Record) bool {
+	return func(rec provision.Record) bool {
+		select {
+		case to <- rec:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func orCause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// wait is the wait for one message. It belongs to one goroutine.
+type wait struct {
+	client *Client
+	w      *waiters
+	m      Message
+	seq    uint64
+	rec    provision.Record // the latest
+}
+
+func (t *wait) run(ctx context.Context, records <-chan provision.Record, results <-chan provision.Result, failed <-chan error) error {
+	tick := time.NewTicker(grace)
+	defer tick.Stop()
+	settled := 0 // ticks since the outcome could be told without an event
+	for {
+		select {
+		case rec := <-records:
+			t.news(rec)
+		case r := <-results:
+			if t.ours(ctx, r) {
+				return t.done(r)
+			}
+		case <-tick.C:
+			r, ok := t.recorded(ctx)
+			if !ok {
+				continue
+			}
+			if settled++; settled > 1 {
+				return t.done(r)
+			}
+		case err := <-failed:
+			return orCause(ctx, err)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (t *wait) news(rec provision.Record) {
+	old := t.rec
+	t.rec = rec
+	if rec.Fingerprint != t.m.Fingerprint {
+		return // of another message with this identity
+	}
+	t.w.tell(func(p Progress) {
+		for _, line := range story.News(old, rec) {
+			if p.News != nil {
+				p.News(t.m, line)
+			}
+		}
+	})
+}
+
+func (t *wait) done(r provision.Result) error {
+	t.w.tell(func(p Progress) {
+		if p.Result != nil {
+			p.Result(t.m, r)
+		}
+	})
+	return nil
+}
+
+// ours tells the result of this very message from that of another one with the same identity.
+func (t *wait) ours(ctx context.Context, r provision.Result) bool {
+	rec, _, err := t.client.ledger.Load(ctx, t.m.Key)
+	if err != nil && !errors.Is(err, provision.ErrNoRecord) {
+		rec = t.rec
+	}
+	sameData := rec.Fingerprint == t.m.Fingerprint
+	ofRecord := rec.Final != nil && rec.Final.EventID == r.EventID
+	return sameData == ofRecord
+}
+
+// recorded returns the outcome as far as the ledger tells it.
+func (t *wait) recorded(ctx context.Context) (provision.Result, bool) {
+	switch {
+	case t.rec.Final != nil && t.rec.Fingerprint == t.m.Fingerprint:
+		r := t.rec.Final.Result
+		r.Outcome, r.EventID = t.rec.Final.Outcome, t.rec.Final.EventID
+		return r, true
+	case t.rec.Fingerprint != "" && t.rec.Fingerprint != t.m.Fingerprint && t.gone(ctx):
+		return provision.Result{
+			Outcome: provision.OutcomeFailed, Tenant: t.m.Key.Tenant, Name: t.m.Name,
+			Request: provision.RequestID{ID: t.m.Key.ID, Source: t.m.Key.Source},
+			Error:   provision.Fail(provision.ReasonIDReused, "this id was used before with other data; send it under a new id"),
+		}, true
+	}
+	return provision.Result{}, false
+}
+
+// gone reports whether a worker has settled the message.
+func (t *wait) gone(ctx context.Context) bool {
+	stream, err := t.client.js.Stream(ctx, RequestStream)
+	if err != nil {
+		return false
+	}
+	_, err = stream.GetMsg(ctx, t.seq)
+	return errors.Is(err, jetstream.ErrMsgNotFound)
+}
+
+// SubmitOnly publishes messages and waits for nothing but the stream's word that it has them.
+func (c *Client) SubmitOnly(ctx context.Context, messages []Message, p Progress) error {
+	for i, m := range messages {
+		seq, err := c.Publish(ctx, m)
+		if err != nil {
+			return fmt.Errorf("%d of %d requests are published; then: %w", i, len(messages), err)
+		}
+		if p.Published != nil {
+			p.Published(m, seq)
+		}
+	}
+	return nil
+}

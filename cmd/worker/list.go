@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+func (c *cli) listCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "List requests by state, tenant and age",
+		Example: "  worker list --state failed --newer-than 24h\n  worker list --tenant acme --state posting,unknown --older-than 10m",
+		Args:    cobra.NoArgs,
+	}
+	var filter requester.Filter
+	f := cmd.Flags()
+	states := f.StringSlice("state", nil, "only these states: claimed, posting, unknown, waiting, created, failed")
+	f.StringVar(&filter.Tenant, "tenant", "", "only this tenant")
+	f.StringVar(&filter.Source, "source", "", "only this source")
+	f.DurationVar(&filter.OlderThan, "older-than", 0, "only those that entered the stream at least so long ago")
+	f.DurationVar(&filter.NewerThan, "newer-than", 0, "only those that entered the stream at most so long ago")
+	asJSON := f.Bool("json", false, "print the ledger's records as JSON lines")
+	load := c.settingsOf(cmd, settings.NATS)
+	cmd.RunE = work(func(ctx context.Context, _ []string) error {
+		set, err := load()
+		if err != nil {
+			return err
+		}
+		if filter.States, err = parseStates(*states); err != nil {
+			return err
+		}
+		client, stop, err := c.client(ctx, set.Settings, "list")
+		if err != nil {
+			return err
+		}
+		defer stop()
+		recs, err := client.List(ctx, filter)
+		return errors.Join(c.printRecords(recs, *asJSON), err)
+	})
+	return cmd
+}
+
+func parseStates(names []string) ([]provision.State, error) {
+	var states []provision.State
+	for _, n := range names {
+		if !slices.Contains(provision.States, provision.State(n)) {
+			return nil, usagef("--state is %q; want some of %v, separated by commas", n, provision.States)
+		}
+		states = append(states, provision.State(n))
+	}
+	return states, nil
+}
+
+func (c *cli) printRecords(recs []provision.Record, asJSON bool) error {
+	rows := [][]string{{"TENANT", "ID", "STATE", "AGE", "POSTS", "NAME"}}
+	for _, r := range recs {
+		if asJSON {
+			if err := c.printJSON(r); err != nil {
+				return err
+			}
+		}
+		rows = append(rows, []string{r.Key.Tenant, r.Key.ID, story.Outcome(r), age(r.RequestedAt), strconv.Itoa(r.Posts), r.Name})
+	}
+	switch {
+	case asJSON:
+		return nil
+	case len(recs) == 0:
+		fmt.Fprintln(c.stderr, "no request matches")
+		return nil
+	}
+	return c.printTable(rows...)
+}
+
+// age writes how long ago t was, in two units at most.
+func age(t time.Time) string {
+	d := time.Since(t)
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%dd", int(d.Hours())/24)
+	case d >= time.Minute:
+		return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
+	default:
+		return d.Round(time.Second).String()
+	}
+}
