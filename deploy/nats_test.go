@@ -192,4 +192,3 @@ func useLedger(ctx context.Context, t *testing.T, kv jetstream.KeyValue) {
 		t.Errorf("ledger status: %v", err)
 	}
 }
-
