@@ -1,0 +1,214 @@
+package vault
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	vaultapi "github.com/hashicorp/vault/api"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// AuthMethod says how the worker logs in.
+type AuthMethod string
+
+// The methods; the empty one means AuthToken.
+const (
+	AuthToken      AuthMethod = "token"      // Config.Token as it is
+	AuthAppRole    AuthMethod = "approle"    // RoleID and the content of SecretIDFile
+	AuthKubernetes AuthMethod = "kubernetes" // Role and the service account token in JWTFile
+	AuthJWT        AuthMethod = "jwt"        // Role and the token in JWTFile
+)
+
+// Config says which Vault to use, as whom, and how. What it leaves empty among Address, Token,
+// Namespace and TLS comes from the VAULT_* variables, which Vault's own client reads; VAULT_MAX_RETRIES
+// and VAULT_WRAP_TTL are not heeded.
+type Config struct {
+	Address   string              // such as "https://vault.example.com:8200", without user info; empty means VAULT_ADDR
+	Token     provision.Sensitive // for AuthToken; empty means VAULT_TOKEN
+	Namespace string              // empty means VAULT_NAMESPACE
+	TLS       *vaultapi.TLSConfig // nil means VAULT_CACERT and its siblings; Insecure is refused unless Address is loopback
+
+	Auth         AuthMethod // default AuthToken
+	AuthMount    string     // where the method is enabled, below auth/; default its name
+	Role         string     // for AuthKubernetes and AuthJWT
+	RoleID       string     // for AuthAppRole
+	SecretIDFile string     // for AuthAppRole, read anew at every login; empty for a role without secret id
+	JWTFile      string     // read anew at every login; default for AuthKubernetes: the pod's service account token
+
+	KVMount      string // default "secret"
+	TenantPrefix string // what lies between KVMount and the tenant; default "flow/tenants"
+
+	CacheTTL time.Duration // how long a read secret is used again; 0 means never
+	Timeout  time.Duration // of one HTTP request; 0 means VAULT_CLIENT_TIMEOUT, else 10 s
+
+	Clock      provision.Clock       // nil means the system's
+	Log        *slog.Logger          // nil means no log
+	Registerer prometheus.Registerer // nil means no metrics
+	// OnRetry is called before a request is repeated, from any goroutine; it must be quick. Nil is fine.
+	OnRetry func(provision.Target, provision.Cause)
+
+	transport http.RoundTripper // takes the network's place in tests
+}
+
+const (
+	defaultTimeout = 10 * time.Second
+	kubernetesJWT  = "/var/run/secrets/kubernetes.io/serviceaccount/token" // where Kubernetes projects it
+)
+
+func (c Config) withDefaults() Config {
+	c.Auth = cmp.Or(c.Auth, AuthToken)
+	c.AuthMount = cmp.Or(strings.Trim(c.AuthMount, "/"), string(c.Auth))
+	c.KVMount = cmp.Or(strings.Trim(c.KVMount, "/"), "secret")
+	if c.TenantPrefix == "" {
+		c.TenantPrefix = "flow/tenants"
+	}
+	c.TenantPrefix = strings.Trim(c.TenantPrefix, "/")
+	if c.Auth == AuthKubernetes {
+		c.JWTFile = cmp.Or(c.JWTFile, kubernetesJWT)
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.OnRetry == nil {
+		c.OnRetry = func(provision.Target, provision.Cause) {}
+	}
+	return c
+}
+
+// validate returns everything that is wrong with c, by the names that users know.
+func (c Config) validate() error {
+	errs := []error{c.validateAuth()}
+	for _, setting := range []struct{ name, path string }{
+		{"VAULT_KV_MOUNT", c.KVMount}, {"VAULT_TENANT_PREFIX", c.TenantPrefix}, {"VAULT_AUTH_MOUNT", c.AuthMount},
+	} {
+		if !plainPath(setting.path) {
+			errs = append(errs, fmt.Errorf("%s: %q is no path; want segments of letters, digits, \"_\", \".\" and \"-\", with \"/\" between them", setting.name, setting.path))
+		}
+	}
+	if c.CacheTTL < 0 {
+		errs = append(errs, fmt.Errorf("VAULT_CACHE_TTL: %v is negative; want 0 or more", c.CacheTTL))
+	}
+	if c.Timeout < 0 {
+		errs = append(errs, fmt.Errorf("the timeout of a Vault request, %v, is negative; want 0 or more", c.Timeout))
+	}
+	return errors.Join(errs...)
+}
+
+func (c Config) validateAuth() error {
+	need := func(name, value string) error {
+		if value != "" {
+			return nil
+		}
+		return fmt.Errorf("%s: must be set with VAULT_AUTH=%s", name, c.Auth)
+	}
+	switch c.Auth {
+	case AuthToken:
+		return nil // buildAPI knows whether the environment has one
+	case AuthAppRole:
+		return need("VAULT_ROLE_ID", c.RoleID)
+	case AuthKubernetes, AuthJWT:
+		return errors.Join(need("VAULT_ROLE", c.Role), need("VAULT_JWT_FILE", c.JWTFile))
+	default:
+		return fmt.Errorf("VAULT_AUTH: %q is unknown; want token, approle, kubernetes or jwt", c.Auth)
+	}
+}
+
+// buildAPI returns Vault's own client, made so that it repeats nothing, wraps nothing and reads no
+// endless answer.
+func (c Config) buildAPI() (*vaultapi.Client, error) {
+	conf := vaultapi.DefaultConfig()
+	if conf.Error != nil {
+		return nil, fmt.Errorf("the VAULT_* variables: %w", conf.Error)
+	}
+	if c.Address != "" {
+		conf.Address, conf.AgentAddress = c.Address, ""
+	}
+	if c.TLS != nil {
+		if err := conf.ConfigureTLS(c.TLS); err != nil {
+			return nil, fmt.Errorf("TLS for Vault: %w", err)
+		}
+	}
+	address := cmp.Or(conf.AgentAddress, conf.Address)
+	if err := checkAddress(address, conf.TLSConfig().InsecureSkipVerify); err != nil {
+		return nil, err
+	}
+	conf.MaxRetries = 0
+	conf.Timeout = c.timeout(conf.Timeout)
+	api, err := vaultapi.NewClient(conf)
+	if err != nil {
+		return nil, fmt.Errorf("VAULT_ADDR or VAULT_HEADERS: %w", err)
+	}
+	if c.transport != nil {
+		conf.HttpClient.Transport = c.transport
+	}
+	conf.HttpClient.Transport = limitedTransport{next: conf.HttpClient.Transport}
+	api.SetWrappingLookupFunc(func(string, string) string { return "" })
+	if c.Namespace != "" {
+		api.SetNamespace(c.Namespace)
+	}
+	return api, c.chooseToken(api)
+}
+
+// timeout is the configured one, else the environment's, else ours: Vault's own of 60 s is too long
+// for a worker that holds a message.
+func (c Config) timeout(environment time.Duration) time.Duration {
+	if c.Timeout > 0 {
+		return c.Timeout
+	}
+	if os.Getenv(vaultapi.EnvVaultClientTimeout) != "" && environment > 0 {
+		return environment
+	}
+	return defaultTimeout
+}
+
+// chooseToken leaves api with the token to begin with: none, where one is to be got by a login.
+func (c Config) chooseToken(api *vaultapi.Client) error {
+	if c.Auth != AuthToken {
+		api.ClearToken()
+		return nil
+	}
+	if c.Token != "" {
+		api.SetToken(c.Token.Reveal())
+	}
+	switch token := api.Token(); {
+	case token == "":
+		return errors.New("VAULT_TOKEN: must be set with VAULT_AUTH=token")
+	case strings.ContainsFunc(token, notPrintable):
+		return errors.New("VAULT_TOKEN: has blanks or control characters; want the token alone, without a line break")
+	}
+	return nil
+}
+
+func checkAddress(address string, insecure bool) error {
+	if strings.HasPrefix(address, "unix://") {
+		return nil
+	}
+	u, err := url.Parse(address)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		return errors.New("VAULT_ADDR: is no address; want https://<host>:<port>") // it may hold a password: not quoted
+	case u.User != nil:
+		return errors.New("VAULT_ADDR: holds user info; want https://<host>:<port>")
+	case insecure && !loopback(u.Hostname()):
+		return errors.New("VAULT_SKIP_VERIFY: refused, for whoever sits in between would get every secret; set VAULT_CACERT (only a loopback VAULT_ADDR may skip)")
+	}
+	return nil
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,146 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	vaultapi "github.com/hashicorp/vault/api"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// failure is a SecretError with what the next seconds need to know of it.
+type failure struct {
+	*provision.SecretError
+	quick bool          // worth another try at once
+	after time.Duration // Vault asked to be left alone that long
+}
+
+// newFailure returns a failure; err must hold no secret.
+func newFailure(p provision.SecretProblem, cause provision.Cause, err error) *failure {
+	return &failure{SecretError: &provision.SecretError{Problem: p, Cause: cause, Err: err}}
+}
+
+func missing(format string, args ...any) *failure {
+	return newFailure(provision.SecretMissing, "", fmt.Errorf(format, args...))
+}
+
+func unavailable(cause provision.Cause, format string, args ...any) *failure {
+	return newFailure(provision.SecretUnavailable, cause, fmt.Errorf(format, args...))
+}
+
+// public returns f as the hub knows it; a plain nil for none.
+func (f *failure) public() error {
+	if f == nil {
+		return nil
+	}
+	return f.SecretError
+}
+
+// classify says what an error of Vault's client means. doing names the call, secrets are what must
+// not be told.
+func classify(op operation, doing string, err error, secrets ...string) *failure {
+	var answer *vaultapi.ResponseError
+	if errors.As(err, &answer) {
+		return classifyStatus(op, doing, answer, secrets)
+	}
+	f := unavailable(networkCause(err), "%s: %w", doing, networkError(err, secrets))
+	f.quick = !errors.Is(err, context.Canceled)
+	return f
+}
+
+// classifyStatus is the verdict on every status that Vault's client takes for an error. 404 to a read
+// is not here: it may mean several things, see reader.answer.
+func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, secrets []string) *failure {
+	status := answer.StatusCode
+	err := fmt.Errorf("%s: HTTP %d%s", doing, status, messages(answer, secrets))
+	switch {
+	case status == http.StatusTooManyRequests:
+		f := newFailure(provision.SecretUnavailable, provision.CauseThrottled, err)
+		f.quick = true
+		return f
+	case status >= 500 || status == http.StatusPreconditionFailed || status == http.StatusRequestTimeout:
+		// 412: a standby that lags; 503: sealed, or no leader.
+		f := newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
+		f.quick = true
+		return f
+	case answer.RawError:
+		// Not Vault's answer but a proxy's in between, or no Vault at all: it decides nothing.
+		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
+	case status == http.StatusForbidden || op != opRead && status < 500 && status >= 400:
+		return newFailure(provision.SecretDenied, "", err)
+	case noEngine(answer):
+		return unavailable(provision.CauseStatus, "%w; check VAULT_KV_MOUNT", err)
+	default:
+		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
+	}
+}
+
+// maxMessage is how much of Vault's messages an error keeps, in bytes.
+const maxMessage = 300
+
+// messages returns ": " and Vault's own messages in one line, or what stands for them. A body that is
+// not Vault's may be anything, such as an echo of the request with its token, so it is left out.
+func messages(answer *vaultapi.ResponseError, secrets []string) string {
+	if answer.RawError {
+		return " and no body of Vault's own; is VAULT_ADDR right?"
+	}
+	text := oneLine(strings.Join(answer.Errors, "; "), secrets)
+	if text == "" {
+		return ""
+	}
+	return ": " + text
+}
+
+func oneLine(text string, secrets []string) string {
+	for _, s := range secrets {
+		if s != "" {
+			text = strings.ReplaceAll(text, s, provision.Redacted)
+		}
+	}
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
+	if len(text) > maxMessage {
+		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
+	}
+	return text
+}
+
+func networkCause(err error) provision.Cause {
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return provision.CauseTimeout
+	}
+	return provision.CauseNetwork
+}
+
+// networkError returns err without the URL, which the message names already in a shorter form.
+func networkError(err error, secrets []string) error {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
+	}
+	return errors.New(oneLine(err.Error(), secrets))
+}
+
+// retryAfter reads the header of that name in its form of seconds; 0 if there is none.
+func retryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}

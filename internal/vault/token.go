@@ -1,0 +1,103 @@
+package vault
+
+import (
+	"context"
+	"math"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// usable reports whether there is a token that has not ended. The caller holds mu.
+func (s *session) usable() bool {
+	return s.held && (s.expires.IsZero() || s.clock.Now().Before(s.expires))
+}
+
+// ask wakes run to log in. The caller holds mu.
+func (s *session) ask() {
+	select {
+	case s.wanted <- struct{}{}:
+	default: // asked for already
+	}
+}
+
+// token waits until there is a token, for at most one attempt to get one, and returns its number.
+func (s *session) token(ctx context.Context) (uint64, *failure) {
+	s.mu.Lock()
+	if s.usable() {
+		defer s.mu.Unlock()
+		return s.gen, nil
+	}
+	concluded := s.concluded
+	s.ask()
+	s.mu.Unlock()
+	return s.await(ctx, concluded)
+}
+
+// another waits for a token other than the one of number gen, which Vault has refused. Where none is
+// to be had so soon after the last one, it returns gen.
+func (s *session) another(ctx context.Context, gen uint64) (uint64, *failure) {
+	s.mu.Lock()
+	now := s.clock.Now()
+	if s.gen != gen || now.Sub(s.forced) < forcedGap {
+		defer s.mu.Unlock()
+		return s.gen, nil
+	}
+	s.forced = now
+	concluded := s.concluded
+	s.ask()
+	s.mu.Unlock()
+	return s.await(ctx, concluded)
+}
+
+// await waits for the end of an attempt to log in and returns the number of the token it gave.
+func (s *session) await(ctx context.Context, concluded <-chan struct{}) (uint64, *failure) {
+	select {
+	case <-concluded:
+	case <-ctx.Done():
+		return 0, s.waitedInVain(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return 0, unquick(s.err)
+	}
+	return s.gen, nil
+}
+
+// unquick returns f as something that is not worth another try at once: run tries already.
+func unquick(f *failure) *failure { return &failure{SecretError: f.SecretError} }
+
+func (s *session) waitedInVain(ctx context.Context) *failure {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return unavailable(provision.CauseTimeout, "no Vault token: %w; the last attempt: %w", ctx.Err(), s.err.Err)
+	}
+	return unavailable(provision.CauseTimeout, "no Vault token: %w", ctx.Err())
+}
+
+// ready returns nil if there is a token and the latest attempt to get or renew one went well.
+func (s *session) ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil:
+		return s.err.public()
+	case !s.usable():
+		return unavailable("", "the Vault token has ended").public()
+	}
+	return nil
+}
+
+// ttl is what the gauge shows.
+func (s *session) ttl() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.usable():
+		return 0
+	case s.expires.IsZero():
+		return math.Inf(1)
+	}
+	return s.expires.Sub(s.clock.Now()).Seconds()
+}

@@ -1,0 +1,215 @@
+package vaulttest
+
+import (
+	"cmp"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Config says what a Server is like. The zero value is a Vault with an empty KV version 2 engine at
+// "secret" and no role.
+type Config struct {
+	Mount     string           // of the KV engine, without slashes at its ends; default "secret"
+	KVVersion int              // 1 or 2; default 2
+	RootToken string           // default "vaulttest-root"
+	UnsealKey string           // what sys/unseal wants; default "vaulttest-unseal"
+	Now       func() time.Time // default time.Now
+	Roles     []Role           // who may log in
+}
+
+// maxBody is Vault's own limit of a request, 32 MiB, made small: nothing here is that large.
+const maxBody = 1 << 20
+
+// Server is a Vault. Its methods are safe for concurrent use.
+type Server struct {
+	conf Config
+
+	mu      sync.Mutex
+	sealed  bool
+	secrets map[string]*secret // :: path below the mount → all its versions
+	tokens  map[string]*token  // :: token → what it may do
+	roles   map[string]Role    // :: <auth mount>/<name> → role
+	denied  []string           // path patterns refused to all but root
+	outage  Outage
+	cleared chan struct{} // closed when outage changes
+	serial  int           // makes tokens differ
+
+	log requestLog
+}
+
+// New returns an unsealed Server.
+func New(conf Config) *Server {
+	conf.Mount = cmp.Or(strings.Trim(conf.Mount, "/"), "secret")
+	conf.KVVersion = cmp.Or(conf.KVVersion, 2)
+	conf.RootToken = cmp.Or(conf.RootToken, "vaulttest-root")
+	conf.UnsealKey = cmp.Or(conf.UnsealKey, "vaulttest-unseal")
+	if conf.Now == nil {
+		conf.Now = time.Now
+	}
+	s := &Server{
+		conf:    conf,
+		secrets: make(map[string]*secret),
+		tokens:  map[string]*token{conf.RootToken: {id: conf.RootToken, root: true, path: "auth/token/root"}},
+		roles:   make(map[string]Role),
+		cleared: make(chan struct{}),
+	}
+	s.log.changed = make(chan struct{})
+	for _, r := range conf.Roles {
+		s.SetRole(r)
+	}
+	return s
+}
+
+// Token returns the root token, which may do everything and never ends.
+func (s *Server) Token() string { return s.conf.RootToken }
+
+// UnsealKey returns the one key share.
+func (s *Server) UnsealKey() string { return s.conf.UnsealKey }
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// The body is read first: net/http notices that a client has gone only after that.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	answer := &reply{ResponseWriter: w, status: http.StatusOK}
+	switch {
+	case err != nil:
+		answer.fail(http.StatusRequestEntityTooLarge, "http: request body too large")
+	case !s.faulty(answer, r):
+		s.route(answer, call{Request: r, body: body, token: r.Header.Get("X-Vault-Token")})
+	}
+	s.log.add(Request{Method: r.Method, Path: r.URL.Path, Status: answer.status})
+}
+
+// call is a request with its body read.
+type call struct {
+	*http.Request
+	body  []byte
+	token string
+	path  string // without "/v1/"
+}
+
+// decode reads the call's JSON body into v; an empty body leaves v as it is.
+func (c call) decode(v any) error {
+	if len(c.body) == 0 {
+		return nil
+	}
+	return json.Unmarshal(c.body, v)
+}
+
+func (c call) writes() bool { return c.Method == http.MethodPut || c.Method == http.MethodPost }
+
+// route finds the endpoint as Vault does: sys first, then logins, which need no token, then the
+// rest, which does.
+func (s *Server) route(w *reply, c call) {
+	path, ok := strings.CutPrefix(c.URL.Path, "/v1/")
+	if !ok {
+		w.fail(http.StatusNotFound)
+		return
+	}
+	c.path = path
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open(w, c) {
+		return
+	}
+	if s.sealed {
+		w.fail(http.StatusServiceUnavailable, "Vault is sealed")
+		return
+	}
+	if mount, ok := strings.CutSuffix(path, "/login"); ok && strings.HasPrefix(mount, "auth/") && c.writes() {
+		s.login(w, c, strings.TrimPrefix(mount, "auth/"))
+		return
+	}
+	s.authorized(w, c)
+}
+
+// authorized serves what needs a token.
+func (s *Server) authorized(w *reply, c call) {
+	tok := s.tokenOf(c)
+	if tok == nil {
+		w.fail(http.StatusForbidden, multi("permission denied", "invalid token"))
+		return
+	}
+	if strings.HasPrefix(c.path, "sys/internal/ui/mounts/") {
+		s.preflight(w, c, tok)
+		return
+	}
+	if !s.allows(tok, c.path) {
+		w.fail(http.StatusForbidden, multi("permission denied"))
+		return
+	}
+	rest, inKV := strings.CutPrefix(c.path, s.conf.Mount+"/")
+	switch {
+	case inKV:
+		s.kv(w, c, rest)
+	case strings.HasPrefix(c.path, "auth/token/"):
+		s.tokenCall(w, c, tok)
+	case c.path == "sys/seal" && c.writes():
+		s.sealed = true
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.fail(http.StatusNotFound, noHandler(c.path))
+	}
+}
+
+func noHandler(path string) string {
+	return `no handler for route "` + path + `". route entry not found.`
+}
+
+// multi writes errors as Vault's multierror does.
+func multi(errs ...string) string {
+	head := "1 error occurred:"
+	if len(errs) > 1 {
+		head = "2 errors occurred:"
+	}
+	return head + "\n\t* " + strings.Join(errs, "\n\t* ") + "\n\n"
+}
+
+// reply writes answers in Vault's form and remembers the status.
+type reply struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *reply) WriteHeader(status int) {
+	w.status = status
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *reply) json(status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // the client has gone; there is nobody to tell
+}
+
+// fail writes an error answer with the given messages.
+func (w *reply) fail(status int, messages ...string) {
+	if messages == nil {
+		messages = []string{}
+	}
+	w.json(status, map[string]any{"errors": messages})
+}
+
+// envelope is the frame of Vault's answers.
+type envelope struct {
+	RequestID     string   `json:"request_id"`
+	LeaseID       string   `json:"lease_id"`
+	Renewable     bool     `json:"renewable"`
+	LeaseDuration int      `json:"lease_duration"`
+	Data          any      `json:"data"`
+	WrapInfo      any      `json:"wrap_info"`
+	Warnings      []string `json:"warnings"`
+	Auth          any      `json:"auth"`
+	MountType     string   `json:"mount_type,omitempty"`
+}
+
+// frame returns an envelope with a request id of its own.
+func (s *Server) frame(data any, mountType string) envelope {
+	return envelope{RequestID: s.unique("00000000-0000-4000-8000-%012x"), Data: data, MountType: mountType}
+}
