@@ -50,7 +50,8 @@ func ParseKey(s string) (Key, error) {
 // posted description. The digits are the first 32 of the SHA-256 of Key.String; the retry number is
 // not among its inputs, so a retry finds what an earlier one made.
 func (k Key) Mark() string {
-	return MarkPrefix + digest(k.String())[:32] + "]"
+	sum := sha256.Sum256([]byte(k.String()))
+	return MarkPrefix + hex.EncodeToString(sum[:])[:32] + "]"
 }
 
 // MarkPrefix begins every mark. A request whose own description holds it is refused.

@@ -39,19 +39,18 @@ type task struct {
 	started time.Time // of this delivery
 	rec     Record    // as last written, plus what the step under way has changed
 	rev     uint64    // of rec in the ledger; 0 if it isn't there
-	waits   *waits
-	alone   bool // holds hub.floor for writing
-	fresh   bool // read secrets past the cache next time
+	waits   *waits    // use tryWaits
+	alone   bool      // holds hub.floor for writing
+	fresh   bool      // read secrets past the cache next time
 	creds   Credentials
 	secret  Secret
 	out     Outcome
 }
 
 func newTask(h *Hub, d Delivery) *task {
-	now := h.Clock.Now()
 	k := d.Request.Key
 	log := h.Log.With("tenant", k.Tenant, "source", k.Source, "id", k.ID, "seq", d.Seq, "delivered", d.Delivered)
-	return &task{hub: h, d: d, log: log, started: now, waits: h.newWaits(now)}
+	return &task{hub: h, d: d, log: log, started: h.Clock.Now()}
 }
 
 func (t *task) run(ctx context.Context) Outcome { return t.steps(ctx, t.admit) }

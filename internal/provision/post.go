@@ -215,6 +215,7 @@ func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 	t.rec.note(result)
 	t.log.Info("the POST made no connection that we know of", "verdict", ce.Verdict.String(), "status", ce.Status, "code", ce.Code, "error", ce)
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
+	t.rec.Deaths, t.rec.AloneDeaths = 0, 0
 	if ce.Verdict != VerdictUnauthorized {
 		t.rec.Unauthorized = 0
 	}

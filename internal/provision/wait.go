@@ -17,8 +17,17 @@ type waits struct {
 // next returns the next wait. It never says stop: the limits are pause's.
 func (w *waits) next() time.Duration { return w.jitter(w.policy.NextBackOff()) }
 
-func (h *Hub) newWaits(time.Time) *waits {
-	return h.backoff(h.RetryInitial, h.RetryDelayMax)
+// tryWaits paces the tries of one delivery. A request that was given back before has had its quick
+// tries already, and begins where it left off.
+func (t *task) tryWaits() *waits {
+	if t.waits == nil {
+		first := t.hub.RetryInitial
+		if t.rec.Handbacks > 0 {
+			first = t.hub.RetryDelayMax
+		}
+		t.waits = t.hub.backoff(first, t.hub.RetryDelayMax)
+	}
+	return t.waits
 }
 
 // newLedgerWaits paces the tries of one ledger call: short, for somebody waits for them.
@@ -49,7 +58,7 @@ func (h *Hub) jitter(d time.Duration) time.Duration {
 // message back.
 func (t *task) pause(ctx context.Context, atLeast time.Duration, next step) step {
 	now := t.hub.Clock.Now()
-	wait := max(t.waits.next(), atLeast)
+	wait := max(t.tryWaits().next(), atLeast)
 	if until := t.wakeBy(now); until > 0 {
 		wait = min(wait, until)
 	}
@@ -97,7 +106,10 @@ func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
 		delay = min(delay, until)
 	}
 	delay = min(delay, t.hub.RedeliveryDelayMax)
-	t.rec.Held, t.rec.Deaths, t.rec.AloneDeaths = false, 0, 0
+	t.rec.Held = false
+	if t.rec.State != StateUnknown { // while a POST is being settled, what killed its worker may be yet to come
+		t.rec.Deaths, t.rec.AloneDeaths = 0, 0
+	}
 	t.rec.Handbacks++
 	t.rec.note(Attempt{At: now, Step: "handback", Result: string(t.rec.State), Detail: "for " + delay.Round(time.Millisecond).String()})
 	if next, ok := t.write(ctx); !ok {

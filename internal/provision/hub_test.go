@@ -1,0 +1,348 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The tests here run a Hub on its own, without the simulation's scheduler, in bubbles whose time is
+// testing/synctest's.
+
+// plainLedger is an in-memory Ledger that always works.
+type plainLedger struct {
+	rec Record
+	rev uint64
+}
+
+func (l *plainLedger) Load(context.Context, Key) (Record, uint64, error) {
+	if l.rev == 0 {
+		return Record{}, 0, ErrNoRecord
+	}
+	return clone(l.rec), l.rev, nil
+}
+
+func (l *plainLedger) Store(_ context.Context, _ Key, r Record, rev uint64) (uint64, error) {
+	if rev != l.rev {
+		return 0, ErrConflict
+	}
+	l.rec, l.rev = clone(r), rev+1
+	return l.rev, nil
+}
+
+type plainSecrets struct{}
+
+func (plainSecrets) Credentials(context.Context, string, bool) (Credentials, error) {
+	return Credentials{Version: 1}, nil
+}
+
+func (plainSecrets) Resolve(context.Context, string, SecretRef, bool) (Secret, error) {
+	return Secret{Value: "t", Version: 1}, nil
+}
+
+// scriptedFlow answers by functions; a nil one succeeds.
+type scriptedFlow struct {
+	create func(context.Context, time.Time) error
+	find   func() ([]Found, error)
+}
+
+func (f scriptedFlow) Create(ctx context.Context, _ Account, _ NewConnection, notAfter time.Time) (Connection, error) {
+	if f.create != nil {
+		if err := f.create(ctx, notAfter); err != nil {
+			return Connection{}, err
+		}
+	}
+	return Connection{ID: "c1"}, nil
+}
+
+func (f scriptedFlow) Find(context.Context, Account, Query) ([]Found, error) {
+	if f.find != nil {
+		return f.find()
+	}
+	return nil, nil
+}
+
+func newTestHub(t *testing.T, change func(*Config)) *Hub {
+	t.Helper()
+	cfg := Config{
+		Ledger: &plainLedger{}, Secrets: plainSecrets{}, Connections: scriptedFlow{}, Instance: "w",
+		FlowTimeout: simLease, Settle: simSettle, RetryInitial: time.Second, RetryDelayMax: 30 * time.Second,
+		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: time.Hour,
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	h, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func delivery() Delivery {
+	return Delivery{Request: testRequest(), Seq: 1, Delivered: 1, EnteredAt: time.Now()}
+}
+
+func TestNewNamesEverythingThatIsMissing(t *testing.T) {
+	t.Parallel()
+	_, err := New(Config{})
+	for _, name := range []string{"Ledger", "Secrets", "Connections", "Instance", "FlowTimeout", "Settle", "RequestDeadline"} {
+		if err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s isn't named: %v", name, err)
+		}
+	}
+}
+
+func TestPanicIsTheRequestsOwnFailure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHub(t, func(c *Config) { c.Secrets = explosive{} })
+		out := h.Handle(t.Context(), delivery())
+		if out.Result == nil {
+			t.Fatalf("no outcome: %+v", out)
+		}
+		checkFailed(t, *out.Result, ReasonInternal)
+		if h.InFlight() != 0 {
+			t.Error("still in flight")
+		}
+	})
+}
+
+type explosive struct{ plainSecrets }
+
+func (explosive) Credentials(context.Context, string, bool) (Credentials, error) { panic("boom") }
+
+// TestPanicWithAnOpenPostIsLookedUpFirst: a panic after the POST was announced must not become a
+// failure while a connection may exist.
+func TestPanicWithAnOpenPostIsLookedUpFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := &plainLedger{}
+		h := newTestHub(t, func(c *Config) {
+			c.Ledger = l
+			c.Connections = scriptedFlow{
+				create: func(context.Context, time.Time) error { panic("boom") },
+				find: func() ([]Found, error) {
+					return []Found{{Connection: Connection{ID: "c1"}, Description: testRequest().Key.Mark()}}, nil
+				},
+			}
+		})
+		if out := h.Handle(t.Context(), delivery()); out.Result != nil {
+			t.Fatalf("concluded: %+v", out.Result)
+		}
+		time.Sleep(simLease + 2*ClockSkew)
+		d := delivery()
+		d.Delivered = 2
+		out := h.Handle(t.Context(), d)
+		if out.Result == nil {
+			t.Fatalf("not concluded: %+v", out)
+		}
+		checkCreated(t, *out.Result, true, 1)
+	})
+}
+
+func TestSecondCopyInOneProcessIsPutOff(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		entered, proceed := make(chan struct{}), make(chan struct{})
+		h := newTestHub(t, func(c *Config) {
+			c.Connections = scriptedFlow{create: func(context.Context, time.Time) error {
+				close(entered)
+				<-proceed
+				return nil
+			}}
+		})
+		done := make(chan Outcome)
+		go func() { done <- h.Handle(t.Context(), delivery()) }()
+		<-entered
+		d := delivery()
+		d.Seq = 2
+		if out := h.Handle(t.Context(), d); out.Result != nil || out.Delay <= 0 {
+			t.Errorf("the copy was worked on: %+v", out)
+		}
+		close(proceed)
+		if out := <-done; out.Result == nil || out.Result.Outcome != OutcomeCreated {
+			t.Errorf("%+v", out)
+		}
+	})
+}
+
+// TestStoppingEndsWaitsButNoPost: when the worker stops, what waits is given back at once and what
+// posts is finished.
+func TestStoppingEndsWaitsButNoPost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		stopping, stop := context.WithCancel(context.Background())
+		defer stop()
+		l := &plainLedger{}
+		h := newTestHub(t, func(c *Config) {
+			c.Stopping, c.Ledger = stopping, l
+			c.Connections = scriptedFlow{create: func(ctx context.Context, _ time.Time) error {
+				stop()
+				if ctx.Err() != nil {
+					t.Error("the POST was cut")
+				}
+				return &CallError{Verdict: VerdictThrottled, Target: TargetFlow, Cause: CauseThrottled}
+			}}
+		})
+		began := time.Now()
+		out := h.Handle(t.Context(), delivery())
+		if out.Result != nil || time.Since(began) > 0 {
+			t.Errorf("waited %v, %+v", time.Since(began), out)
+		}
+		if l.rec.Held || l.rec.State != StateWaiting {
+			t.Errorf("record is %s, held=%v", l.rec.State, l.rec.Held)
+		}
+	})
+}
+
+func TestHardEndDoesNotCutAPost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, end := context.WithCancel(t.Context())
+		h := newTestHub(t, func(c *Config) {
+			c.Connections = scriptedFlow{create: func(ctx context.Context, _ time.Time) error {
+				end()
+				return ctx.Err()
+			}}
+		})
+		if out := h.Handle(ctx, delivery()); out.Result == nil || out.Result.Outcome != OutcomeCreated {
+			t.Errorf("%+v", out)
+		}
+	})
+}
+
+func TestClosedGateCostsNoChance(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := &plainLedger{}
+		posts := 0
+		h := newTestHub(t, func(c *Config) {
+			c.Ledger, c.Gate = l, shutGate{}
+			c.Connections = scriptedFlow{create: func(context.Context, time.Time) error { posts++; return nil }}
+		})
+		out := h.Handle(t.Context(), delivery())
+		if out.Result != nil || out.Delay < time.Minute || posts != 0 || l.rec.Posts != 0 {
+			t.Errorf("%+v after %d POSTs, %d recorded", out, posts, l.rec.Posts)
+		}
+	})
+}
+
+type shutGate struct{}
+
+func (shutGate) Allow(t Target) (func(bool), time.Duration) {
+	if t == TargetFlow {
+		return nil, 2 * time.Minute
+	}
+	return func(bool) {}, 0
+}
+
+// TestSuspectRunsAlone: a request that killed two workers is worked on with no other beside it.
+func TestSuspectRunsAlone(t *testing.T) {
+	t.Parallel()
+	suspect := testRequest().Key
+	var others, overlaps atomic.Int64
+	l := &keyedLedger{m: map[Key]*plainLedger{}}
+	l.of(suspect).rec = Record{Key: suspect, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, Deaths: 1, Owner: "dead",
+		HeldUntil: time.Now().Add(time.Hour), Deadline: time.Now().Add(time.Hour)}
+	l.of(suspect).rev = 1
+	h := newTestHub(t, func(c *Config) {
+		c.Ledger = l
+		c.Secrets = secretsFunc(func(tenant string) {
+			if tenant == suspect.Tenant && others.Load() != 0 {
+				overlaps.Add(1)
+			}
+			if tenant != suspect.Tenant {
+				others.Add(1)
+				defer others.Add(-1)
+			}
+		})
+	})
+	done := make(chan Outcome)
+	for range 8 {
+		go func() {
+			d := delivery()
+			d.Request.Key.Tenant = "other" + h.nonce()[:8]
+			done <- h.Handle(t.Context(), d)
+		}()
+	}
+	go func() {
+		d := delivery()
+		d.Delivered = 2
+		done <- h.Handle(t.Context(), d)
+	}()
+	for range 9 {
+		if out := <-done; out.Result == nil {
+			t.Errorf("%+v", out)
+		}
+	}
+	if overlaps.Load() != 0 {
+		t.Errorf("%d overlaps", overlaps.Load())
+	}
+	if !l.of(suspect).rec.Alone {
+		t.Error("the record doesn't say that it ran alone")
+	}
+}
+
+type secretsFunc func(tenant string)
+
+func (f secretsFunc) Credentials(_ context.Context, tenant string, _ bool) (Credentials, error) {
+	f(tenant)
+	return Credentials{}, nil
+}
+
+func (secretsFunc) Resolve(context.Context, string, SecretRef, bool) (Secret, error) {
+	return Secret{}, nil
+}
+
+// keyedLedger keeps a plainLedger per key.
+type keyedLedger struct {
+	mu sync.Mutex
+	m  map[Key]*plainLedger // guarded by mu
+}
+
+func (l *keyedLedger) of(k Key) *plainLedger {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.m[k] == nil {
+		l.m[k] = &plainLedger{}
+	}
+	return l.m[k]
+}
+
+func (l *keyedLedger) Load(ctx context.Context, k Key) (Record, uint64, error) {
+	return l.of(k).Load(ctx, k)
+}
+
+func (l *keyedLedger) Store(ctx context.Context, k Key, r Record, rev uint64) (uint64, error) {
+	return l.of(k).Store(ctx, k, r, rev)
+}
+
+func TestLedgerDownGivesTheMessageBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		posts := 0
+		h := newTestHub(t, func(c *Config) {
+			c.Ledger = brokenLedger{}
+			c.Connections = scriptedFlow{create: func(context.Context, time.Time) error { posts++; return nil }}
+		})
+		if out := h.Handle(t.Context(), delivery()); out.Result != nil || out.Delay <= 0 || posts != 0 {
+			t.Errorf("%+v after %d POSTs", out, posts)
+		}
+	})
+}
+
+type brokenLedger struct{}
+
+func (brokenLedger) Load(context.Context, Key) (Record, uint64, error) {
+	return Record{}, 0, errors.New("timeout")
+}
+
+func (brokenLedger) Store(context.Context, Key, Record, uint64) (uint64, error) {
+	return 0, errors.New("timeout")
+}

@@ -1,0 +1,466 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"testing"
+	"time"
+)
+
+// The simulation runs whole workers (proc) against an in-memory world under one scheduler: exactly
+// one goroutine runs at any moment, every external step parks its worker first, and the scheduler
+// says who goes on and what befalls the step. Time is the scheduler's too. So a run is a function of
+// its seed and its plan.
+
+// fate is what befalls one external step.
+type fate int
+
+const (
+	goesWell    fate = iota
+	crashBefore      // the process dies before the step
+	crashAfter       // the process dies after the step took effect
+	answerLost       // the step took effect, the worker sees an error
+	failsBefore      // the step had no effect, the worker sees an error
+	landsLate        // the worker sees an error, the step takes effect later (ledger writes only)
+)
+
+func (f fate) String() string {
+	return [...]string{"goes well", "crash before", "crash after", "answer lost", "fails before", "lands late"}[f]
+}
+
+var errInjected = errors.New("injected")
+
+const (
+	simAckWait = 30 * time.Second
+	simSettle  = 2 * time.Minute
+	simLease   = 75 * time.Second
+)
+
+// sim is the world and its scheduler.
+type sim struct {
+	t     testing.TB
+	rng   *rand.Rand
+	now   time.Time
+	plan  func(n int, op string) fate // n counts the steps of the whole run from 0
+	post  func(n int) postAnswer      // n counts the POSTs that reached the server from 0
+	clash bool                        // interleave: random pick, random time, freezes
+	stop  bool
+
+	steps int
+	trace []string
+	yield chan *proc
+	procs []*proc
+
+	ledger  map[Key]entry
+	late    []func()
+	conns   []simConn
+	posts   int
+	msgs    []*simMsg
+	results []Result
+	dead    []Result
+	births  int
+	tweak   func(*Config)
+	secrets simSecretStore
+}
+
+type entry struct {
+	rec Record
+	rev uint64
+}
+
+type simConn struct {
+	Found
+	visible time.Time
+}
+
+type simMsg struct {
+	d       Delivery
+	free    time.Time // when it can be delivered (again)
+	holder  *proc
+	acked   bool
+	deliver uint64
+}
+
+type simSecretStore struct {
+	creds, token int // versions
+	err          error
+}
+
+// postAnswer is how the server treats one POST.
+type postAnswer struct {
+	made bool // a connection comes to be
+	err  *CallError
+}
+
+// proc is one worker process. It handles one message at a time.
+type proc struct {
+	s      *sim
+	name   string
+	skew   time.Duration
+	hub    *Hub
+	resume chan fate
+	op     string
+	wake   time.Time // not before
+	idle   bool      // waits for a message
+	gone   bool
+	msg    *simMsg
+}
+
+func newSim(t testing.TB, seed uint64) *sim {
+	return &sim{
+		t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC),
+		plan: func(int, string) fate { return goesWell }, post: func(int) postAnswer { return postAnswer{made: true} },
+		yield: make(chan *proc), ledger: map[Key]entry{}, secrets: simSecretStore{creds: 1, token: 1},
+	}
+}
+
+func testRequest() Request {
+	return Request{
+		Key: Key{Tenant: "acme", Source: "/portal", ID: "r-1"}, Fingerprint: "f1",
+		Data: Data{
+			Sandbox: "prod", Name: "orders", Description: "the orders",
+			Auth: Auth{SpecName: "Access Token Authentication", Params: Params{
+				Domain: "https://adb-1.7.azuredatabricks.net", ClusterID: "c1", Database: "db",
+				AccessToken: SecretRef{Path: "databricks/acme", Field: "accessToken"},
+			}},
+			ConnectionSpec: ConnectionSpec{ID: "e9d7ec6b", Version: "1.0"},
+		},
+	}
+}
+
+// send puts a message into the stream.
+func (s *sim) send(r Request) *simMsg {
+	m := &simMsg{free: s.now, d: Delivery{Request: r, Seq: uint64(len(s.msgs) + 1), EnteredAt: s.now}}
+	s.msgs = append(s.msgs, m)
+	return m
+}
+
+// start begins a worker process.
+func (s *sim) start(skew time.Duration) *proc {
+	s.births++
+	p := &proc{s: s, name: fmt.Sprintf("w%d", s.births), skew: skew, resume: make(chan fate)}
+	cfg := Config{
+		Ledger: simLedger{p}, Secrets: simSecrets{p}, Connections: simFlow{p}, Clock: simClock{p},
+		Rand: rand.New(rand.NewPCG(s.rng.Uint64(), 1)), Instance: p.name,
+		FlowTimeout: simLease, Settle: simSettle, RetryInitial: 500 * time.Millisecond, RetryDelayMax: 30 * time.Second,
+		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
+	}
+	if s.tweak != nil {
+		s.tweak(&cfg)
+	}
+	hub, err := New(cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	p.hub = hub
+	s.procs = append(s.procs, p)
+	go p.live()
+	<-s.yield
+	return p
+}
+
+// live is the worker's main loop: what the consumer package is in production.
+func (p *proc) live() {
+	defer func() {
+		p.gone = true
+		if m := p.msg; m != nil && m.holder == p {
+			m.holder, m.free = nil, p.s.now.Add(simAckWait)
+		}
+		p.s.yield <- p
+	}()
+	for {
+		p.idle = true
+		if p.park("pull") == crashBefore {
+			return
+		}
+		p.idle = false
+		m := p.s.nextMessage()
+		m.deliver++
+		m.holder, p.msg = p, m
+		d := m.d
+		d.Delivered = m.deliver
+		out := p.hub.Handle(context.Background(), d)
+		p.settle(m, out)
+		p.msg = nil
+	}
+}
+
+// settle does what consumer's settle table does, in the same order.
+func (p *proc) settle(m *simMsg, out Outcome) {
+	if out.Result == nil {
+		p.nak(m, out.Delay)
+		return
+	}
+	if out.Result.Error != nil {
+		if p.do("dead letter", func() error { p.s.dead = append(p.s.dead, *out.Result); return nil }) != nil {
+			p.nak(m, time.Second)
+			return
+		}
+	}
+	if p.do("publish", func() error { p.s.results = append(p.s.results, *out.Result); return nil }) != nil {
+		p.nak(m, time.Second)
+		return
+	}
+	if p.do("ack", func() error { m.acked = true; return nil }) != nil && m.holder == p {
+		m.holder, m.free = nil, p.s.now.Add(simAckWait)
+	}
+}
+
+func (p *proc) nak(m *simMsg, delay time.Duration) {
+	_ = p.do("nak", func() error {
+		if m.holder == p {
+			m.holder, m.free = nil, p.s.now.Add(delay)
+		}
+		return nil
+	})
+	if m.holder == p {
+		m.holder, m.free = nil, p.s.now.Add(simAckWait)
+	}
+}
+
+// park hands control to the scheduler and returns what befalls the step.
+func (p *proc) park(op string) fate {
+	p.op = op
+	p.s.yield <- p
+	return <-p.resume
+}
+
+// do is one external step.
+func (p *proc) do(op string, effect func() error) error {
+	f := p.park(op)
+	switch f {
+	case crashBefore:
+		runtime.Goexit()
+	case failsBefore:
+		return errInjected
+	case landsLate:
+		p.s.late = append(p.s.late, func() { _ = effect() })
+		return errInjected
+	}
+	err := effect()
+	switch {
+	case f == crashAfter:
+		runtime.Goexit()
+	case f == answerLost && err == nil:
+		return errInjected
+	}
+	return err
+}
+
+func (s *sim) nextMessage() *simMsg {
+	for _, m := range s.msgs {
+		if m.ready(s.now) {
+			return m
+		}
+	}
+	return nil
+}
+
+func (m *simMsg) ready(now time.Time) bool { return !m.acked && m.holder == nil && !m.free.After(now) }
+
+const maxSteps = 200_000
+
+// run schedules until every message is acknowledged, then ends the workers.
+func (s *sim) run() {
+	for s.steps = 0; !s.drained(); {
+		p := s.pick()
+		if p == nil {
+			if !s.advance() {
+				s.fatal("nothing can happen any more, but messages are left")
+			}
+			continue
+		}
+		if s.steps++; s.steps > maxSteps {
+			s.fatal("still not done after %d steps", maxSteps)
+		}
+		s.grant(p)
+	}
+	s.end()
+}
+
+// grant lets p take its step, with the fate that the plan has for it. A crash starts a new process.
+func (s *sim) grant(p *proc) {
+	f := goesWell
+	if p.op != "pull" && p.op != "sleep" {
+		f = s.plan(s.steps-1, p.op)
+	}
+	if f == landsLate && p.op != "store" {
+		f = answerLost
+	}
+	s.trace = append(s.trace, fmt.Sprintf("%s %s %s: %s", s.now.Format("15:04:05.000"), p.name, p.op, f))
+	p.resume <- f
+	<-s.yield
+	if p.gone {
+		s.procs = remove(s.procs, p)
+		if !s.stop {
+			s.start(p.skew)
+		}
+	}
+}
+
+func remove(ps []*proc, p *proc) []*proc {
+	var out []*proc
+	for _, q := range ps {
+		if q != p {
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+func (s *sim) pick() *proc {
+	if s.clash {
+		s.disturb()
+	}
+	var can []*proc
+	for _, p := range s.procs {
+		if !p.wake.After(s.now) && (!p.idle || s.nextMessage() != nil) {
+			can = append(can, p)
+		}
+	}
+	if len(can) == 0 {
+		return nil
+	}
+	if !s.clash {
+		return can[0]
+	}
+	return can[s.rng.IntN(len(can))]
+}
+
+// disturb lets time pass, a late write land, or a process freeze past its lease.
+func (s *sim) disturb() {
+	s.now = s.now.Add(time.Duration(s.rng.Int64N(int64(50 * time.Millisecond))))
+	if len(s.late) > 0 && s.rng.IntN(4) == 0 {
+		s.late[0]()
+		s.late = s.late[1:]
+	}
+	if s.rng.IntN(60) != 0 {
+		return
+	}
+	p := s.procs[s.rng.IntN(len(s.procs))]
+	d := time.Duration(s.rng.Int64N(int64(2*simLease + simSettle)))
+	p.wake = s.now.Add(d)
+	if m := p.msg; m != nil && m.holder == p && d > simAckWait {
+		m.holder, m.free = nil, s.now.Add(simAckWait) // no heartbeat: the broker takes it away
+	}
+}
+
+// advance moves time to the next moment at which something can happen.
+func (s *sim) advance() bool {
+	for _, f := range s.late {
+		f()
+	}
+	s.late = nil
+	var next time.Time
+	consider := func(t time.Time) {
+		if t.After(s.now) && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
+	}
+	for _, p := range s.procs {
+		consider(p.wake)
+	}
+	for _, m := range s.msgs {
+		if !m.acked && m.holder == nil {
+			consider(m.free)
+		}
+	}
+	if next.IsZero() {
+		return false
+	}
+	s.now = next
+	return true
+}
+
+func (s *sim) drained() bool {
+	for _, m := range s.msgs {
+		if !m.acked {
+			return false
+		}
+	}
+	return true
+}
+
+// end kills what still runs, so that no goroutine outlives the test.
+func (s *sim) end() {
+	s.stop = true
+	for len(s.procs) > 0 {
+		p := s.procs[0]
+		for !p.gone {
+			p.resume <- crashBefore
+			<-s.yield
+		}
+		s.procs = remove(s.procs, p)
+	}
+}
+
+func (s *sim) fatal(format string, args ...any) {
+	s.t.Helper()
+	for _, l := range s.trace[max(0, len(s.trace)-40):] {
+		s.t.Log(l)
+	}
+	for k, e := range s.ledger {
+		e.rec.Attempts = nil
+		s.t.Logf("ledger %s: %+v", k, e.rec)
+	}
+	s.t.Fatalf(format, args...)
+}
+
+// checkOne asserts the promise for a single request.
+func (s *sim) checkOne(k Key) Result {
+	s.t.Helper()
+	res, err := s.verify(k)
+	if err != nil {
+		s.fatal("%v", err)
+	}
+	return res
+}
+
+// verify says how the promise is broken for the request k: at most one connection, exactly one
+// outcome, told everywhere alike, and the two in agreement.
+func (s *sim) verify(k Key) (res Result, err error) {
+	made := s.madeFor(k)
+	if len(made) > 1 {
+		return res, fmt.Errorf("duplicates: %d connections: %v", len(made), made)
+	}
+	outcomes := map[string]Result{}
+	for _, r := range append(s.results, s.dead...) {
+		if (r.Request != RequestID{ID: k.ID, Source: k.Source}) {
+			continue
+		}
+		if old, ok := outcomes[r.EventID]; ok && !reflect.DeepEqual(old, r) {
+			return res, fmt.Errorf("one event id, two stories:\n%+v\n%+v", old, r)
+		}
+		outcomes[r.EventID] = r
+		res = r
+	}
+	if len(outcomes) != 1 {
+		return res, fmt.Errorf("%d outcomes, want 1: %+v", len(outcomes), outcomes)
+	}
+	return res, agree(res, made)
+}
+
+func (s *sim) madeFor(k Key) (ids []string) {
+	for _, c := range s.conns {
+		if containsMark(c.Description, k) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
+}
+
+func agree(res Result, made []string) error {
+	switch {
+	case res.Outcome == OutcomeCreated && len(made) == 0 && !res.Adopted:
+		return fmt.Errorf("told as created, but there is no connection: %+v", res)
+	case res.Outcome == OutcomeCreated && len(made) == 1 && res.Connection.ID != made[0]:
+		return fmt.Errorf("told connection %s, made %s", res.Connection.ID, made[0])
+	case res.Outcome == OutcomeFailed && len(made) > 0 && res.Error.Reason != ReasonOutcomeUnknown:
+		return fmt.Errorf("orphan: told as failed (%v), but %v exists", res.Error, made)
+	}
+	return nil
+}
