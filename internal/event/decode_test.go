@@ -264,7 +264,9 @@ func TestDecodeExpiry(t *testing.T) {
 
 func TestFingerprint(t *testing.T) {
 	t.Parallel()
-	print := func(headers map[string][]string, body string) string { return decode(headers, body).Request.Fingerprint }
+	print := func(headers map[string][]string, body string) string {
+		return decode(headers, body).Request.Fingerprint
+	}
 	base := print(nil, goodData)
 	same := map[string]string{
 		"other order":      with(t, goodData, nil),

@@ -40,7 +40,7 @@ func EncodeResult(r provision.Result) ([]byte, error) {
 		return nil, err
 	}
 	r.RequestedAt, r.StartedAt, r.CompletedAt = r.RequestedAt.UTC(), r.StartedAt.UTC(), r.CompletedAt.UTC()
-	body, err := marshal(envelope{
+	body, err := stable(envelope{
 		SpecVersion:     specVersion,
 		ID:              r.EventID,
 		Source:          "/flow-worker/" + r.Tenant,
@@ -56,6 +56,20 @@ func EncodeResult(r provision.Result) ([]byte, error) {
 		return nil, fmt.Errorf("event: encode result: %w", err)
 	}
 	return body, nil
+}
+
+// stable encodes e as it would be encoded after a stay in the ledger. encoding/json writes a byte
+// that is no UTF-8 as an escaped U+FFFD, but one that went through JSON before as the character.
+func stable(e envelope) ([]byte, error) {
+	body, err := marshal(e)
+	if err != nil || !bytes.Contains(body, []byte(`\ufffd`)) {
+		return body, err
+	}
+	var settled envelope
+	if err := json.Unmarshal(body, &settled); err != nil {
+		return nil, err
+	}
+	return marshal(settled)
 }
 
 func resultType(outcome string) (string, error) {

@@ -1,0 +1,202 @@
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+func letter(headers map[string][]string, body string) Letter {
+	return Letter{Headers: headers, Body: []byte(body), Key: provision.Key{Tenant: "acme", Source: "/portal", ID: "r 1"},
+		Fingerprint: "f", Reason: provision.ReasonFlowRejected, FailedAt: entered}
+}
+
+func TestDeadLetterKeepsWhatIsHarmless(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		headers map[string][]string
+		body    string
+	}{
+		"bare":       {nil, goodData},
+		"structured": {head("Content-Type", ContentType), "\n " + structured(t, goodData, nil) + "\n"},
+		"base64":     {nil, structured(t, "{}", map[string]any{"data": absent{}, "data_base64": base64.StdEncoding.EncodeToString([]byte(goodData))})},
+		"binary":     {binary(map[string]string{"ce-expirytime": "x", "ce-traceparent": "y"}), goodData},
+		"bad values": {nil, with(t, goodData, map[string]any{"sandbox": 3, "name": nil, "auth.params.domain": "ftp://x", "auth.params.accessToken": nil})},
+		"two names":  {nil, strings.Replace(goodData, `"sandbox"`, `"sandbox":"dev","sandbox"`, 1)},
+	} {
+		got := decoder.DeadLetter(letter(c.headers, c.body))
+		if string(got.Body) != c.body {
+			t.Errorf("%s: changed to %s", name, got.Body)
+		}
+		if got.Headers["Flow-Worker-Redacted"] != nil {
+			t.Errorf("%s: said to be redacted", name)
+		}
+	}
+}
+
+func TestDeadLetterHeaders(t *testing.T) {
+	t.Parallel()
+	in := binary(map[string]string{"CE-Subject": "s", "ce-password": secret, "content-type": "application/json", "Content-Type": "-",
+		"TraceParent": "p", "tracestate": "t", "flow-worker-retry": "2", "Nats-Msg-Id": "m", "Nats-Expected-Stream": "X",
+		"Authorization": secret, "Flow-Worker-Reason": "forged"})
+	l := letter(in, goodData)
+	l.Retry = 2
+	got := decoder.DeadLetter(l)
+	want := map[string][]string{
+		"Content-Type": {"application/json"}, "traceparent": {"p"}, "tracestate": {"t"}, "Flow-Worker-Retry": {"2"},
+		"ce-specversion": {"1.0"}, "ce-id": {"r-1"}, "ce-source": {"/portal"}, "ce-type": {TypeCreate}, "ce-subject": {"s"},
+		"ce-password":        {"[redacted]"},
+		"Flow-Worker-Reason": {"flow_rejected"}, "Flow-Worker-Request-Key": {"acme.=2Fportal.r=201"},
+		"Flow-Worker-Failed-At": {"2026-11-22T03:00:00.000000123Z"}, "Flow-Worker-Redacted": {"true"},
+		"Nats-Msg-Id": {l.Key.EventID(2, "deadletter")},
+	}
+	if diff := cmp.Diff(want, got.Headers); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got.Subject != "connections.deadletters.acme" {
+		t.Error(got.Subject)
+	}
+}
+
+func TestDeadLetterRedacts(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ path, want string }{
+		"token":              {"auth.params.accessToken", `"accessToken":"[redacted]"`},
+		"unknown parameter":  {"auth.params.password", `"password":"[redacted]"`},
+		"unknown field":      {"oops", `"oops":"[redacted]"`},
+		"unknown in auth":    {"auth.oops", `"oops":"[redacted]"`},
+		"params themselves":  {"auth.params", `"params":"[redacted]"`},
+		"auth itself":        {"auth", `"auth":"[redacted]"`},
+		"unknown in a spec":  {"connectionSpec.key", `"key":"[redacted]"`},
+		"other case":         {"auth.params.AccessToken", `"AccessToken":"[redacted]"`},
+		"malformed by blank": {"auth.params.accessToken ", `"accessToken ":"[redacted]"`},
+	} {
+		for kind, value := range map[string]any{"text": secret, "object": map[string]any{"k": secret}, "list": []any{1, secret},
+			"broken reference": "vault:" + secret, "forbidden reference": "vault:../" + secret + "#x"} {
+			data := with(t, goodData, map[string]any{c.path: value})
+			for form, got := range map[string]Message{
+				"bare":       decoder.DeadLetter(letter(nil, data)),
+				"structured": decoder.DeadLetter(letter(nil, structured(t, data, nil))),
+				"binary":     decoder.DeadLetter(letter(binary(nil), data)),
+			} {
+				text := fmt.Sprint(string(got.Body), got.Headers)
+				hidden := strings.Contains(text, c.want) || strings.Contains(text, `"k":"[redacted]"`)
+				if strings.Contains(text, secret) || !hidden || got.Headers["Flow-Worker-Redacted"] == nil {
+					t.Errorf("%s, %s, %s: %s", name, kind, form, text)
+				}
+			}
+		}
+	}
+}
+
+func TestDeadLetterKeepsBytesAroundWhatIsRemoved(t *testing.T) {
+	t.Parallel()
+	mark := func(text, value string) string { return strings.Replace(text, "\"$\"", value, 1) }
+	layout := `{ "sandbox" :"prod","x": "$"  , "auth":{"params":{"accessToken" : "$",` + "\n\t" + `"accessToken":"$","database":"d\u0062"}} }`
+	in, want := layout, layout
+	for _, value := range []string{`{"a":["` + secret + `"]}`, `"` + secret + `"`, `"` + secret + `2"`} {
+		in, want = mark(in, value), mark(want, `"[redacted]"`)
+	}
+	if got := decoder.DeadLetter(letter(nil, in)); string(got.Body) != want {
+		t.Errorf("got  %s\nwant %s", got.Body, want)
+	}
+}
+
+func TestDeadLetterEventParts(t *testing.T) {
+	t.Parallel()
+	data := with(t, goodData, map[string]any{"auth.params.accessToken": secret})
+	encoded := base64.StdEncoding.EncodeToString([]byte(data))
+	for name, body := range map[string]string{
+		"extension":        structured(t, goodData, map[string]any{"apikey": secret}),
+		"number extension": structured(t, goodData, map[string]any{"pin": 48151623}),
+		"object as id":     structured(t, goodData, map[string]any{"id": map[string]any{"a": secret}}),
+		"base64":           structured(t, "{}", map[string]any{"data": absent{}, "data_base64": encoded}),
+		"base64 no JSON":   structured(t, "{}", map[string]any{"data": absent{}, "data_base64": base64.StdEncoding.EncodeToString([]byte(secret))}),
+		"not base64":       structured(t, "{}", map[string]any{"data": absent{}, "data_base64": secret + "!"}),
+		"two data":         strings.Replace(structured(t, goodData, nil), `"data":`, `"data":`+data+`,"data":`, 1),
+		"other type":       structured(t, data, map[string]any{"type": "other"}),
+		"text as data":     structured(t, `"`+secret+`"`, nil),
+		"text alone":       `"` + secret + `"`,
+		"list alone":       `["` + secret + `"]`,
+		"deep":             strings.Repeat(`{"a":`, 100) + `"` + secret + `"` + strings.Repeat("}", 100),
+	} {
+		for _, headers := range []map[string][]string{nil, head("Content-Type", ContentType), binary(nil)} {
+			got := decoder.DeadLetter(letter(headers, body))
+			for _, hidden := range []string{secret, encoded, base64.StdEncoding.EncodeToString([]byte(secret)), "48151623"} {
+				if strings.Contains(string(got.Body), hidden) {
+					t.Errorf("%s: tells %s: %s", name, hidden, got.Body)
+				}
+			}
+			if got.Headers["Flow-Worker-Redacted"] == nil {
+				t.Errorf("%s: not said to be redacted: %s", name, got.Body)
+			}
+		}
+	}
+}
+
+func TestDeadLetterOfUnreadableBody(t *testing.T) {
+	t.Parallel()
+	for name, body := range map[string]string{
+		"not JSON": `{"accessToken":"` + secret,
+		"no UTF-8": "{\"a\":\"" + secret + "\xff\"}",
+		"empty":    "",
+		"too long": goodData + strings.Repeat(" ", DefaultMaxBytes),
+	} {
+		got := decoder.DeadLetter(letter(head("Content-Type", ContentType), body))
+		sum := sha256.Sum256([]byte(body))
+		want := fmt.Sprintf(`{"bytes":%d,"sha256":"%s"}`, len(body), hex.EncodeToString(sum[:]))
+		if string(got.Body) != want {
+			t.Errorf("%s: got %s, want %s", name, got.Body, want)
+		}
+		if got.Headers["Content-Type"][0] != "application/json" || got.Headers["Flow-Worker-Redacted"] == nil {
+			t.Errorf("%s: headers %v", name, got.Headers)
+		}
+	}
+}
+
+func TestDeadLetterMsgID(t *testing.T) {
+	t.Parallel()
+	id := func(change func(*Letter)) string {
+		l := letter(nil, goodData)
+		change(&l)
+		return decoder.DeadLetter(l).Headers["Nats-Msg-Id"][0]
+	}
+	first := id(func(*Letter) {})
+	if first != id(func(l *Letter) { l.FailedAt = entered.Add(1); l.Fingerprint = "g" }) {
+		t.Error("a failure told again has another id")
+	}
+	seen := map[string]string{first: "first"}
+	for name, change := range map[string]func(*Letter){
+		"other key":        func(l *Letter) { l.Key.ID = "r-2" },
+		"other tenant":     func(l *Letter) { l.Key.Tenant = "umbrella" },
+		"no tenant":        func(l *Letter) { l.Key.Tenant = "ACME" },
+		"retry":            func(l *Letter) { l.Retry = 1 },
+		"id reused":        func(l *Letter) { l.Reason = provision.ReasonIDReused },
+		"id reused, again": func(l *Letter) { l.Reason = provision.ReasonIDReused; l.Fingerprint = "g" },
+		"detached":         func(l *Letter) { l.Detached = true; l.Salt = "s" },
+		"detached, again":  func(l *Letter) { l.Detached = true; l.Salt = "u" },
+	} {
+		if got := id(change); seen[got] != "" {
+			t.Errorf("%s: the same id as %s", name, seen[got])
+		} else {
+			seen[got] = name
+		}
+	}
+}
+
+func TestDeadLetterWithoutTenant(t *testing.T) {
+	t.Parallel()
+	l := letter(nil, goodData)
+	l.Key.Tenant = "NOT.a tenant"
+	got := decoder.DeadLetter(l)
+	if got.Subject != "connections.deadletters._invalid" || got.Headers["Flow-Worker-Request-Key"][0] != "_invalid.=2Fportal.r=201" {
+		t.Errorf("%s %v", got.Subject, got.Headers)
+	}
+}
