@@ -1,0 +1,217 @@
+package flowtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Effect says what a fault does.
+type Effect string
+
+// The effects.
+const (
+	// EffectLatency makes the answer wait for Delay, before the work or after it.
+	EffectLatency Effect = "latency"
+	// EffectStatus answers with Status, Body, Code, Message, Header and RetryAfter: instead of the
+	// work, or (StageAfter) although the work was done.
+	EffectStatus Effect = "status"
+	// EffectReset resets the TCP connection: before the body is read (StageUnread), before the work
+	// or after it.
+	EffectReset Effect = "reset"
+	// EffectHang gives no answer: it waits, before the work (which then is never done) or after it,
+	// until the client leaves, at most Delay (0: 10 minutes), then resets the TCP connection.
+	EffectHang Effect = "hang"
+	// EffectClusterStopped refuses create and explore with 1308-400 and a Databricks-like text; test
+	// answers false.
+	EffectClusterStopped Effect = "cluster_stopped"
+	// EffectBadCredentials is like EffectClusterStopped, its text speaks of an invalid token.
+	EffectBadCredentials Effect = "bad_credentials"
+	// EffectExpiredToken makes the call's bearer token invalid for good and answers 401013.
+	EffectExpiredToken Effect = "expired_token"
+	// EffectTruncate cuts the description of a new connection to at most Bytes bytes.
+	EffectTruncate Effect = "truncate"
+	// EffectRateLimit refuses what exceeds PerSecond calls in a second, per organization, with 429
+	// and RetryAfter if set. Only refusals count for Times.
+	EffectRateLimit Effect = "rate_limit"
+	// EffectListLag hides connections from lists: on create, the new one for Delay after its
+	// creation; on list, from this answer, all that are younger than Delay.
+	EffectListLag Effect = "list_lag"
+	// EffectInitializing leaves a new connection in the state "initializing" for Delay.
+	EffectInitializing Effect = "initializing"
+)
+
+// Stage says when a fault strikes.
+type Stage string
+
+// The stages. The empty one means StageBefore.
+const (
+	StageUnread Stage = "unread" // before the body is read
+	StageBefore Stage = "before" // after the headers were checked, before the work is done
+	StageAfter  Stage = "after"  // once the work has succeeded, before it is told
+)
+
+// BodyKind says what an EffectStatus has as its body.
+type BodyKind string
+
+// The kinds of body. The empty one means BodyFlow, for the token endpoint BodyIMS.
+const (
+	BodyFlow          BodyKind = "flow"           // the current shape: type, title, status, report
+	BodyGateway       BodyKind = "gateway"        // error_code as a string, message
+	BodyGatewayNumber BodyKind = "gateway_number" // error_code as a number, message
+	BodyLegacy        BodyKind = "legacy"         // errorMessage, errorDetails
+	BodyProblem       BodyKind = "problem"        // type, status, title, detail
+	BodyIMS           BodyKind = "ims"            // error, error_description
+	BodyHTML          BodyKind = "html"
+	BodyEmpty         BodyKind = "empty"
+	BodyGarbage       BodyKind = "garbage" // says it is JSON, is cut off
+	BodyNormal        BodyKind = "normal"  // the true answer with another status; StageAfter only
+	BodyNoID          BodyKind = "no_id"   // the true headers (with Location), an answer without id; StageAfter only
+)
+
+// Fault is one way to misbehave. All faults that select a call act on it, in the order in which they
+// were added, until one of them ends it (all effects do but latency, truncate, list_lag and
+// initializing, and a rate_limit that still has room).
+//
+// Its JSON form has the same fields in lower camel case; durations are texts such as "1.5s".
+type Fault struct {
+	// Operation selects calls. Empty means OpAny: all of Flow Service and IMS.
+	Operation Operation `json:"operation,omitempty"`
+	// Name and NamePrefix select by the connection's name: of the body (create), of the first filter
+	// on it (list), of the stored connection (others).
+	Name       string `json:"name,omitempty"`
+	NamePrefix string `json:"namePrefix,omitempty"`
+	OrgID      string `json:"orgId,omitempty"`
+	Sandbox    string `json:"sandbox,omitempty"`
+	// Skip lets that many selected calls pass first.
+	Skip int `json:"skip,omitempty"`
+	// Times is how often the fault strikes before it is spent. 0 means always.
+	Times int `json:"times,omitempty"`
+	// Probability strikes only that share of the selected calls. 0 means all of them.
+	Probability float64 `json:"probability,omitempty"`
+
+	Effect Effect `json:"effect"`
+	When   Stage  `json:"when,omitempty"`
+	// Delay belongs to latency, hang, list_lag and initializing.
+	Delay time.Duration `json:"-"`
+
+	// Status to Header belong to EffectStatus; Message also to cluster_stopped and bad_credentials.
+	// An empty Code is one that goes with Status; an empty Message the usual text.
+	Status  int               `json:"status,omitempty"`
+	Body    BodyKind          `json:"body,omitempty"`
+	Code    string            `json:"code,omitempty"`
+	Message string            `json:"message,omitempty"`
+	Header  map[string]string `json:"header,omitempty"`
+	// RetryAfter becomes the header of that name in a status or rate_limit: whole seconds, rounded
+	// up, or an HTTP date if RetryAfterDate. 0 means no header.
+	RetryAfter     time.Duration `json:"-"`
+	RetryAfterDate bool          `json:"retryAfterDate,omitempty"`
+
+	Bytes     int `json:"bytes,omitempty"`     // of truncate
+	PerSecond int `json:"perSecond,omitempty"` // of rate_limit
+}
+
+// plainFault has the fields of Fault without its methods, wireFault adds what JSON writes differently.
+type plainFault Fault
+
+type wireFault struct {
+	plainFault
+	Delay      string `json:"delay,omitempty"`
+	RetryAfter string `json:"retryAfter,omitempty"`
+}
+
+// MarshalJSON writes durations as texts such as "1m30s".
+func (f Fault) MarshalJSON() ([]byte, error) {
+	w := wireFault{plainFault: plainFault(f)}
+	if f.Delay != 0 {
+		w.Delay = f.Delay.String()
+	}
+	if f.RetryAfter != 0 {
+		w.RetryAfter = f.RetryAfter.String()
+	}
+	return json.Marshal(w)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes. Unknown fields are an error.
+func (f *Fault) UnmarshalJSON(b []byte) error {
+	var w wireFault
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&w); err != nil {
+		return fmt.Errorf("flowtest: fault: %w", err)
+	}
+	delay, err := duration("delay", w.Delay)
+	if err != nil {
+		return err
+	}
+	retryAfter, err := duration("retryAfter", w.RetryAfter)
+	if err != nil {
+		return err
+	}
+	*f = Fault(w.plainFault)
+	f.Delay, f.RetryAfter = delay, retryAfter
+	return nil
+}
+
+func duration(field, s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return 0, fmt.Errorf("flowtest: fault: %s is %q, want a duration such as \"1.5s\"", field, s)
+	}
+	return d, nil
+}
+
+// Validate returns everything that is wrong with f, or nil.
+func (f Fault) Validate() error {
+	var errs []error
+	must := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("flowtest: fault: "+format, args...))
+		}
+	}
+	must(f.Operation == "" || slices.Contains(operations, f.Operation), "operation %q is none of %q", f.Operation, operations)
+	stages, known := effectStages[f.Effect]
+	must(known, "effect %q is none of %q", f.Effect, effectNames())
+	must(!known || slices.Contains(stages, f.When), "effect %q cannot have when %q; it can have %q", f.Effect, f.When, stages)
+	must(f.When != StageUnread || f.Name == "" && f.NamePrefix == "", "when %q cannot select by name: the name is not read then", f.When)
+	must(f.Skip >= 0 && f.Times >= 0, "skip and times must not be negative")
+	must(f.Probability >= 0 && f.Probability <= 1, "probability must be between 0 and 1")
+	must(f.Delay >= 0 && f.RetryAfter >= 0, "delay and retryAfter must not be negative")
+	errs = append(errs, f.validateEffect()...)
+	return errors.Join(errs...)
+}
+
+// validateEffect checks the fields that belong to one effect.
+func (f Fault) validateEffect() (errs []error) {
+	must := func(ok bool, text string) {
+		if !ok {
+			errs = append(errs, fmt.Errorf("flowtest: fault: effect %q needs %s", f.Effect, text))
+		}
+	}
+	switch f.Effect {
+	case EffectLatency, EffectListLag, EffectInitializing:
+		must(f.Delay > 0, "a delay")
+	case EffectStatus:
+		must(f.Status >= 200 && f.Status <= 599, "a status from 200 to 599")
+		must(f.Body == "" || slices.Contains(bodyKinds, f.Body), fmt.Sprintf("a body of %q", bodyKinds))
+		trueBody := f.Body == BodyNormal || f.Body == BodyNoID
+		must(!trueBody || f.When == StageAfter, `when "after" with that body: there is no answer yet`)
+		must(f.Body != BodyGatewayNumber || isNumber(f.Code), "a code of digits with that body")
+		must(!strings.ContainsAny(fmt.Sprint(f.Header), "\r\n"), "headers without line breaks")
+	case EffectRateLimit:
+		must(f.PerSecond > 0, "perSecond")
+	case EffectTruncate:
+		must(f.Bytes >= 0, "bytes of 0 or more")
+	default:
+	}
+	return errs
+}
+
+func isNumber(s string) bool { return strings.Trim(s, "0123456789") == "" }

@@ -1,0 +1,110 @@
+package flowtest
+
+import (
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Request is a call that the emulator got.
+type Request struct {
+	Seq       uint64      `json:"seq"` // from 1, in the order of arrival since New or Reset
+	At        time.Time   `json:"at"`
+	Operation Operation   `json:"operation"`
+	Method    string      `json:"method"`
+	Path      string      `json:"path"`
+	RawQuery  string      `json:"query,omitempty"` // as it was sent
+	Query     url.Values  `json:"-"`
+	Header    http.Header `json:"header"` // Authorization is redacted
+	// Body is as it was sent, byte for byte, but for provision.Redacted in the place of every secret.
+	// It is nil where a fault left it unread, and for an unreadable or longer body than keptBody.
+	Body []byte `json:"-"`
+	// AccessToken is the token in the body of a create or update; empty if there was none.
+	AccessToken provision.Sensitive `json:"-"`
+	// Status is what was answered, 0 if nothing was, yet or ever.
+	Status int `json:"status"`
+}
+
+// keptBody is the longest body that is kept of a request, in bytes.
+const keptBody = 32 << 10
+
+// recorder keeps the latest requests, and counts all of them.
+type recorder struct {
+	mu     sync.Mutex
+	ring   []Request // the request with Seq n is at (n-1) mod MaxKept
+	total  uint64
+	counts map[Operation]int
+}
+
+func newRecorder() *recorder {
+	r := &recorder{}
+	r.clear()
+	return r
+}
+
+func (r *recorder) clear() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ring, r.total, r.counts = nil, 0, map[Operation]int{}
+}
+
+// add counts and keeps a request and returns its Seq.
+func (r *recorder) add(x *exchange, secrets map[string]bool) uint64 {
+	req := Request{
+		At: x.now, Operation: x.op, Method: x.r.Method, Path: x.r.URL.Path,
+		RawQuery: x.r.URL.RawQuery, Query: x.query, Header: x.r.Header.Clone(),
+	}
+	if req.Header.Get("Authorization") != "" {
+		req.Header.Set("Authorization", provision.Redacted)
+	}
+	if x.op == OpToken {
+		req.RawQuery, req.Query, req.Body = redactForm(x.r.URL.RawQuery), nil, []byte(redactForm(string(x.body)))
+	} else if len(x.body) > 0 && len(x.body) <= keptBody {
+		req.Body, req.AccessToken = redactJSON(x.body, secrets, x.op == OpUpdate)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.total++
+	r.counts[x.op]++
+	req.Seq = r.total
+	if len(r.ring) < MaxKept {
+		r.ring = append(r.ring, req)
+	} else {
+		r.ring[(req.Seq-1)%MaxKept] = req
+	}
+	return req.Seq
+}
+
+// answered notes the status of an answer.
+func (r *recorder) answered(seq uint64, status int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	i := int((seq - 1) % MaxKept)
+	if i < len(r.ring) && r.ring[i].Seq == seq { // else it is forgotten
+		r.ring[i].Status = status
+	}
+}
+
+func (r *recorder) count(op Operation) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if op == OpAny {
+		return int(r.total)
+	}
+	return r.counts[op]
+}
+
+func (r *recorder) list() []Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	oldest := 0
+	if len(r.ring) == MaxKept {
+		oldest = int(r.total % MaxKept)
+	}
+	out := make([]Request, 0, len(r.ring))
+	out = append(out, r.ring[oldest:]...)
+	return append(out, r.ring[:oldest]...)
+}

@@ -1,0 +1,124 @@
+package flowtest
+
+import "slices"
+
+// Identifiers of the Databricks source.
+const (
+	DatabricksSpecID      = "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b"
+	DatabricksSpecVersion = "1.0"
+	DatabricksAuthSpec    = "Access Token Authentication"
+)
+
+// Spec is a connection spec: a kind of connector.
+type Spec struct {
+	ID        string
+	Name      string
+	Version   string
+	AuthSpecs []AuthSpec
+	// NoDrafts refuses POST /connections?mode=draft.
+	NoDrafts bool
+}
+
+// AuthSpec is one way to authenticate with a connector. Params that it does not name are accepted.
+type AuthSpec struct {
+	Name     string
+	Required []string // a create or update without one of these gets 1304-400
+	Optional []string
+	Secret   []string // of the above, those answered as "xxxx"
+}
+
+// Databricks returns the connection spec that every emulator has.
+func Databricks() Spec {
+	return Spec{
+		ID: DatabricksSpecID, Name: "databricks", Version: DatabricksSpecVersion,
+		AuthSpecs: []AuthSpec{{
+			Name:     DatabricksAuthSpec,
+			Required: []string{"domain", "clusterId", "accessToken", "database"},
+			Optional: []string{"catalog"},
+			Secret:   []string{"accessToken"},
+		}},
+	}
+}
+
+func (s Spec) auth(name string) (AuthSpec, bool) {
+	i := slices.IndexFunc(s.AuthSpecs, func(a AuthSpec) bool { return a.Name == name })
+	if i < 0 {
+		return AuthSpec{}, false
+	}
+	return s.AuthSpecs[i], true
+}
+
+// missing returns the first mandatory param that is absent, empty or no text.
+func (a AuthSpec) missing(params map[string]any) (string, bool) {
+	for _, name := range a.Required {
+		if s, ok := params[name].(string); !ok || s == "" {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+func (a AuthSpec) schema() map[string]any {
+	props := map[string]any{}
+	for _, name := range slices.Concat(a.Required, a.Optional) {
+		prop := map[string]any{"type": "string"}
+		if slices.Contains(a.Secret, name) {
+			prop["format"] = "password"
+		}
+		props[name] = prop
+	}
+	return map[string]any{
+		"$schema": "http://json-schema.org/draft-07/schema#", "type": "object",
+		"properties": props, "required": a.Required,
+	}
+}
+
+func (s Spec) view() map[string]any {
+	auth := make([]map[string]any, 0, len(s.AuthSpecs))
+	for _, a := range s.AuthSpecs {
+		auth = append(auth, map[string]any{"name": a.Name, "type": a.Name, "spec": a.schema()})
+	}
+	return map[string]any{
+		"id": s.ID, "name": s.Name, "version": s.Version, "type": "base-connection", "authSpec": auth,
+		"attributes": map[string]any{"isSource": true, "isDraftModeSupported": !s.NoDrafts},
+	}
+}
+
+// secretNames returns the names of all JSON fields that may hold a secret.
+func secretNames(specs []Spec) map[string]bool {
+	names := map[string]bool{"accessToken": true, "client_secret": true, "password": true}
+	for _, s := range specs {
+		for _, a := range s.AuthSpecs {
+			for _, name := range a.Secret {
+				names[name] = true
+			}
+		}
+	}
+	return names
+}
+
+func (e *Emulator) spec(id string) (Spec, bool) {
+	i := slices.IndexFunc(e.specs, func(s Spec) bool { return s.ID == id })
+	if i < 0 {
+		return Spec{}, false
+	}
+	return e.specs[i], true
+}
+
+// listSpecs answers GET /connectionSpecs, all on one page.
+func (x *exchange) listSpecs() answer {
+	items := make([]map[string]any, 0, len(x.em.specs))
+	for _, s := range x.em.specs {
+		items = append(items, s.view())
+	}
+	return jsonAnswer(200, map[string]any{"items": items, "_links": links{}})
+}
+
+// getSpec answers GET /connectionSpecs/{id}.
+func (x *exchange) getSpec() answer {
+	s, ok := x.em.spec(x.id)
+	if !ok {
+		return x.notFound("connectionSpecs")
+	}
+	return jsonAnswer(200, map[string]any{"items": []any{s.view()}})
+}

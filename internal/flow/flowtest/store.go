@@ -1,0 +1,186 @@
+package flowtest
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// scope keeps the connections of one sandbox of one organization apart from all others.
+type scope struct{ org, sandbox string }
+
+// conn is a connection. It is never changed once it is stored: an update stores a changed copy.
+type conn struct {
+	seq         uint64 // order of creation, from 1
+	id, etag    string
+	in          scope
+	name        string
+	description string
+	specID      string
+	specVersion string
+	specName    string
+	params      map[string]any // with the secrets
+	secret      []string       // the names of those
+	draft       bool
+	created     time.Time
+	updated     time.Time
+	listedAt    time.Time // when lists begin to show it
+	readyAt     time.Time // when it stops being "initializing"
+	creator     string    // the API key
+	updater     string
+	lastOp      string
+}
+
+// shelf holds the connections of one scope, in the order of creation.
+type shelf struct {
+	all   []*conn
+	names map[string][]*conn // :: name → connections
+}
+
+// store keeps all connections.
+type store struct {
+	dice   *dice
+	mu     sync.RWMutex
+	seq    uint64
+	writes uint32 // counted for etags
+	byID   map[string]*conn
+	scopes map[scope]*shelf
+}
+
+func newStore(d *dice) *store {
+	s := &store{dice: d}
+	s.clear()
+	return s
+}
+
+func (s *store) clear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.byID, s.scopes = map[string]*conn{}, map[scope]*shelf{}
+}
+
+// nextEtag returns a new etag, which includes its quotes, in the form that Flow Service uses.
+func (s *store) nextEtag(now time.Time) string {
+	s.writes++
+	return fmt.Sprintf(`"%08x-0000-0200-0000-%08x0000"`, 0x1f00a000+s.writes, uint32(now.Unix()))
+}
+
+// add stores c, which gets its id and etag.
+func (s *store) add(c conn) *conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seq++
+	c.seq, c.id, c.etag = s.seq, s.dice.uuid(), s.nextEtag(c.created)
+	s.byID[c.id] = &c
+	sh := s.scopes[c.in]
+	if sh == nil {
+		sh = &shelf{names: map[string][]*conn{}}
+		s.scopes[c.in] = sh
+	}
+	sh.insert(&c)
+	return &c
+}
+
+// get returns the connection, if it is in that scope.
+func (s *store) get(in scope, id string) (*conn, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c, ok := s.byID[id]
+	if !ok || c.in != in {
+		return nil, false
+	}
+	return c, true
+}
+
+// update replaces old, if it is still stored, by what change makes of a copy. It returns false if
+// another write came first.
+func (s *store) update(old *conn, now time.Time, change func(*conn)) (*conn, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID[old.id] != old {
+		return nil, false
+	}
+	c := *old
+	change(&c)
+	c.updated, c.etag = now, s.nextEtag(now)
+	s.byID[c.id] = &c
+	sh := s.scopes[c.in]
+	sh.remove(old)
+	sh.insert(&c)
+	return &c, true
+}
+
+// remove deletes old, if it is still stored.
+func (s *store) remove(old *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID[old.id] != old {
+		return false
+	}
+	delete(s.byID, old.id)
+	s.scopes[old.in].remove(old)
+	return true
+}
+
+// chunk returns up to n connections of the scope that are older than before (0: the newest), newest
+// first. With byName only those of that name are looked at.
+func (s *store) chunk(in scope, byName *string, before uint64, n int) []*conn {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	sh := s.scopes[in]
+	if sh == nil {
+		return nil
+	}
+	list := sh.all
+	if byName != nil {
+		list = sh.names[*byName]
+	}
+	end := len(list)
+	if before > 0 {
+		end, _ = slices.BinarySearchFunc(list, before, compareSeq)
+	}
+	out := slices.Clone(list[max(0, end-n):end])
+	slices.Reverse(out)
+	return out
+}
+
+// everything returns all connections of all scopes, oldest first.
+func (s *store) everything() []*conn {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	out := make([]*conn, 0, len(s.byID))
+	for _, c := range s.byID {
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b *conn) int { return cmp.Compare(a.seq, b.seq) })
+	return out
+}
+
+func compareSeq(c *conn, seq uint64) int { return cmp.Compare(c.seq, seq) }
+
+func (sh *shelf) insert(c *conn) {
+	sh.all = insertSeq(sh.all, c)
+	sh.names[c.name] = insertSeq(sh.names[c.name], c)
+}
+
+func (sh *shelf) remove(c *conn) {
+	sh.all = removeSeq(sh.all, c)
+	if sh.names[c.name] = removeSeq(sh.names[c.name], c); len(sh.names[c.name]) == 0 {
+		delete(sh.names, c.name)
+	}
+}
+
+func insertSeq(list []*conn, c *conn) []*conn {
+	i, _ := slices.BinarySearchFunc(list, c.seq, compareSeq)
+	return slices.Insert(list, i, c)
+}
+
+func removeSeq(list []*conn, c *conn) []*conn {
+	i, found := slices.BinarySearchFunc(list, c.seq, compareSeq)
+	if !found {
+		return list
+	}
+	return slices.Delete(list, i, i+1)
+}
