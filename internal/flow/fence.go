@@ -102,24 +102,13 @@ func (f *fence) leave(n int) {
 	f.sent = f.sent || f.armed && n > 0
 }
 
-// wrote notes that net/http says it has written the whole request: belt and braces for leave.
-func (f *fence) wrote(info httptrace.WroteRequestInfo) {
-	if info.Err != nil {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.sent = true
-}
-
 type fenceKey struct{}
 
 // fenced returns a context that carries f to the connection that is dialed under it.
 func fenced(ctx context.Context, f *fence) context.Context {
 	ctx = context.WithValue(ctx, fenceKey{}, f)
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:      func(httptrace.GotConnInfo) { f.arm() },
-		WroteRequest: f.wrote,
+		GotConn: func(httptrace.GotConnInfo) { f.arm() }, // WroteRequest comes before the last flush: no help
 	})
 }
 

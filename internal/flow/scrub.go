@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"encoding/base64"
 	"regexp"
 	"strconv"
 	"strings"
@@ -28,7 +29,8 @@ func newScrubber(secrets ...provision.Sensitive) scrubber {
 	var s scrubber
 	for _, v := range secrets {
 		if len(v) >= minSecret {
-			s.secrets = append(s.secrets, v.Reveal())
+			b := []byte(v.Reveal())
+			s.secrets = append(s.secrets, v.Reveal(), base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b))
 		}
 	}
 	return s

@@ -1,0 +1,205 @@
+package flow
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// TestOnePostWhateverTheServerDoes counts the POSTs that arrive while the server misbehaves after it
+// has read one.
+func TestOnePostWhateverTheServerDoes(t *testing.T) {
+	t.Parallel()
+	say := func(s string) func(net.Conn) {
+		return func(c net.Conn) { _, _ = fmt.Fprint(c, s) }
+	}
+	for name, tc := range map[string]struct {
+		server func(net.Conn)
+		cause  provision.Cause
+	}{
+		"closes":           {func(net.Conn) {}, provision.CauseNetwork},
+		"resets":           {func(c net.Conn) { _ = c.(*net.TCPConn).SetLinger(0) }, provision.CauseNetwork},
+		"half a head":      {say("HTTP/1.1 201 Created\r\nContent-Le"), provision.CauseNetwork},
+		"no HTTP":          {say("220 smtp ready " + staticBearer + "\r\n\r\n"), provision.CauseNetwork},
+		"malformed header": {say("HTTP/1.1 201 Created\r\n" + dbxToken + "\r\n\r\n"), provision.CauseNetwork},
+		"bad status":       {say("HTTP/1.1 abc\r\n\r\n"), provision.CauseNetwork},
+		"half a body":      {say("HTTP/1.1 201 Created\r\nContent-Length: 99\r\n\r\n{\"id\":\"c1\","), provision.CauseNetwork},
+		"bad chunks":       {say("HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), provision.CauseNetwork},
+		"switches":         {say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"), provision.CauseStatus},
+		"502, empty":       {say("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"), provision.CauseStatus},
+		"500, cut":         {say("HTTP/1.1 500 Oops\r\nContent-Length: 99\r\n\r\n<html>"), provision.CauseStatus},
+		"endless head":     {say("HTTP/1.1 201 Created\r\nX: " + strings.Repeat("x", 300<<10) + "\r\n\r\n"), provision.CauseNetwork},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, hits := serveRaw(t, tc.server)
+			_, err := newRig(t, url).create(t, staticAccount())
+			if err == nil || err.Verdict != provision.VerdictUnknown || err.Cause != tc.cause {
+				t.Errorf("%+v: want an unknown outcome, cause %s", err, tc.cause)
+			}
+			hits.want(t, postCall, 1)
+		})
+	}
+}
+
+// TestOnePostPerAnswer lets the server answer every status there is.
+func TestOnePostPerAnswer(t *testing.T) {
+	t.Parallel()
+	var status atomic.Int64
+	url, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Location", "/elsewhere")
+		w.Header().Set("Retry-After", "7")
+		w.WriteHeader(int(status.Load()))
+	})
+	r := newRig(t, url)
+	posts := 0
+	for s := 200; s < 600; s++ {
+		status.Store(int64(s))
+		_, err := r.create(t, staticAccount())
+		posts++
+		if err == nil || err.Status != s || err.Verdict != statusVerdict(s) || err.RetryAfter != 7*time.Second {
+			t.Errorf("status %d: %+v", s, err)
+		}
+	}
+	hits.want(t, postCall, posts)
+	hits.want(t, "POST /elsewhere", 0)
+	hits.want(t, "GET /elsewhere", 0)
+}
+
+// TestNoPostOnAUsedConnection checks that each POST has a new connection: on a used one that the
+// server just closed, its outcome would be unknown, or net/http would repeat it.
+func TestNoPostOnAUsedConnection(t *testing.T) {
+	t.Parallel()
+	var conns, posts atomic.Int64
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		posts.Add(1)
+		reply(w, 201, `{"id":"c1"}`)
+	}))
+	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			conns.Add(1)
+		}
+	}
+	s.Start()
+	t.Cleanup(s.Close)
+	r := newRig(t, s.URL)
+	for range 5 {
+		if _, err := r.create(t, staticAccount()); err != nil {
+			t.Fatal(err)
+		}
+		s.CloseClientConnections()
+	}
+	if conns.Load() != 5 || posts.Load() != 5 {
+		t.Errorf("%d POSTs on %d connections, want 5 on 5", posts.Load(), conns.Load())
+	}
+}
+
+func TestNothingSentWithoutAConnection(t *testing.T) {
+	t.Parallel()
+	url, hits := serve(t, func(http.ResponseWriter, *http.Request) {})
+	refused := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("refused") }
+	gone := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if err == nil {
+			err = c.Close() // the first write will fail
+		}
+		return deadlineless{c}, err
+	}
+	for name, tc := range map[string]struct {
+		dial  dialFunc
+		cause provision.Cause
+	}{
+		"refused":          {refused, provision.CauseNetwork},
+		"dial hangs":       {never, provision.CauseTimeout},
+		"closed by itself": {gone, provision.CauseNetwork},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, url, func(c *Config) { c.DialContext = tc.dial })
+			_, err := r.Create(t.Context(), staticAccount(), newConnection(), time.Now().Add(200*time.Millisecond))
+			cerr := callError(t, err)
+			if cerr == nil || cerr.Verdict != provision.VerdictNotSent || cerr.Cause != tc.cause || cerr.Target != provision.TargetFlow {
+				t.Errorf("%+v: want not sent, cause %s", cerr, tc.cause)
+			}
+			hits.want(t, postCall, 0)
+		})
+	}
+}
+
+// deadlineless is a connection that is closed without anybody having noticed yet.
+type deadlineless struct{ net.Conn }
+
+func (deadlineless) SetWriteDeadline(time.Time) error { return nil }
+
+func TestCreateOverTLS(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 1 {
+			t.Errorf("protocol %s, want HTTP/1.1", r.Proto)
+		}
+		reply(w, 201, `{"id":"c1"}`)
+	}))
+	t.Cleanup(s.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(s.Certificate())
+	trusting := newRig(t, s.URL, func(c *Config) { c.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} })
+	if made, err := trusting.create(t, staticAccount()); err != nil || made.ID != "c1" {
+		t.Errorf("%+v, %v: want c1", made, err)
+	}
+	_, err := newRig(t, s.URL).create(t, staticAccount())
+	if err == nil || err.Verdict != provision.VerdictNotSent {
+		t.Errorf("%+v: want not sent, for the certificate is unknown", err)
+	}
+}
+
+// TestServerLeavesAfterTheHandshake tells the bytes of a TLS handshake from those of the request: if
+// the server leaves before anything was written, nothing was sent.
+func TestServerLeavesAfterTheHandshake(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		t.Error("a request arrived")
+	}))
+	t.Cleanup(s.Close)
+	var conn net.Conn
+	r := newRig(t, s.URL, func(c *Config) {
+		c.TLS = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // the certificate is not what is tested
+		c.DialContext = func(ctx context.Context, network, addr string) (_ net.Conn, err error) {
+			conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+			return deadlineless{conn}, err
+		}
+	})
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { _ = conn.Close() },
+	})
+	_, err := r.Create(ctx, staticAccount(), newConnection(), time.Now().Add(time.Minute))
+	if cerr := callError(t, err); cerr == nil || cerr.Verdict != provision.VerdictNotSent {
+		t.Errorf("%+v: want not sent", cerr)
+	}
+}
+
+// TestCancelWhileServerWorks: who gives up a POST that is out does not know how it ends.
+func TestCancelWhileServerWorks(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	url, hits := serveRaw(t, func(c net.Conn) {
+		cancel()
+		_, _ = c.Read(make([]byte, 1)) // until the client is gone
+	})
+	_, err := newRig(t, url).Create(ctx, staticAccount(), newConnection(), time.Now().Add(time.Minute))
+	if cerr := callError(t, err); cerr == nil || cerr.Verdict != provision.VerdictUnknown || !errors.Is(err, context.Canceled) {
+		t.Errorf("%+v: want unknown, canceled", cerr)
+	}
+	hits.want(t, postCall, 1)
+}

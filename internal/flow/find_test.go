@@ -1,0 +1,265 @@
+package flow
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/google/go-cmp/cmp"
+)
+
+const specID = "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b"
+
+func TestFindReadsTheSample(t *testing.T) {
+	t.Parallel()
+	addr, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if got, want := r.URL.RawQuery, "property=name==dbx-orders%20%5Breq%207f3a9c51%5D&property=connectionSpec.id=="+specID+"&limit=100"; got != want {
+			t.Errorf("query\n%s, want\n%s", got, want)
+		}
+		if r.Header.Get("X-Sandbox-Name") != "dev-eu" || r.Header.Get("Authorization") != "Bearer "+staticBearer {
+			t.Errorf("headers %v", r.Header)
+		}
+		reply(w, 200, string(sample(t, "connections-list-by-name-200.json")))
+	})
+	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Name: "dbx-orders [req 7f3a9c51]", SpecID: specID})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []provision.Found{{
+		Connection:  provision.Connection{ID: "3b0f6c1e-7a52-4f0c-9d11-5c2f8a7e4410", Etag: `"1f00a3c2-0000-0200-0000-690a1b2c0000"`},
+		Name:        "dbx-orders [req 7f3a9c51]",
+		Description: "managed-by=conn-worker; request=7f3a9c51; tenant=globex",
+		CreatedAt:   time.UnixMilli(1762269996120).UTC(), State: "enabled", SpecID: specID, SpecVersion: "1.0",
+		Domain: "https://adb-4455667788990011.3.azuredatabricks.net", ClusterID: "0712-091500-exmpl123", Database: "orders_db",
+	}}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Error(diff)
+	}
+	hits.want(t, listCall, 1)
+}
+
+func TestFindSamples(t *testing.T) {
+	t.Parallel()
+	for file, want := range map[string]int{"connections-list-empty-200.json": 0, "connections-list-duplicate-200.json": 2} {
+		addr, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, string(sample(t, file))) })
+		found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{})
+		if err != nil || len(found) != want {
+			t.Errorf("%s: %d found, %v; want %d", file, len(found), err, want)
+		}
+	}
+}
+
+// TestFindMatchesExactly lists everything, whatever was asked for, and lets the client choose.
+func TestFindMatchesExactly(t *testing.T) {
+	t.Parallel()
+	addr, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 200, `{"items":[
+			{"id":"1","name":"orders","connectionSpec":{"id":"s"}},
+			{"id":"2","name":"Orders","connectionSpec":{"id":"s"}},
+			{"id":"3","name":"orders ","connectionSpec":{"id":"s"}},
+			{"id":"4","name":"orders","connectionSpec":{"id":"other"}},
+			{"id":"5","name":"orders"},
+			{"id":"6","connectionSpec":{"id":"s"}},
+			{"id":"7","name":"orders","connectionSpec":"odd","auth":[],"createdAt":{},"state":false,"extra":1}]}`)
+	})
+	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Name: "orders", SpecID: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, f := range found {
+		ids = append(ids, f.ID)
+	}
+	if diff := cmp.Diff([]string{"1", "5", "6", "7"}, ids); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestFindWithOddNames checks what is filtered by: the server reads the filter back as it was meant,
+// or there is none, and the connection is found either way.
+func TestFindWithOddNames(t *testing.T) {
+	t.Parallel()
+	for name, filtered := range map[string]bool{
+		"plain": true, "two words": true, "a+b": true, "50%": true, "ümläut 日本": true, "a/b?c#d": true, "it's": true, "a;b": true,
+		"a,b": false, `say "hi"`: false, "a&b": false, "a=b": false, "a>b": false, `a\b`: false,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				checkFilter(t, r.URL.RawQuery, name, filtered)
+				reply(w, 200, fmt.Sprintf(`{"items":[{"id":"other","name":"x"},{"id":"c1","name":%q}]}`, name))
+			})
+			found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Name: name})
+			if err != nil || len(found) != 1 || found[0].ID != "c1" {
+				t.Errorf("%+v, %v; want c1", found, err)
+			}
+		})
+	}
+}
+
+func checkFilter(t *testing.T, raw, name string, filtered bool) {
+	t.Helper()
+	q, err := url.ParseQuery(raw)
+	if err != nil || strings.Contains(raw, "+") {
+		t.Errorf("query %s: %v", raw, err)
+	}
+	var want []string
+	if filtered {
+		want = []string{"name==" + name}
+	}
+	if diff := cmp.Diff(want, q["property"]); diff != "" {
+		t.Errorf("filter: %s", diff)
+	}
+}
+
+func TestFindGoesThroughAllPages(t *testing.T) {
+	t.Parallel()
+	links := map[string]string{ // :: token of a page → link to the next one; HOST is the server's address
+		"":       "/connections?continuationToken=t1%3D%3D",
+		"t1==":   "HOST/flow/connections?continuationToken=t2",
+		"t2":     "/flow/connections?continuationToken=t3",
+		"t3":     "connections?continuationToken=t4&limit=100",
+		"t4":     "?continuationToken=t5",
+		"t5":     "",
+		"unused": "",
+	}
+	addr, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		token := r.URL.Query().Get("continuationToken")
+		next := strings.Replace(links[token], "HOST", "http://"+r.Host, 1)
+		reply(w, 200, fmt.Sprintf(`{"items":[{"id":"id%s"}],"_links":{"next":{"href":%q}}}`, strings.Trim(token, "="), next))
+	})
+	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{})
+	if err != nil || len(found) != 6 || found[5].ID != "idt5" {
+		t.Errorf("%+v, %v; want 6 connections", found, err)
+	}
+	hits.want(t, listCall, 6)
+}
+
+// TestFindRefusesBadPages: a listing that can't be read to its end is an error, for what it does not
+// show may be what was sought. It isn't followed elsewhere, for the bearer token would go along.
+func TestFindRefusesBadPages(t *testing.T) {
+	t.Parallel()
+	var abroad atomic.Int64
+	foreign, _ := serve(t, func(http.ResponseWriter, *http.Request) { abroad.Add(1) })
+	link := func(href string) string { return fmt.Sprintf(`{"items":[],"_links":{"next":{"href":%q}}}`, href) }
+	for name, tc := range map[string]struct {
+		body  string
+		tries int
+	}{
+		"other host":      {link(foreign + "/flow/connections?continuationToken=x"), 1},
+		"no scheme":       {link(strings.TrimPrefix(foreign, "http:") + "/flow/connections?continuationToken=x"), 1},
+		"other scheme":    {link("https://127.0.0.1/flow/connections?x=y"), 1},
+		"other path":      {link("/flow/flows?continuationToken=x"), 1},
+		"path climbs":     {link("/flow/connections/../../ims?x=y"), 1},
+		"user info":       {link("http://u:p@127.0.0.1/flow/connections?x=y"), 1},
+		"opaque":          {link("mailto:a?x=y"), 1},
+		"no query":        {link("/connections"), 1},
+		"no URL":          {link("%zz"), 1},
+		"link is number":  {`{"items":[],"_links":{"next":{"href":7}}}`, maxTries},
+		"links is list":   {`{"items":[],"_links":[]}`, maxTries},
+		"circle":          {link("?limit=100"), 1},
+		"no items":        {`{"count":1}`, maxTries},
+		"items is object": {`{"items":{}}`, maxTries},
+		"null":            {`null`, maxTries},
+		"item is null":    {`{"items":[null]}`, maxTries},
+		"item without id": {`{"items":[{"id":"a"},{"name":"x"}]}`, maxTries},
+		"id is path":      {`{"items":[{"id":"../flows/1"}]}`, maxTries},
+		"HTML":            {`<html>`, maxTries},
+		"cut":             {`{"items":[{"id":"a"}`, maxTries},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, tc.body) })
+			found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{})
+			if err == nil || found != nil || err.Verdict != provision.VerdictUnknown || err.Cause == "" {
+				t.Errorf("%+v, %+v: want an error", found, err)
+			}
+			if n := hits.get(listCall); n < 1 || n > maxTries {
+				t.Errorf("asked %d times, want at most %d", n, maxTries)
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if n := abroad.Load(); n != 0 {
+			t.Errorf("the foreign host was called %d times", n)
+		}
+	})
+}
+
+func TestFindGivesUpOnEndlessPages(t *testing.T) {
+	t.Parallel()
+	var n atomic.Int64
+	addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 200, fmt.Sprintf(`{"items":[],"_links":{"next":{"href":"?continuationToken=%d"}}}`, n.Add(1)))
+	})
+	if _, err := newRig(t, addr).find(t, staticAccount(), provision.Query{}); err == nil || err.Verdict != provision.VerdictUnknown {
+		t.Errorf("%v: want an error", err)
+	}
+	hits.want(t, listCall, maxPages)
+}
+
+func TestFindRepeatsWhatMayPass(t *testing.T) {
+	t.Parallel()
+	for status, cause := range map[int]string{500: "flow status", 503: "flow status", 429: "flow throttled", 408: "flow status"} {
+		var n atomic.Int64
+		addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			if n.Add(1) < maxTries {
+				reply(w, status, `{"message":"later"}`)
+				return
+			}
+			reply(w, 200, `{"items":[{"id":"c1"}]}`)
+		})
+		r := newRig(t, addr)
+		if found, err := r.find(t, staticAccount(), provision.Query{}); err != nil || len(found) != 1 {
+			t.Errorf("status %d: %v, %v; want one", status, found, err)
+		}
+		hits.want(t, listCall, maxTries)
+		r.retries.want(t, cause, maxTries-1)
+	}
+}
+
+func TestFindGivesUp(t *testing.T) {
+	t.Parallel()
+	for status, tries := range map[int]int{500: maxTries, 429: maxTries, 400: 1, 401: 1, 403: 1, 404: 1, 302: maxTries} {
+		addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/stray")
+			reply(w, status, `{"errorMessage":"no `+staticBearer+`"}`)
+		})
+		r := newRig(t, addr)
+		_, err := r.find(t, staticAccount(), provision.Query{})
+		if err == nil || err.Status != status || err.Verdict != statusVerdict(status) || !strings.Contains(err.Message, "no [redacted]") {
+			t.Errorf("status %d: %+v", status, err)
+		}
+		hits.want(t, listCall, tries)
+		hits.want(t, "GET /stray", 0)
+	}
+}
+
+func TestFindLeavesALongWaitToItsCaller(t *testing.T) {
+	t.Parallel()
+	addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "3600")
+		reply(w, 429, "")
+	})
+	_, err := newRig(t, addr).find(t, staticAccount(), provision.Query{})
+	if err == nil || err.Verdict != provision.VerdictThrottled || err.RetryAfter != time.Hour {
+		t.Errorf("%+v: want to be told to wait an hour", err)
+	}
+	hits.want(t, listCall, 1)
+}
+
+func TestFindStopsWithItsContext(t *testing.T) {
+	t.Parallel()
+	addr, hits := serve(t, func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	r := newRig(t, addr, func(c *Config) { c.Timeout = 50 * time.Millisecond })
+	_, err := r.find(t, staticAccount(), provision.Query{})
+	if err == nil || err.Cause != provision.CauseTimeout {
+		t.Errorf("%+v: want a time-out", err)
+	}
+	hits.want(t, listCall, maxTries)
+}

@@ -1,0 +1,252 @@
+package flow
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/google/go-cmp/cmp"
+)
+
+// adobe plays IMS and a Flow Service that wants the newest token of it.
+type adobe struct {
+	issued atomic.Int64
+	refuse atomic.Int64 // tokens up to that number are not accepted
+}
+
+func (a *adobe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/ims/token/v3" {
+		reply(w, 200, fmt.Sprintf(`{"access_token":"%s-%d","token_type":"bearer","expires_in":86399}`, imsToken, a.issued.Add(1)))
+		return
+	}
+	var n int64
+	_, err := fmt.Sscanf(r.Header.Get("Authorization"), "Bearer "+imsToken+"-%d", &n)
+	switch {
+	case err != nil || n <= a.refuse.Load():
+		reply(w, 401, `{"error_code":"401013","message":"Oauth token is not valid: `+r.Header.Get("Authorization")+`"}`)
+	case r.Method == http.MethodPost:
+		reply(w, 201, `{"id":"c1"}`)
+	default:
+		reply(w, 200, `{"items":[{"id":"c1"}]}`)
+	}
+}
+
+func TestIMSRequest(t *testing.T) {
+	t.Parallel()
+	got := make(chan url.Values, 1)
+	addr, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/ims/token/v3" {
+			if r.Header.Get("X-Api-Key") != "client-id" || r.Header.Get("Authorization") != "Bearer eyJexample" {
+				t.Errorf("headers %v", r.Header)
+			}
+			reply(w, 201, `{"id":"c1"}`)
+			return
+		}
+		if r.URL.RawQuery != "" || r.Header.Get("Authorization") != "" {
+			t.Errorf("query %q, headers %v: secrets belong in the body", r.URL.RawQuery, r.Header)
+		}
+		_ = r.ParseForm()
+		got <- r.PostForm
+		reply(w, 200, `{"access_token":"eyJexample","token_type":"bearer","expires_in":86399}`)
+	})
+	if _, err := newRig(t, addr).create(t, imsAccount()); err != nil {
+		t.Fatal(err)
+	}
+	want := url.Values{
+		"grant_type": {"client_credentials"}, "client_id": {"client-id"}, "client_secret": {imsSecret}, "scope": {"openid,session,AdobeID"},
+	}
+	if diff := cmp.Diff(want, <-got); diff != "" {
+		t.Error(diff)
+	}
+	hits.want(t, imsCall, 1)
+	hits.want(t, postCall, 1)
+}
+
+func TestTokenIsShared(t *testing.T) {
+	t.Parallel()
+	a := new(adobe)
+	addr, hits := serve(t, a.ServeHTTP)
+	r := newRig(t, addr)
+	for range 3 {
+		if _, err := r.create(t, imsAccount()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.find(t, imsAccount(), provision.Query{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hits.want(t, imsCall, 1)
+	rotated := imsAccount()
+	rotated.Credentials.ClientSecret = "another-secret"
+	if _, err := r.create(t, rotated); err != nil {
+		t.Fatal(err)
+	}
+	hits.want(t, imsCall, 2)
+}
+
+// TestCreateDropsARefusedToken: the POST is not repeated, but the next one has a new token.
+func TestCreateDropsARefusedToken(t *testing.T) {
+	t.Parallel()
+	a := new(adobe)
+	a.refuse.Store(1)
+	addr, hits := serve(t, a.ServeHTTP)
+	r := newRig(t, addr)
+	_, err := r.create(t, imsAccount())
+	if err == nil || err.Verdict != provision.VerdictUnauthorized || err.Code != "401013" {
+		t.Errorf("%+v: want unauthorized", err)
+	}
+	hits.want(t, postCall, 1)
+	if _, err := r.create(t, imsAccount()); err != nil {
+		t.Error(err)
+	}
+	hits.want(t, postCall, 2)
+	hits.want(t, imsCall, 2)
+}
+
+func TestFindRenewsARefusedTokenOnce(t *testing.T) {
+	t.Parallel()
+	a := new(adobe)
+	a.refuse.Store(1)
+	addr, hits := serve(t, a.ServeHTTP)
+	r := newRig(t, addr)
+	if _, err := r.find(t, imsAccount(), provision.Query{}); err != nil {
+		t.Error(err)
+	}
+	hits.want(t, listCall, 2)
+	hits.want(t, imsCall, 2)
+	r.retries.want(t, "flow status", 1)
+	a.refuse.Store(99)
+	_, err := r.find(t, imsAccount(), provision.Query{})
+	if err == nil || err.Verdict != provision.VerdictUnauthorized {
+		t.Errorf("%+v: want unauthorized", err)
+	}
+	hits.want(t, listCall, 4)
+	hits.want(t, imsCall, 3)
+}
+
+func TestStaticTokenIsNotRenewed(t *testing.T) {
+	t.Parallel()
+	addr, hits := serve(t, new(adobe).ServeHTTP)
+	_, err := newRig(t, addr).find(t, staticAccount(), provision.Query{})
+	if err == nil || err.Verdict != provision.VerdictUnauthorized {
+		t.Errorf("%+v: want unauthorized", err)
+	}
+	hits.want(t, listCall, 1)
+	hits.want(t, imsCall, 0)
+}
+
+func TestIMSErrors(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		status  int
+		body    string
+		verdict provision.Verdict
+		cause   provision.Cause
+		tries   int
+		says    string
+	}{
+		"bad scope":       {400, string(sample(t, "ims-error-invalid-scope-400.json")), provision.VerdictDenied, "", 1, "set scopes"},
+		"bad client":      {401, `{"error":"invalid_client","error_description":"bad ` + imsSecret + `"}`, provision.VerdictDenied, "", 1, "check clientId"},
+		"bad, HTML":       {403, `<html><title>Forbidden</title>`, provision.VerdictDenied, "", 1, "Forbidden; check clientId"},
+		"throttled":       {429, ``, provision.VerdictNotSent, provision.CauseThrottled, maxTries, "Too Many"},
+		"down":            {503, `<html>`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "Service Unavailable"},
+		"redirect":        {307, ``, provision.VerdictNotSent, provision.CauseStatus, maxTries, "Temporary Redirect"},
+		"not found":       {404, ``, provision.VerdictNotSent, provision.CauseStatus, maxTries, "Not Found"},
+		"no token":        {200, `{}`, provision.VerdictNotSent, provision.CauseNetwork, maxTries, ""},
+		"not JSON":        {200, `<html>` + imsSecret, provision.VerdictNotSent, provision.CauseNetwork, maxTries, ""},
+		"unsendable":      {200, `{"access_token":"a\nb"}`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "can't be sent"},
+		"error with 200":  {200, `{"error":"server_error"}`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "server_error"},
+		"error, odd type": {400, `{"error":{"a":1},"error_description":["` + imsSecret + `"]}`, provision.VerdictDenied, "", 1, "Bad Request; check"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Location", "/stray")
+				reply(w, tc.status, tc.body)
+			})
+			r := newRig(t, addr)
+			_, err := r.create(t, imsAccount())
+			if err == nil || err.Verdict != tc.verdict || err.Cause != tc.cause || err.Target != provision.TargetIMS || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%+v (%v): want %v, %q, %q", err, err, tc.verdict, tc.cause, tc.says)
+			}
+			hits.want(t, imsCall, tc.tries)
+			hits.want(t, postCall, 0)
+			hits.want(t, "POST /stray", 0)
+			hits.want(t, "GET /stray", 0)
+		})
+	}
+}
+
+func TestIMSComesBack(t *testing.T) {
+	t.Parallel()
+	a, n := new(adobe), atomic.Int64{}
+	addr, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1) < maxTries {
+			reply(w, 500, "")
+			return
+		}
+		a.ServeHTTP(w, r)
+	})
+	r := newRig(t, addr)
+	if _, err := r.create(t, imsAccount()); err != nil {
+		t.Error(err)
+	}
+	hits.want(t, imsCall, maxTries)
+	hits.want(t, postCall, 1)
+	r.retries.want(t, "ims status", maxTries-1)
+}
+
+func TestIMSIsUnreachable(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "http://127.0.0.1:1", func(c *Config) { c.DialContext = never })
+	_, err := r.Create(t.Context(), imsAccount(), newConnection(), time.Now().Add(30*time.Millisecond))
+	r.checkNoLeak(t, err)
+	if cerr := callError(t, err); cerr == nil || cerr.Verdict != provision.VerdictNotSent || cerr.Target != provision.TargetIMS || cerr.Cause != provision.CauseTimeout {
+		t.Errorf("%+v: want not sent, for IMS took too long", cerr)
+	}
+}
+
+func TestClosedClientHasNoTokens(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, "http://127.0.0.1:1")
+	r.Close()
+	_, err := r.Create(t.Context(), imsAccount(), newConnection(), time.Now().Add(time.Minute))
+	if cerr := callError(t, err); cerr == nil || cerr.Verdict != provision.VerdictNotSent {
+		t.Errorf("%+v: want not sent", cerr)
+	}
+}
+
+// TestEchoesAreScrubbed has the services say back, in many spellings, every secret of a call.
+func TestEchoesAreScrubbed(t *testing.T) {
+	t.Parallel()
+	for _, secret := range []string{dbxToken, imsSecret, imsToken + "-1"} {
+		for name, spell := range map[string]func(string) string{
+			"plain": func(s string) string { return s }, "query": url.QueryEscape, "path": url.PathEscape,
+			"first part": func(s string) string { return s[:20] }, "base64": func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				a := new(adobe)
+				addr, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/ims/token/v3" {
+						a.ServeHTTP(w, r)
+						return
+					}
+					said := spell(secret)
+					w.Header().Set("X-Request-Id", said)
+					reply(w, 400, fmt.Sprintf(`{"error_code":%q,"message":%q}`, said, "no: "+said))
+				})
+				_, err := newRig(t, addr).create(t, imsAccount())
+				if told := fmt.Sprint(err.Code, err.RequestID, err.Message); strings.Contains(told, spell(secret)) || strings.Contains(told, secret[:minPart]) {
+					t.Errorf("%s: leaks %q", name, told)
+				}
+			})
+		}
+	}
+}
