@@ -80,6 +80,16 @@ func secretErr(err error) error {
 // within Settle of the POST's end, and may die or lose the answer anywhere.
 type simFlow struct{ p *proc }
 
+func (f simFlow) Authorize(context.Context, Account) error {
+	if err := f.p.do("authorize", func() error { return f.p.s.ims }); err != nil {
+		if ce := asCallError(err); ce.Verdict != VerdictUnknown {
+			return ce
+		}
+		return &CallError{Verdict: VerdictNotSent, Target: TargetIMS, Cause: CauseNetwork, Err: err}
+	}
+	return nil
+}
+
 func (f simFlow) Create(_ context.Context, as Account, c NewConnection, notAfter time.Time) (conn Connection, err error) {
 	s := f.p.s
 	fate := f.p.park("create")

@@ -21,6 +21,7 @@ type Config struct {
 
 	Clock    Clock        // nil means the wall clock
 	Gate     Gate         // nil means that every target may be called at any time
+	Turns    Turns        // nil means that a tenant may have any number of requests in hand
 	Observer Observer     // nil means nobody watches
 	Log      *slog.Logger // nil means no log
 	Rand     *rand.Rand   // source of jitter and nonces for tests; nil means the process's own
@@ -60,6 +61,13 @@ type Gate interface {
 	Allow(Target) (done func(served bool), wait time.Duration)
 }
 
+// Turns shares the worker among tenants. It is safe for concurrent use.
+type Turns interface {
+	// Take returns a function that must be called once, with whether the Flow Service throttled or
+	// failed the request, or nil and when to come back.
+	Take(tenant string) (done func(strained bool), wait time.Duration)
+}
+
 // Hub works on requests, any number at a time. It is safe for concurrent use.
 type Hub struct {
 	Config
@@ -94,6 +102,9 @@ func New(cfg Config) (*Hub, error) {
 	}
 	if cfg.Gate == nil {
 		cfg.Gate = openGate{}
+	}
+	if cfg.Turns == nil {
+		cfg.Turns = freeTurns{}
 	}
 	if cfg.Observer == nil {
 		cfg.Observer = blindObserver{}
@@ -175,6 +186,10 @@ func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 type openGate struct{}
 
 func (openGate) Allow(Target) (func(bool), time.Duration) { return func(bool) {}, 0 }
+
+type freeTurns struct{}
+
+func (freeTurns) Take(string) (func(bool), time.Duration) { return func(bool) {}, 0 }
 
 type blindObserver struct{}
 

@@ -51,6 +51,8 @@ type scriptedFlow struct {
 	find   func() ([]Found, error)
 }
 
+func (scriptedFlow) Authorize(context.Context, Account) error { return nil }
+
 func (f scriptedFlow) Create(ctx context.Context, _ Account, _ NewConnection, notAfter time.Time) (Connection, error) {
 	if f.create != nil {
 		if err := f.create(ctx, notAfter); err != nil {
@@ -240,6 +242,44 @@ func (shutGate) Allow(t Target) (func(bool), time.Duration) {
 		return nil, 2 * time.Minute
 	}
 	return func(bool) {}, 0
+}
+
+// TestNoTurnIsNoLostRecord: a message that had to wait for its tenant's turn is recorded at once, and
+// so isn't taken for one whose record was lost when it comes back.
+func TestNoTurnIsNoLostRecord(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l, finds, busy := &plainLedger{}, 0, &fewTurns{}
+		h := newTestHub(t, func(c *Config) {
+			c.Ledger, c.Turns = l, busy
+			c.Connections = scriptedFlow{find: func() ([]Found, error) { finds++; return nil, nil }}
+		})
+		if out := h.Handle(t.Context(), delivery()); out.Result != nil || out.Delay != time.Minute || l.rec.Held {
+			t.Fatalf("%+v, held=%v", out, l.rec.Held)
+		}
+		busy.free = true
+		d := delivery()
+		d.Delivered = 2
+		if out := h.Handle(t.Context(), d); out.Result == nil || finds != 0 {
+			t.Errorf("%+v after %d look-ups", out, finds)
+		}
+		if busy.out != 0 {
+			t.Errorf("%d turns were not given back", busy.out)
+		}
+	})
+}
+
+type fewTurns struct {
+	free bool
+	out  int
+}
+
+func (f *fewTurns) Take(string) (func(bool), time.Duration) {
+	if !f.free {
+		return nil, time.Minute
+	}
+	f.out++
+	return func(bool) { f.out-- }, 0
 }
 
 // TestSuspectRunsAlone: a request that killed two workers is worked on with no other beside it.

@@ -33,18 +33,20 @@ type step func(context.Context) step
 
 // task is one delivery being worked on. It belongs to one goroutine.
 type task struct {
-	hub     *Hub
-	d       Delivery
-	log     *slog.Logger
-	started time.Time // of this delivery
-	rec     Record    // as last written, plus what the step under way has changed
-	rev     uint64    // of rec in the ledger; 0 if it isn't there
-	waits   *waits    // use tryWaits
-	alone   bool      // holds hub.floor for writing
-	fresh   bool      // read secrets past the cache next time
-	creds   Credentials
-	secret  Secret
-	out     Outcome
+	hub      *Hub
+	d        Delivery
+	log      *slog.Logger
+	started  time.Time // of this delivery
+	rec      Record    // as last written, plus what the step under way has changed
+	rev      uint64    // of rec in the ledger; 0 if it isn't there
+	waits    *waits    // use tryWaits
+	alone    bool      // holds hub.floor for writing
+	turn     func(strained bool)
+	strained bool // the Flow Service throttled or failed this delivery
+	fresh    bool // read secrets past the cache next time
+	creds    Credentials
+	secret   Secret
+	out      Outcome
 }
 
 func newTask(h *Hub, d Delivery) *task {
@@ -168,6 +170,9 @@ func (t *task) claim(ctx context.Context) step {
 		t.fail(Fail(ReasonExpired, "its expirytime had passed when it was first seen; send it again with a later one"))
 		return t.conclude
 	}
+	if wait := t.takeTurn(); wait > 0 {
+		return t.park(ctx, wait)
+	}
 	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered = true, t.d.Seq, t.d.Delivered
 	t.rec.Alone = t.alone || t.hub.active.Load() == 1
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "claim", Result: string(t.rec.State)})
@@ -202,6 +207,29 @@ const (
 	deathsBeforeFailure = 5
 )
 
+// takeTurn returns how long the request must wait because its tenant has its share in hand. What is
+// past its deadline needs none.
+func (t *task) takeTurn() (wait time.Duration) {
+	if t.d.Invalid == nil && t.hub.Clock.Now().Before(t.rec.Deadline) {
+		t.turn, wait = t.hub.Turns.Take(t.rec.Key.Tenant)
+	}
+	return wait
+}
+
+// park lets a message rest until its tenant has a turn for it. The first time it is recorded, so that
+// the next delivery isn't taken for one whose record was lost.
+func (t *task) park(ctx context.Context, wait time.Duration) step {
+	if until := t.rec.Deadline.Sub(t.hub.Clock.Now()); until > 0 {
+		wait = min(wait, until)
+	}
+	if t.rev == 0 {
+		if next, ok := t.write(ctx); !ok {
+			return next
+		}
+	}
+	return t.back(wait, "its tenant has its share of requests in hand")
+}
+
 // isolate waits until this request is the only one being worked on, and keeps others out.
 func (t *task) isolate() {
 	t.hub.floor.RUnlock()
@@ -209,8 +237,11 @@ func (t *task) isolate() {
 	t.alone = true
 }
 
-// leave lets others in again.
+// leave gives the turn back and lets others in again.
 func (t *task) leave() {
+	if t.turn != nil {
+		t.turn(t.strained)
+	}
 	if t.alone {
 		t.hub.floor.Unlock()
 		return

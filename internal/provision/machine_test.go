@@ -73,6 +73,8 @@ func TestOutcomes(t *testing.T) {
 		"no such secret":            {func(s *sim) { s.secrets.err = missing }, ReasonTenantUnknown},
 		"Vault sealed":              {func(s *sim) { s.secrets.err = &SecretError{Problem: SecretUnavailable, Err: errors.New("sealed")} }, ReasonVaultUnavailable},
 		"Vault denies the worker":   {func(s *sim) { s.secrets.err = &SecretError{Problem: SecretDenied, Err: errors.New("403")} }, ReasonVaultUnavailable},
+		"IMS denies the tenant":     {func(s *sim) { s.ims = &CallError{Verdict: VerdictDenied, Target: TargetIMS, Status: 401} }, ReasonFlowDenied},
+		"IMS down":                  {func(s *sim) { s.ims = &CallError{Verdict: VerdictNotSent, Target: TargetIMS, Status: 503} }, ReasonFlowUnavailable},
 		"invalid":                   {func(s *sim) { s.msgs[0].d.Invalid = Fail(ReasonPlaintextSecret, "x") }, ReasonPlaintextSecret},
 		"expired when first seen":   {func(s *sim) { s.msgs[0].d.Request.Expiry = s.now }, ReasonExpired},
 		"name exists, reject":       {func(s *sim) { existing(s, nil); s.msgs[0].d.Request.Data.IfExists = IfExistsReject }, ReasonNameExists},

@@ -80,6 +80,9 @@ func (e *SecretError) Unwrap() error { return e.Err }
 // Connections speaks to the Flow Service on behalf of one tenant. Errors are *CallError. All methods
 // are safe for concurrent use.
 type Connections interface {
+	// Authorize makes sure that a token is at hand, so that Create need only post. It may repeat its
+	// calls. With a Verdict of VerdictDenied the tenant's credentials are no good.
+	Authorize(ctx context.Context, as Account) error
 	// Create sends exactly one POST, never a second one, and nothing at all after notAfter. Where it
 	// can't tell what became of the POST its error's Verdict is VerdictUnknown.
 	Create(ctx context.Context, as Account, conn NewConnection, notAfter time.Time) (Connection, error)

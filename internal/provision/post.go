@@ -25,7 +25,25 @@ func (t *task) prepare(ctx context.Context) step {
 			"send it where its owner said, or have its owner change the field"))
 		return t.conclude
 	}
+	if err := t.hub.Connections.Authorize(ctx, t.account()); err != nil {
+		return t.unauthorized(ctx, err)
+	}
 	return t.post
+}
+
+// unauthorized goes on after the tenant got no token: nothing was sent.
+func (t *task) unauthorized(ctx context.Context, err error) step {
+	ce := asCallError(err)
+	t.strained = true
+	switch ce.Verdict {
+	case VerdictDenied, VerdictRejected, VerdictUnauthorized:
+		t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(ce.Target), Result: ce.Verdict.String(), Detail: text(ce)})
+		t.rec.Refused = flowFailure(ReasonFlowDenied, ce)
+		t.useSecrets()
+		return t.reconsider
+	}
+	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
+	return t.hindered(ctx, ce.Target, err, t.prepare)
 }
 
 // readSecrets fills t.creds and t.secret. The next reading is from the cache again.
@@ -176,6 +194,11 @@ func (t *task) announce() {
 	if t.rec.FirstPostAt.IsZero() {
 		t.rec.FirstPostAt = now
 	}
+	t.useSecrets()
+}
+
+// useSecrets records which versions of the secrets were used.
+func (t *task) useSecrets() {
 	t.rec.Secrets = map[string]int{secretAdobe: t.creds.Version, secretToken: t.secret.Version}
 }
 
@@ -213,6 +236,7 @@ func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 	ce := asCallError(err)
 	result.Result, result.Detail = ce.Verdict.String(), text(ce)
 	t.rec.note(result)
+	t.strained = ce.Verdict == VerdictThrottled || ce.Verdict == VerdictUnknown || ce.Verdict == VerdictNotSent
 	t.log.Info("the POST made no connection that we know of", "verdict", ce.Verdict.String(), "status", ce.Status, "code", ce.Code, "error", ce)
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
 	t.rec.Deaths, t.rec.AloneDeaths = 0, 0

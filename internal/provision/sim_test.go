@@ -65,6 +65,7 @@ type sim struct {
 	births  int
 	tweak   func(*Config)
 	secrets simSecretStore
+	ims     error // of every Authorize
 }
 
 type entry struct {

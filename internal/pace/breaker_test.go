@@ -1,0 +1,130 @@
+package pace
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+const flow = provision.TargetFlow
+
+// call asks for one call and reports how it went; it fails the test where the gate is shut.
+func call(t *testing.T, b *Breakers, served bool) {
+	t.Helper()
+	done, wait := b.Allow(flow)
+	if done == nil {
+		t.Fatalf("the gate is shut for %v", wait)
+	}
+	done(served)
+}
+
+func trip(t *testing.T, b *Breakers) {
+	t.Helper()
+	for range 5 {
+		call(t, b, false)
+	}
+}
+
+func checkPermits(t *testing.T, b *Breakers, want int) {
+	t.Helper()
+	if n, _ := b.Permits(64); n != want {
+		t.Errorf("%d permits, want %d", n, want)
+	}
+}
+
+func TestOpensWhenNothingIsServed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		checkPermits(t, b, 64)
+		_, wake := b.Permits(64)
+		trip(t, b)
+		<-wake
+		checkPermits(t, b, 0)
+		if done, wait := b.Allow(flow); done != nil || wait <= 0 {
+			t.Errorf("still allowed, wait %v", wait)
+		}
+		if !b.Open()["flow"] || b.Open()["vault"] {
+			t.Errorf("open: %v", b.Open())
+		}
+	})
+}
+
+// TestStaysClosedWhileSomeCallsAreServed: a service that fails most calls still does some work, and
+// one tenant's broken cluster must not stop the others.
+func TestStaysClosedWhileSomeCallsAreServed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		for i := range 500 {
+			call(t, b, i%20 == 0)
+			time.Sleep(50 * time.Millisecond)
+		}
+		checkPermits(t, b, 64)
+	})
+}
+
+func TestProbesWithOneAndCloses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{Cooldown: 5 * time.Second})
+		trip(t, b)
+		_, wake := b.Permits(64)
+		<-wake // the cool-down is over
+		checkPermits(t, b, 1)
+		probe, _ := b.Allow(flow)
+		if probe == nil {
+			t.Fatal("no probe allowed")
+		}
+		checkPermits(t, b, 0)
+		if second, _ := b.Allow(flow); second != nil {
+			t.Error("a second probe at the same time")
+		}
+		probe(true)
+		checkPermits(t, b, 64)
+	})
+}
+
+func TestFailedProbeWaitsAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		trip(t, b)
+		probes := 0
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+			n, wake := b.Permits(64)
+			if n == 0 {
+				<-wake
+				continue
+			}
+			call(t, b, false)
+			probes++
+		}
+		if probes < 8 || probes > 17 {
+			t.Errorf("%d probes in a minute, want about one per 5 s", probes)
+		}
+	})
+}
+
+func TestTargetsAreApart(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		reg := prometheus.NewRegistry()
+		b := NewBreakers(BreakerConfig{Registerer: reg})
+		if n := testutil.CollectAndCount(b.gauge); n != 3 {
+			t.Errorf("%d series, want one per target from the start", n)
+		}
+		trip(t, b)
+		if done, _ := b.Allow(provision.TargetVault); done == nil {
+			t.Error("Vault is kept from callers because the Flow Service fails")
+		}
+		if got := testutil.ToFloat64(b.gauge.WithLabelValues("flow")); got != 1 {
+			t.Errorf("circuit_open{flow} %v", got)
+		}
+	})
+}
