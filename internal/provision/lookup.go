@@ -65,6 +65,7 @@ func (t *task) unresolved(ctx context.Context, settled bool, err error, detail s
 	}
 	cause, atLeast := hindrance(err)
 	if err != nil {
+		t.strained = true
 		t.hub.Observer.Retried(targetOf(err), cause)
 	}
 	return t.pause(ctx, atLeast, t.lookUp)
