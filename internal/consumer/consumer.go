@@ -1,0 +1,237 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Codec reads messages and writes dead letters. *event.Decoder is one.
+type Codec interface {
+	Decode(tenant string, headers map[string][]string, body []byte, meta event.Meta) provision.Delivery
+	DeadLetter(event.Letter) event.Message
+}
+
+// Config is what a Consumer needs. JS, Handle and Codec must be set.
+type Config struct {
+	JS jetstream.JetStream
+	// Handle works on one delivery, in a goroutine of its own. Its context ends when the shutdown
+	// has lasted too long; it then has to return soon. provision.Hub.Handle is one.
+	Handle func(context.Context, provision.Delivery) provision.Outcome
+	Codec  Codec
+
+	Objects         ObjectsConfig // what Run makes sure of before it takes the first message
+	Concurrency     int           // messages in hand at a time; 0 means 64
+	ShutdownTimeout time.Duration // how long work goes on after Run's context ended; 0 means 90 s
+	DelayMax        time.Duration // longest rest of a message that goes back; 0 means 15 min
+
+	// Gate is asked before every pull how many messages to take, given how many slots are free. It
+	// may return fewer; wake, if not nil, ends when the answer may have changed, and then whatever
+	// is still to come of the pull is called off. Nil means no gate.
+	Gate func(free int) (n int, wake <-chan struct{})
+
+	OnStart   func(provision.Delivery)                    // nil means nobody asks
+	OnSettled func(provision.Delivery, provision.Outcome) // likewise; not called for what OnStart wasn't called for
+	Metrics   *Metrics                                    // nil means nobody asks
+	Log       *slog.Logger                                // nil means no log
+
+	PullExpires    time.Duration // how long the broker keeps one pull; 0 means 30 s
+	PollInterval   time.Duration // between looks at the queue's state; 0 means 5 s
+	PublishTimeout time.Duration // for one confirmation by the broker; 0 means 5 s
+	PublishElapsed time.Duration // for all tries of one confirmation; 0 means 30 s
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+func (c Config) withDefaults() Config {
+	c.Objects = c.Objects.withDefaults()
+	c.Concurrency = or(c.Concurrency, 64)
+	c.ShutdownTimeout = or(c.ShutdownTimeout, 90*time.Second)
+	c.DelayMax = or(c.DelayMax, 15*time.Minute)
+	c.PullExpires = or(c.PullExpires, 30*time.Second)
+	c.PollInterval = or(c.PollInterval, 5*time.Second)
+	c.PublishTimeout = or(c.PublishTimeout, 5*time.Second)
+	c.PublishElapsed = or(c.PublishElapsed, 30*time.Second)
+	if c.Gate == nil {
+		c.Gate = func(free int) (int, <-chan struct{}) { return free, nil }
+	}
+	if c.OnStart == nil {
+		c.OnStart = func(provision.Delivery) {}
+	}
+	if c.OnSettled == nil {
+		c.OnSettled = func(provision.Delivery, provision.Outcome) {}
+	}
+	if c.Metrics == nil {
+		c.Metrics = NewMetrics(nil)
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+func (c Config) check() error {
+	var errs []error
+	for name, missing := range map[string]bool{"JS": c.JS == nil, "Handle": c.Handle == nil, "Codec": c.Codec == nil} {
+		if missing {
+			errs = append(errs, fmt.Errorf("consumer: Config.%s is not set", name))
+		}
+	}
+	if c.Concurrency < 0 {
+		errs = append(errs, fmt.Errorf("consumer: Config.Concurrency is %d; it must be positive", c.Concurrency))
+	}
+	for name, d := range map[string]time.Duration{
+		"ShutdownTimeout": c.ShutdownTimeout, "DelayMax": c.DelayMax, "PollInterval": c.PollInterval,
+		"PublishTimeout": c.PublishTimeout, "PublishElapsed": c.PublishElapsed,
+	} {
+		if d < 0 {
+			errs = append(errs, fmt.Errorf("consumer: Config.%s is %v; it must be positive", name, d))
+		}
+	}
+	if c.PullExpires < 0 || c.PullExpires > 0 && c.PullExpires < time.Second {
+		errs = append(errs, fmt.Errorf("consumer: Config.PullExpires is %v; it must be at least 1s", c.PullExpires))
+	}
+	return errors.Join(errs...)
+}
+
+// Consumer takes messages and settles them. Its methods are safe for concurrent use.
+type Consumer struct {
+	Config
+	nc    *nats.Conn
+	slots chan struct{} // holds one value per slot that is taken
+	hand  hand
+	state state
+	loops sync.WaitGroup // heartbeats, polls and watchers
+	tails sync.WaitGroup // ends of pulls
+	abort chan struct{}  // closed by Abort
+	once  sync.Once      // closes abort
+}
+
+// New returns a Consumer that Run starts, or an error that names every field that is wrong. It does
+// not speak to the broker.
+func New(cfg Config) (*Consumer, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	c := &Consumer{
+		Config: cfg,
+		nc:     cfg.JS.Conn(),
+		slots:  make(chan struct{}, cfg.Concurrency),
+		abort:  make(chan struct{}),
+	}
+	c.hand.jobs = make(map[*job]struct{})
+	c.state.ackWait = cfg.Objects.AckWait
+	up := c.nc.IsConnected
+	cfg.Metrics.connected.Store(&up)
+	return c, nil
+}
+
+// Causes of the end of a Handle's context, and errors of Run.
+var (
+	// ErrShutdownTimeout means that work went on longer after the stop than it may.
+	ErrShutdownTimeout = errors.New("consumer: the shutdown took longer than allowed")
+	// ErrAborted means that Abort was called.
+	ErrAborted = errors.New("consumer: aborted")
+	// ErrConnectionClosed means that the connection was closed under the consumer for good.
+	ErrConnectionClosed = errors.New("consumer: the NATS connection was closed")
+)
+
+// settleGrace is how long after the ShutdownTimeout the outcomes of what was then cut short may take.
+const settleGrace = 10 * time.Second
+
+// Run takes messages until ctx ends. Then it takes no more, gives back what it had received but not
+// begun, lets the work in hand go on for ShutdownTimeout, and returns nil when everything is settled.
+// No failure of the broker ends it. Its error is ErrShutdownTimeout where something is still not
+// settled after that, ErrAborted, or ErrConnectionClosed. Run must be called once.
+func (c *Consumer) Run(ctx context.Context) error {
+	work, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cut(nil)
+	settle, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer giveUp(nil)
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	c.loops.Go(func() { c.beat(background) })
+	c.loops.Go(func() { c.poll(background) })
+	defer c.loops.Wait()
+	defer stop()
+
+	intake, stopIntake := context.WithCancel(ctx)
+	defer stopIntake()
+	defer context.AfterFunc(intake, func() { c.state.setStopping() })()
+	c.loops.Go(func() {
+		select {
+		case <-c.abort:
+			stopIntake()
+			cut(ErrAborted)
+			giveUp(ErrAborted)
+		case <-background.Done():
+		}
+	})
+	err := c.intake(intake, contexts{work: work, settle: settle})
+	return errors.Join(err, c.drain(cut, giveUp))
+}
+
+// Abort makes Run return soon, whatever is in hand: it comes again after the ack wait.
+func (c *Consumer) Abort() { c.once.Do(func() { close(c.abort) }) }
+
+// contexts are those of a message: one bounds the work on it, one its settlement.
+type contexts struct{ work, settle context.Context }
+
+// drain waits for what is in hand.
+func (c *Consumer) drain(cut, giveUp context.CancelCauseFunc) error {
+	idle := c.hand.idle()
+	c.Log.Info("intake stopped", "in_flight", c.hand.len())
+	err := c.await(idle, c.ShutdownTimeout)
+	if errors.Is(err, ErrShutdownTimeout) {
+		c.Log.Warn("the work in hand is cut short", "in_flight", c.hand.len())
+		cut(ErrShutdownTimeout)
+		err = c.await(idle, settleGrace)
+		giveUp(ErrShutdownTimeout)
+	}
+	if err != nil {
+		return fmt.Errorf("%w with %d messages unsettled", err, c.hand.len())
+	}
+	c.tails.Wait()
+	c.flush()
+	return nil
+}
+
+func (c *Consumer) await(idle <-chan struct{}, within time.Duration) error {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-idle:
+		return nil
+	case <-c.abort:
+		return ErrAborted
+	case <-timer.C:
+		return ErrShutdownTimeout
+	}
+}
+
+// flush makes sure that the last acknowledgements have left. Those that have not come again, so a
+// broker that is away is no error.
+func (c *Consumer) flush() {
+	if !c.nc.IsConnected() {
+		c.Log.Warn("NATS is not connected: what was given back last comes again after the ack wait")
+		return
+	}
+	if err := c.nc.FlushTimeout(c.PublishTimeout); err != nil {
+		c.Log.Warn("the last acknowledgements may not have arrived", "error", err)
+	}
+}

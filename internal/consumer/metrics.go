@@ -1,0 +1,179 @@
+package consumer
+
+import (
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// How a message was settled: the values of the label "settled".
+const (
+	settledAck       = "ack"       // its outcome is told and it is gone
+	settledNak       = "nak"       // it went back to the stream
+	settledTerm      = "term"      // it was on no tenant's subject and is gone
+	settledAbandoned = "abandoned" // the broker could not be told; it comes again after the ack wait
+)
+
+// The values of the label "outcome" beside "created" and "failed".
+const (
+	outcomeAdopted   = "adopted"
+	outcomeDuplicate = "duplicate"
+)
+
+// Metrics are those of the contract that the consumer and the hub fill. They are one registerer's:
+// make them once per process. It is a provision.Observer. All methods are safe for concurrent use.
+type Metrics struct {
+	requests        *prometheus.CounterVec
+	failures        *prometheus.CounterVec
+	duration        *prometheus.HistogramVec
+	inFlight        prometheus.Gauge
+	deliveries      *prometheus.CounterVec
+	retries         *prometheus.CounterVec
+	reconciliations *prometheus.CounterVec
+	pending         prometheus.Gauge
+	ackPending      prometheus.Gauge
+	redelivered     prometheus.Gauge
+	oldest          prometheus.Gauge
+	paused          prometheus.Gauge
+
+	connected atomic.Pointer[func() bool] // nil before a consumer runs
+}
+
+var _ provision.Observer = (*Metrics)(nil)
+
+const prefix = "flow_worker_"
+
+// durationBuckets reach from the fastest creation to the longest deadline that is the default, in
+// seconds.
+var durationBuckets = []float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400}
+
+// NewMetrics registers the metrics with reg, or nowhere if it is nil. Every label value is there from
+// the start.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		requests:        counters("requests_total", "Requests that were concluded, once per message, by outcome.", "outcome"),
+		failures:        counters("request_failures_total", "Requests that failed, by reason.", "reason"),
+		duration:        durations(),
+		inFlight:        gauge("requests_in_flight", "Messages in this process's hands."),
+		deliveries:      counters("deliveries_total", "Deliveries by what became of the message.", "settled"),
+		retries:         counters("retries_total", "Calls that had to be repeated.", "target", "cause"),
+		reconciliations: counters("reconciliations_total", "Look-ups of a request's connection by how they ended.", "result"),
+		pending:         gauge("queue_pending", "Messages that were never delivered yet."),
+		ackPending:      gauge("queue_ack_pending", "Messages that were delivered and not settled, in all workers' hands or resting."),
+		redelivered:     gauge("queue_redelivered", "Messages delivered more than once and not settled yet."),
+		oldest:          gauge("queue_oldest_seconds", "Age of the oldest message in the requests stream, 0 if it is empty."),
+		paused:          gauge("paused", "1 while the intake of all workers is paused."),
+	}
+	m.prepare()
+	if reg != nil {
+		reg.MustRegister(m.requests, m.failures, m.duration, m.inFlight, m.deliveries, m.retries, m.reconciliations,
+			m.pending, m.ackPending, m.redelivered, m.oldest, m.paused, m.connection())
+	}
+	return m
+}
+
+func counters(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: prefix + name, Help: help}, labels)
+}
+
+func gauge(name, help string) prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{Name: prefix + name, Help: help})
+}
+
+func durations() *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:                            prefix + "request_duration_seconds",
+		Help:                            "Time from a message's entering the stream to the acknowledged result, by outcome.",
+		Buckets:                         durationBuckets,
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  160,
+		NativeHistogramMinResetDuration: time.Hour,
+	}, []string{"outcome"})
+}
+
+func (m *Metrics) connection() prometheus.GaugeFunc {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: prefix + "nats_connected", Help: "1 while the connection to NATS is up.",
+	}, func() float64 {
+		if up := m.connected.Load(); up != nil && (*up)() {
+			return 1
+		}
+		return 0
+	})
+}
+
+func (m *Metrics) prepare() {
+	for _, o := range []string{provision.OutcomeCreated, outcomeAdopted, provision.OutcomeFailed, outcomeDuplicate} {
+		m.requests.WithLabelValues(o)
+		m.duration.WithLabelValues(o)
+	}
+	for _, r := range provision.Reasons {
+		m.failures.WithLabelValues(string(r))
+	}
+	for _, s := range []string{settledAck, settledNak, settledTerm, settledAbandoned} {
+		m.deliveries.WithLabelValues(s)
+	}
+	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault, provision.TargetIMS} {
+		for _, c := range []provision.Cause{provision.CauseStatus, provision.CauseTimeout, provision.CauseNetwork, provision.CauseThrottled} {
+			m.retries.WithLabelValues(string(t), string(c))
+		}
+	}
+	for _, r := range []provision.Reconciliation{
+		provision.ReconciledAdopted, provision.ReconciledAbsent, provision.ReconciledSeveral, provision.ReconciledUnknown,
+	} {
+		m.reconciliations.WithLabelValues(string(r))
+	}
+}
+
+// Retried implements provision.Observer.
+func (m *Metrics) Retried(target provision.Target, cause provision.Cause) {
+	m.retries.WithLabelValues(string(target), string(cause)).Inc()
+}
+
+// Reconciled implements provision.Observer.
+func (m *Metrics) Reconciled(how provision.Reconciliation) {
+	m.reconciliations.WithLabelValues(string(how)).Inc()
+}
+
+// concluded counts a message whose result is told and which is acknowledged.
+func (m *Metrics) concluded(d provision.Delivery, out provision.Outcome, took time.Duration) {
+	outcome := outcomeOf(d, out)
+	m.requests.WithLabelValues(outcome).Inc()
+	if outcome == provision.OutcomeFailed && out.Result.Error != nil {
+		m.failures.WithLabelValues(string(out.Result.Error.Reason)).Inc()
+	}
+	observer := m.duration.WithLabelValues(outcome)
+	seconds := max(took, 0).Seconds()
+	if id := traceID(d.Request.Trace); id != "" {
+		if withExemplar, ok := observer.(prometheus.ExemplarObserver); ok {
+			withExemplar.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": id})
+			return
+		}
+	}
+	observer.Observe(seconds)
+}
+
+// outcomeOf returns the message's value of the label "outcome". A result that is told again for the
+// very message that asked for it is no duplicate: the acknowledgement failed the last time.
+func outcomeOf(d provision.Delivery, out provision.Outcome) string {
+	switch r := out.Result; {
+	case out.Repeat && !r.RequestedAt.Equal(d.EnteredAt):
+		return outcomeDuplicate
+	case r.Outcome == provision.OutcomeCreated && r.Adopted:
+		return outcomeAdopted
+	default:
+		return r.Outcome
+	}
+}
+
+// traceID returns the trace id in a W3C traceparent, or nothing.
+func traceID(t provision.Trace) string {
+	if parts := strings.Split(t.Parent, "-"); len(parts) >= 4 && len(parts[1]) == 32 {
+		return parts[1]
+	}
+	return ""
+}

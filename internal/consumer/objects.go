@@ -1,0 +1,202 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The names of the NATS objects, as the contract has them.
+const (
+	StreamRequests    = "CONNECTION_REQUESTS"
+	StreamResults     = "CONNECTION_RESULTS"
+	StreamDeadLetters = "CONNECTION_DEADLETTERS"
+	ConsumerName      = "flow-worker"
+)
+
+const (
+	subjectRequests    = "connections.requests."
+	patternRequests    = subjectRequests + "*"
+	patternResults     = "connections.results.*.*"
+	patternDeadLetters = "connections.deadletters.*"
+
+	requestWindow = 100 * time.Millisecond // the least a server takes: a window is shared by all tenants
+	resultWindow  = 10 * time.Minute
+	resultAge     = 30 * 24 * time.Hour
+)
+
+// DefaultAckWait is how long the broker waits for a sign of life where ObjectsConfig has no AckWait.
+const DefaultAckWait = 30 * time.Second
+
+// ObjectsConfig says what the streams and the consumer have to be like. The zero value only verifies.
+type ObjectsConfig struct {
+	Manage   bool          // create and upgrade; otherwise they must be there and be good enough
+	Replicas int           // at least that many; 0 means 1
+	AckWait  time.Duration // at least that long; 0 means DefaultAckWait
+
+	// Ledger makes or checks the ledger. It is called before the requests stream may be made, so
+	// that no request can be older than its ledger. Nil means that the caller has seen to it.
+	Ledger func(context.Context) error
+}
+
+func (c ObjectsConfig) withDefaults() ObjectsConfig {
+	c.Replicas = max(c.Replicas, 1)
+	if c.AckWait == 0 {
+		c.AckWait = DefaultAckWait
+	}
+	return c
+}
+
+// Change says what EnsureObjects did to one object.
+type Change struct {
+	Name    string
+	Created bool     // it was not there before
+	Changed []string // settings that were raised, as "replicas 1 → 3"
+	Kept    []string // settings that go beyond what was asked for, and were left alone
+}
+
+// Report says what EnsureObjects did, in the order in which it did it.
+type Report []Change
+
+// EnsureObjects creates or upgrades the streams and the consumer, or only verifies them, as cfg says.
+// What an existing object has beyond cfg is kept, never shrunk. It fails on a server that is too old,
+// and on settings that can't be changed without losing messages, naming the remedy. Several processes
+// may call it at the same time.
+func EnsureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfig) (Report, error) {
+	cfg = cfg.withDefaults()
+	if err := checkServer(js.Conn(), floor, "the worker"); err != nil {
+		return nil, err
+	}
+	if cfg.Ledger != nil {
+		if err := cfg.Ledger(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var report Report
+	for _, want := range streams(cfg.Replicas) {
+		change, err := ensureStream(ctx, js, want, cfg.Manage)
+		if err != nil {
+			return report, fmt.Errorf("consumer: stream %s: %w", want.Name, err)
+		}
+		report = append(report, change)
+	}
+	change, err := ensureConsumer(ctx, js, durable(cfg.AckWait), cfg.Manage)
+	if err != nil {
+		return report, fmt.Errorf("consumer: consumer %s on %s: %w", ConsumerName, StreamRequests, err)
+	}
+	return append(report, change), nil
+}
+
+// streams returns what is wanted. The requests come last, so that where they can be published the
+// places for their outcomes are there.
+func streams(replicas int) []jetstream.StreamConfig {
+	return []jetstream.StreamConfig{
+		{
+			Name: StreamResults, Subjects: []string{patternResults}, Replicas: replicas,
+			Description: "flow-worker: the outcomes of requests",
+			Retention:   jetstream.LimitsPolicy, MaxAge: resultAge, Duplicates: resultWindow,
+		}, {
+			Name: StreamDeadLetters, Subjects: []string{patternDeadLetters}, Replicas: replicas,
+			Description: "flow-worker: requests that failed, as they came",
+			Retention:   jetstream.LimitsPolicy, MaxAge: resultAge, Duplicates: resultWindow,
+		}, {
+			Name: StreamRequests, Subjects: []string{patternRequests}, Replicas: replicas,
+			Description: "flow-worker: requests that wait for their outcome",
+			Retention:   jetstream.WorkQueuePolicy, Duplicates: requestWindow,
+			Discard: jetstream.DiscardNew, // a full queue refuses requests, it does not forget any
+		},
+	}
+}
+
+func durable(ackWait time.Duration) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
+		Name: ConsumerName, Durable: ConsumerName,
+		Description:   "flow-worker: all workers share it",
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxDeliver:    -1, // the worker decides when a request has failed
+		MaxAckPending: -1, // a message that rests holds up nobody
+	}
+}
+
+const notThere = "it does not exist; create it with \"worker init\": %w"
+
+func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, manage bool) (Change, error) {
+	have, err := js.Stream(ctx, want.Name)
+	switch {
+	case err == nil:
+		return upgradeStream(ctx, js, have.CachedInfo().Config, want, manage)
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return Change{}, err
+	case !manage:
+		return Change{}, fmt.Errorf(notThere, err)
+	}
+	_, err = js.CreateStream(ctx, want)
+	if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+		return Change{Name: want.Name, Created: err == nil}, err
+	}
+	if have, err = js.Stream(ctx, want.Name); err != nil { // another worker was quicker
+		return Change{}, err
+	}
+	return upgradeStream(ctx, js, have.CachedInfo().Config, want, manage)
+}
+
+func upgradeStream(ctx context.Context, js jetstream.JetStream, have, want jetstream.StreamConfig, manage bool) (Change, error) {
+	if err := streamFault(have, want); err != nil {
+		return Change{}, err
+	}
+	raised, change := raiseStream(have, want)
+	switch {
+	case len(change.Changed) == 0:
+		return change, nil
+	case !manage:
+		return Change{}, fmt.Errorf("it falls short of what is needed (%q); run \"worker init\"", change.Changed)
+	}
+	if _, err := js.UpdateStream(ctx, raised); err != nil {
+		return Change{}, fmt.Errorf("upgrade %q: %w", change.Changed, err)
+	}
+	return change, nil
+}
+
+func ensureConsumer(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig, manage bool) (Change, error) {
+	have, err := js.Consumer(ctx, StreamRequests, want.Name)
+	switch {
+	case err == nil:
+		return upgradeConsumer(ctx, js, have.CachedInfo().Config, want, manage)
+	case errors.Is(err, jetstream.ErrNotPullConsumer):
+		return Change{}, fmt.Errorf("it is a push consumer, the worker pulls; delete it and run \"worker init\": %w", err)
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return Change{}, err
+	case !manage:
+		return Change{}, fmt.Errorf(notThere, err)
+	}
+	_, err = js.CreateConsumer(ctx, StreamRequests, want)
+	if !errors.Is(err, jetstream.ErrConsumerExists) {
+		return Change{Name: want.Name, Created: err == nil}, err
+	}
+	if have, err = js.Consumer(ctx, StreamRequests, want.Name); err != nil { // another worker was quicker
+		return Change{}, err
+	}
+	return upgradeConsumer(ctx, js, have.CachedInfo().Config, want, manage)
+}
+
+func upgradeConsumer(ctx context.Context, js jetstream.JetStream, have, want jetstream.ConsumerConfig, manage bool) (Change, error) {
+	if err := consumerFault(have); err != nil {
+		return Change{}, err
+	}
+	raised, change := raiseConsumer(have, want)
+	switch {
+	case len(change.Changed) == 0:
+		return change, nil
+	case !manage:
+		return Change{}, fmt.Errorf("it falls short of what is needed (%q); run \"worker init\"", change.Changed)
+	}
+	if _, err := js.UpdateConsumer(ctx, StreamRequests, raised); err != nil {
+		return Change{}, fmt.Errorf("upgrade %q: %w", change.Changed, err)
+	}
+	return change, nil
+}

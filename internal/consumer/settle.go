@@ -1,0 +1,91 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+const (
+	// delayMin is the shortest rest of a message that goes back, so that it can't spin.
+	delayMin = 100 * time.Millisecond
+	// untoldDelay is how long a message rests whose outcome could not be published: the ledger has
+	// it, and the next delivery tells it.
+	untoldDelay = 30 * time.Second
+)
+
+// settle is the one place that acts on an outcome:
+//
+//	result, failed   dead letter confirmed, result confirmed, ack
+//	result, created  result confirmed, ack
+//	no result        nak with the outcome's delay
+//
+// What can't be confirmed sends the message back, to be told by a later delivery.
+func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) verdict {
+	if out.Result == nil {
+		return verdict{settled: c.nak(j, out.Delay)}
+	}
+	if err := c.tell(j, d, *out.Result); err != nil {
+		return verdict{settled: c.nak(j, untoldDelay), err: fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)}
+	}
+	return c.ack(j)
+}
+
+func (c *Consumer) tell(j *job, d provision.Delivery, res provision.Result) error {
+	if res.Outcome == provision.OutcomeFailed {
+		if err := c.publishDeadLetter(j.settle, letterOf(j, d, res)); err != nil {
+			return err
+		}
+	}
+	return c.publishResult(j.settle, res)
+}
+
+func letterOf(j *job, d provision.Delivery, res provision.Result) event.Letter {
+	l := event.Letter{
+		Headers: j.msg.Headers(), Body: j.msg.Data(),
+		Key: d.Request.Key, Retry: d.Request.Retry, Fingerprint: d.Request.Fingerprint,
+		Salt: d.EventSalt, Detached: d.Detached, FailedAt: res.CompletedAt,
+	}
+	if res.Error != nil {
+		l.Reason = res.Error.Reason
+	}
+	return l
+}
+
+// settleInvalid ends a message whose subject names no tenant. There is nobody to tell a result to.
+func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
+	l := letterOf(j, d, provision.Result{CompletedAt: time.Now()})
+	l.Reason, l.Detached = provision.ReasonInvalidRequest, true
+	v := verdict{settled: settledTerm, err: errors.New("the subject's last token is no tenant; want ^[a-z0-9][a-z0-9_-]{0,62}$")}
+	if err := c.publishDeadLetter(j.settle, l); err != nil {
+		v = verdict{settled: c.nak(j, untoldDelay), err: errors.Join(v.err, err)}
+	} else if err := j.msg.TermWithReason("no tenant"); err != nil {
+		v = verdict{settled: settledAbandoned, err: errors.Join(v.err, err)}
+	}
+	c.report(d, provision.Outcome{Why: "no tenant"}, v)
+}
+
+// nak gives the message back to rest for d, within bounds and with a tenth of jitter, and returns how
+// that went.
+func (c *Consumer) nak(j *job, d time.Duration) string {
+	d = max(d, delayMin)
+	d = min(d+time.Duration(rand.Float64()*float64(d)/10), max(c.DelayMax, delayMin))
+	if err := j.msg.NakWithDelay(d); err != nil {
+		return settledAbandoned
+	}
+	return settledNak
+}
+
+// ack acknowledges the message and waits for the broker to confirm it.
+func (c *Consumer) ack(j *job) verdict {
+	err := c.confirm(j.settle, func(ctx context.Context) error { return j.msg.DoubleAck(ctx) })
+	if err != nil {
+		return verdict{settled: settledAbandoned, err: fmt.Errorf("the acknowledgement is not confirmed: %w", err)}
+	}
+	return verdict{settled: settledAck}
+}

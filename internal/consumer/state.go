@@ -1,0 +1,194 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Status is how the consumer stands, for health checks and the status page.
+type Status struct {
+	Connected bool
+	Bound     bool   // the streams and the consumer are there and were fit for use when last looked at
+	Stopping  bool   // no more messages are taken
+	Problem   string // what went wrong last, empty once it went right
+	Pauses    Pauses
+	Slots     int
+	InFlight  int
+
+	// Of the queue, as of AskedAt.
+	AskedAt     time.Time // when the broker last answered; zero if it never did
+	Pending     uint64
+	AckPending  int
+	Redelivered int
+	Oldest      time.Duration // age of the oldest message in the stream, 0 if it is empty
+}
+
+// state is what the loops of a Consumer tell each other.
+type state struct {
+	mu       sync.Mutex
+	status   Status        // guarded by mu, but for what status() fills in
+	ackWait  time.Duration // the consumer's actual one; guarded by mu
+	changing chan struct{} // closed when ackWait changes, nil if nobody waits; guarded by mu
+}
+
+func (s *state) setStopping() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Stopping = true
+}
+
+func (s *state) setProblem(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Bound, s.status.Problem = false, err.Error()
+}
+
+func (s *state) setBound() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.Bound, s.status.Problem = true, ""
+}
+
+func (s *state) beatEvery() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.ackWait/3, time.Millisecond)
+}
+
+func (s *state) setAckWait(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d <= 0 || d == s.ackWait {
+		return
+	}
+	s.ackWait = d
+	if s.changing != nil {
+		close(s.changing)
+		s.changing = nil
+	}
+}
+
+// ackWaitChanged returns a channel that is closed when the ack wait changes next.
+func (s *state) ackWaitChanged() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changing == nil {
+		s.changing = make(chan struct{})
+	}
+	return s.changing
+}
+
+func (s *state) setQueue(consumer *jetstream.ConsumerInfo, oldest time.Duration) {
+	s.setAckWait(consumer.Config.AckWait)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.AskedAt = time.Now()
+	s.status.Pauses = Pauses{Paused: consumer.Paused, Remaining: consumer.PauseRemaining}
+	s.status.Pending = consumer.NumPending
+	s.status.AckPending = consumer.NumAckPending
+	s.status.Redelivered = consumer.NumRedelivered
+	s.status.Oldest = oldest
+}
+
+func (s *state) get() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Status returns how the consumer stands, without asking the broker.
+func (c *Consumer) Status() Status {
+	s := c.state.get()
+	s.Connected = c.nc.IsConnected()
+	s.Slots = c.Concurrency
+	s.InFlight = c.hand.len()
+	return s
+}
+
+// Ready returns nil while messages are taken as they come, or could be but for a pause; otherwise
+// what prevents it.
+func (c *Consumer) Ready() error {
+	s := c.Status()
+	silent := time.Since(s.AskedAt)
+	switch {
+	case s.Stopping:
+		return errors.New("the worker is stopping")
+	case !s.Connected:
+		return fmt.Errorf("NATS: %w", nats.ErrDisconnected)
+	case !s.Bound && s.Problem != "":
+		return errors.New(s.Problem)
+	case !s.Bound || s.AskedAt.IsZero():
+		return fmt.Errorf("consumer %s on %s is not bound yet", ConsumerName, StreamRequests)
+	case silent > 3*c.PollInterval+c.PublishTimeout:
+		return fmt.Errorf("JetStream has not answered for %v", silent.Round(time.Second))
+	}
+	return nil
+}
+
+// poll looks at the queue every PollInterval, with jitter, so that many workers don't ask at once.
+func (c *Consumer) poll(ctx context.Context) {
+	for {
+		c.look(ctx)
+		timer := time.NewTimer(jitter(c.PollInterval))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// look asks for the queue's state and tells status and metrics. A failure is the intake's to report.
+func (c *Consumer) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, c.PublishTimeout)
+	defer cancel()
+	consumer, err := c.JS.Consumer(ctx, StreamRequests, ConsumerName)
+	if err != nil {
+		c.Log.Debug("the queue's state is not known", "error", err)
+		return
+	}
+	stream, err := c.JS.Stream(ctx, StreamRequests)
+	if err != nil {
+		c.Log.Debug("the queue's state is not known", "error", err)
+		return
+	}
+	info, oldest := consumer.CachedInfo(), oldestIn(stream.CachedInfo())
+	c.state.setQueue(info, oldest)
+	c.Metrics.queue(info, oldest)
+}
+
+// oldestIn returns the age of the oldest message by the server's own clock.
+func oldestIn(info *jetstream.StreamInfo) time.Duration {
+	if info.State.Msgs == 0 {
+		return 0
+	}
+	now := info.TimeStamp
+	if now.IsZero() { // servers before 2.10 don't say
+		now = time.Now()
+	}
+	return max(now.Sub(info.State.FirstTime), 0)
+}
+
+func (m *Metrics) queue(info *jetstream.ConsumerInfo, oldest time.Duration) {
+	m.pending.Set(float64(info.NumPending))
+	m.ackPending.Set(float64(info.NumAckPending))
+	m.redelivered.Set(float64(info.NumRedelivered))
+	m.oldest.Set(oldest.Seconds())
+	m.paused.Set(0)
+	if info.Paused {
+		m.paused.Set(1)
+	}
+}
+
+// jitter spreads d over a quarter to either side.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
+}

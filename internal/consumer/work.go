@@ -1,0 +1,121 @@
+package consumer
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// panicDelay is how long a message rests whose handling panicked out here.
+const panicDelay = time.Minute
+
+// begin takes a message in hand, in the slot that was reserved for it.
+func (c *Consumer) begin(msg jetstream.Msg, cx contexts) {
+	j := &job{msg: msg, tenant: tenantOf(msg.Subject()), contexts: cx}
+	c.hand.take(j)
+	c.Metrics.inFlight.Inc()
+	go func() {
+		defer func() {
+			c.Metrics.inFlight.Dec()
+			c.release(1)
+			c.hand.drop(j)
+		}()
+		defer c.lastDefence(j)
+		c.work(j)
+	}()
+}
+
+// tenantOf returns what stands in the tenant's place in a request's subject. Of a subject outside those
+// of requests, which a stream that somebody else configured may hold, it returns what is no tenant.
+func tenantOf(subject string) string {
+	if token, ok := strings.CutPrefix(subject, subjectRequests); ok {
+		return token
+	}
+	return "/" + subject
+}
+
+// lastDefence keeps a panic of one message from ending the process. The hub turns its own panics into
+// the request's failure; what arrives here is a bug of the decoder or of this package.
+func (c *Consumer) lastDefence(j *job) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	id := rand.Text()[:12]
+	c.Log.Error("panic while handling a message", "log_id", id, "tenant", j.tenant,
+		"panic", fmt.Sprintf("%.200v", p), "stack", string(debug.Stack()))
+	settled := c.nak(j, panicDelay)
+	c.Metrics.deliveries.WithLabelValues(settled).Inc()
+}
+
+func (c *Consumer) work(j *job) {
+	meta, err := j.msg.Metadata()
+	if err != nil {
+		c.Log.Error("this is no JetStream message; nothing can be done with it", "subject", j.msg.Subject(), "error", err)
+		c.Metrics.deliveries.WithLabelValues(settledAbandoned).Inc()
+		return
+	}
+	d := c.Codec.Decode(j.tenant, j.msg.Headers(), j.msg.Data(), event.Meta{
+		Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
+	})
+	if !provision.ValidTenant(j.tenant) {
+		c.settleInvalid(j, d)
+		return
+	}
+	c.OnStart(d)
+	out := c.Handle(j.work, d)
+	v := c.settle(j, d, out)
+	c.report(d, out, v)
+	c.OnSettled(d, out)
+}
+
+// verdict is what became of a message.
+type verdict struct {
+	settled string // a value of the label "settled"
+	err     error  // what prevented better
+}
+
+// report counts and logs one settled message. It never logs the body.
+func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict) {
+	c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
+	took := time.Since(d.EnteredAt)
+	attrs := append(identity(d), slog.String("settled", v.settled), slog.Duration("age", took))
+	level := slog.LevelInfo
+	if out.Result != nil {
+		attrs = append(attrs, slog.String("outcome", outcomeOf(d, out)))
+		if f := out.Result.Error; f != nil {
+			attrs = append(attrs, slog.String("reason", string(f.Reason)))
+			level = slog.LevelWarn
+		}
+		if v.settled == settledAck {
+			c.Metrics.concluded(d, out, took)
+		}
+	} else {
+		attrs = append(attrs, slog.String("why", out.Why), slog.Duration("delay", out.Delay))
+	}
+	if v.err != nil {
+		attrs = append(attrs, slog.Any("error", v.err))
+		level = slog.LevelError
+	}
+	c.Log.LogAttrs(context.Background(), level, "message settled", attrs...)
+}
+
+func identity(d provision.Delivery) []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("tenant", d.Request.Key.Tenant), slog.String("source", d.Request.Key.Source),
+		slog.String("id", d.Request.Key.ID), slog.Uint64("seq", d.Seq), slog.Uint64("delivered", d.Delivered),
+	}
+	if id := traceID(d.Request.Trace); id != "" {
+		attrs = append(attrs, slog.String("trace_id", id))
+	}
+	return attrs
+}
