@@ -5,9 +5,15 @@ import "github.com/spf13/cobra"
 // commands lists all commands.
 func (c *cli) commands() []*cobra.Command {
 	return []*cobra.Command{
+		c.runCommand(),
+		c.demoCommand(),
+		c.initCommand(),
 		c.submitCommand(),
 		c.statusCommand(),
 		c.listCommand(),
+		c.pauseCommand(),
+		c.resumeCommand(),
+		c.emulatorCommand(),
 		c.configCommand(),
 		c.versionCommand(),
 		c.healthcheckCommand(),

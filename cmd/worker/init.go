@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+)
+
+// objectsTimeout bounds the work on NATS objects; a cluster takes a while to place replicas.
+const objectsTimeout = time.Minute
+
+func (c *cli) initCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Create or upgrade the NATS objects",
+		Long:  "Create the streams, the ledger and the consumer, or upgrade them. What exists is never shrunk,\nso it can be run as often as you like.",
+		Args:  cobra.NoArgs,
+	}
+	asJSON := cmd.Flags().Bool("json", false, "print JSON lines")
+	load := c.settingsOf(cmd, settings.NATS, settings.Streams)
+	cmd.RunE = work(func(ctx context.Context, _ []string) error {
+		set, err := load()
+		if err != nil {
+			return err
+		}
+		c.warn(set)
+		nc, err := connect(set.Settings, "init")
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, objectsTimeout)
+		defer cancel()
+		set.Settings.ManageStreams = true // that is what init is for
+		objects, err := app.EnsureObjects(ctx, js, set.Settings)
+		return errors.Join(c.printObjects(objects.Report, *asJSON), err)
+	})
+	return cmd
+}
+
+func (c *cli) printObjects(objects []app.Object, asJSON bool) error {
+	var rows [][]string
+	for _, o := range objects {
+		if asJSON {
+			if err := c.printJSON(o); err != nil {
+				return err
+			}
+		}
+		did := "unchanged"
+		switch {
+		case o.Created:
+			did = "created"
+		case len(o.Changed) > 0:
+			did = "upgraded: " + strings.Join(o.Changed, ", ")
+		}
+		if len(o.Kept) > 0 {
+			did += fmt.Sprintf(" (kept: %s)", strings.Join(o.Kept, ", "))
+		}
+		rows = append(rows, []string{o.Name, did})
+	}
+	if asJSON {
+		return nil
+	}
+	return c.printTable(rows...)
+}

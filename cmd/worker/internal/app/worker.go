@@ -1,0 +1,198 @@
+package app
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	vaultapi "github.com/hashicorp/vault/api"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/flow"
+	"github.com/flow-worker/flow-worker/internal/ops"
+	"github.com/flow-worker/flow-worker/internal/pace"
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault"
+)
+
+// worker holds every part, in the order in which they are made.
+type worker struct {
+	settings settings.Settings
+	deps     Deps
+	log      *slog.Logger
+	instance string
+	registry *prometheus.Registry
+	metrics  *consumer.Metrics // the hub's too
+	breakers *pace.Breakers
+	vault    *vault.Client
+	flow     *flow.Client
+	nats     *nats.Conn
+	js       jetstream.JetStream
+	hubs     *hubs
+	consumer *consumer.Consumer
+	health   *ops.Health
+	status   *ops.Status
+	inWork   inWork
+}
+
+// newWorker makes all parts. None of them speaks to anybody yet, but for NATS, which is being
+// connected in the background. The end of ctx will tell the hub to stop.
+func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err error) {
+	w = &worker{settings: s, deps: d, log: d.Log}
+	w.instance = cmp.Or(d.Instance, "worker") + "-" + rand.Text()[:8]
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	w.registry = newRegistry(d.Build)
+	w.metrics = consumer.NewMetrics(w.registry)
+	w.breakers = pace.NewBreakers(pace.BreakerConfig{Registerer: w.registry, Log: w.log})
+	if w.vault, err = w.newVault(); err != nil {
+		return w, err
+	}
+	if w.flow, err = w.newFlow(); err != nil {
+		return w, err
+	}
+	if err = w.connect(); err != nil {
+		return w, err
+	}
+	w.hubs = &hubs{open: w.openLedger, config: w.hubConfig(ctx)}
+	if w.consumer, err = w.newConsumer(); err != nil {
+		return w, err
+	}
+	w.newOps()
+	return w, nil
+}
+
+// close ends what was made; parts that never came to be are left out.
+func (w *worker) close() {
+	if w.flow != nil {
+		w.flow.Close()
+	}
+	if w.nats != nil {
+		closeNATS(w.nats)
+	}
+}
+
+func (w *worker) newVault() (*vault.Client, error) {
+	s := w.settings
+	return vault.New(vault.Config{
+		Address: s.VaultAddr, Token: provision.Sensitive(s.VaultToken), Namespace: s.VaultNamespace,
+		TLS: &vaultapi.TLSConfig{
+			CACert: s.VaultCACert, CAPath: s.VaultCAPath, ClientCert: s.VaultClientCert, ClientKey: s.VaultClientKey,
+			TLSServerName: s.VaultTLSServerName, Insecure: s.VaultSkipVerify,
+		},
+		Auth: vault.AuthMethod(s.VaultAuth), AuthMount: s.VaultAuthMount, Role: s.VaultRole, RoleID: s.VaultRoleID,
+		SecretIDFile: s.VaultSecretIDFile, JWTFile: s.VaultJWTFile,
+		KVMount: s.VaultKVMount, TenantPrefix: s.VaultTenantPrefix, CacheTTL: s.VaultCacheTTL,
+		Log: w.log.With("part", "vault"), Registerer: w.registry, OnRetry: w.metrics.Retried,
+	})
+}
+
+// retryMax bounds the waits inside one listing or one fetch of a token; waiting longer is the hub's.
+const retryMax = 10 * time.Second
+
+func (w *worker) newFlow() (*flow.Client, error) {
+	s := w.settings
+	return flow.New(flow.Config{
+		BaseURL: s.FlowURL, IMSURL: s.IMSURL, Timeout: s.FlowTimeout,
+		RetryInitial: s.RetryInitial, RetryMax: min(s.RetryDelayMax, retryMax),
+		UserAgent: "flow-worker/" + cmp.Or(w.deps.Build.Version, "unknown"),
+		Log:       w.log.With("part", "flow"), Registerer: w.registry, OnRetry: w.metrics.Retried,
+	})
+}
+
+func (w *worker) connect() (err error) {
+	s := w.settings
+	w.nats, err = consumer.Connect(consumer.ConnConfig{
+		URL: s.NATSURL, Name: w.instance, Creds: s.NATSCreds, NKey: s.NATSNkey,
+		CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey, Log: w.log.With("part", "nats"),
+	})
+	if err != nil {
+		return err
+	}
+	w.js, err = jetstream.New(w.nats)
+	return err
+}
+
+func (w *worker) hubConfig(stopping context.Context) provision.Config {
+	s := w.settings
+	return provision.Config{
+		Secrets: w.vault, Connections: w.flow, Gate: w.breakers, Turns: pace.NewTurns(s.Concurrency, nil),
+		Observer: w.metrics, Log: w.log.With("part", "hub"), Instance: w.instance, Stopping: stopping,
+		FlowTimeout: s.FlowTimeout, Settle: s.Settle, RetryInitial: s.RetryInitial, RetryDelayMax: s.RetryDelayMax,
+		RetryElapsed: s.RetryElapsed, RedeliveryDelayMax: s.RedeliveryDelayMax, RequestDeadline: s.RequestDeadline,
+	}
+}
+
+func (w *worker) newConsumer() (*consumer.Consumer, error) {
+	s := w.settings
+	return consumer.New(consumer.Config{
+		JS: w.js, Handle: w.hubs.handle, Codec: &event.Decoder{AllowedDomains: s.AllowedDomains},
+		Objects:     consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
+		Concurrency: s.Concurrency, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
+		Gate: w.breakers.Permits, OnStart: w.started, OnSettled: w.settled,
+		Metrics: w.metrics, Log: w.log.With("part", "consumer"),
+	})
+}
+
+// newOps makes health and status page, which look at all other parts.
+func (w *worker) newOps() {
+	w.health = &ops.Health{Paused: func() bool { return w.consumer.Status().Pauses.Paused }}
+	w.health.Add("nats", func(context.Context) error {
+		if !w.nats.IsConnected() {
+			return errors.New("not connected to " + settings.MaskURLs(w.settings.NATSURL))
+		}
+		return nil
+	})
+	w.health.Add("consumer", func(context.Context) error { return w.consumer.Ready() })
+	w.health.Add("vault", func(context.Context) error { return w.vault.Ready() })
+	w.status = &ops.Status{
+		Version: w.deps.Build.Version, Since: time.Now(), Health: w.health,
+		Sources: ops.Sources{Queue: w.queue, Breakers: w.circuits},
+	}
+}
+
+// queue says how the queue stood when the consumer last asked.
+func (w *worker) queue(context.Context) (ops.Queue, error) {
+	s := w.consumer.Status()
+	if s.AskedAt.IsZero() {
+		return ops.Queue{}, errors.New("JetStream has not been asked yet")
+	}
+	return ops.Queue{
+		Pending: s.Pending, AckPending: uint64(max(s.AckPending, 0)), Redelivered: uint64(max(s.Redelivered, 0)),
+		OldestSeconds: s.Oldest.Seconds(),
+	}, nil
+}
+
+func (w *worker) circuits() []ops.Breaker {
+	var list []ops.Breaker
+	open := w.breakers.Open()
+	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetIMS, provision.TargetVault} {
+		state := "closed"
+		if open[string(t)] {
+			state = "open"
+		}
+		list = append(list, ops.Breaker{Target: t, State: state})
+	}
+	return list
+}
+
+// openLedger opens the ledger, or makes it, as the settings say.
+func (w *worker) openLedger(ctx context.Context) (provision.Ledger, time.Time, error) {
+	book, err := openLedger(ctx, w.js, w.settings)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("the ledger: %w", err)
+	}
+	return &watchedLedger{book, w.inWork.reached}, book.Created(), nil
+}

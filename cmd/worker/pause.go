@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+)
+
+func (c *cli) pauseCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "pause",
+		Short: "Stop the intake of all workers; what is in hand is finished",
+		Args:  cobra.NoArgs,
+	}
+	length := cmd.Flags().Duration("for", 0, "resume by itself after so long (default: not before \"worker resume\")")
+	c.onIntake(cmd, func(ctx context.Context, js jetstream.JetStream) (consumer.Pauses, error) {
+		if *length < 0 {
+			return consumer.Pauses{}, usagef("--for is %v; want a positive duration", *length)
+		}
+		var until time.Time
+		if *length > 0 {
+			until = time.Now().Add(*length)
+		}
+		return consumer.Pause(ctx, js, until)
+	})
+	return cmd
+}
+
+// onIntake makes cmd change the intake of all workers by f, and print how it stands then.
+func (c *cli) onIntake(cmd *cobra.Command, f func(context.Context, jetstream.JetStream) (consumer.Pauses, error)) {
+	load := c.settingsOf(cmd, settings.NATS)
+	cmd.RunE = work(func(ctx context.Context, _ []string) error {
+		set, err := load()
+		if err != nil {
+			return err
+		}
+		nc, err := connect(set.Settings, cmd.Name())
+		if err != nil {
+			return err
+		}
+		defer nc.Close()
+		js, err := jetstream.New(nc)
+		if err != nil {
+			return err
+		}
+		ctx, cancel := context.WithTimeout(ctx, objectsTimeout)
+		defer cancel()
+		p, err := f(ctx, js)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintln(c.stdout, intake(p))
+		return nil
+	})
+}
+
+func intake(p consumer.Pauses) string {
+	if !p.Paused {
+		return "the workers take requests"
+	}
+	return "the intake of all workers is paused" + remaining(p.Remaining) + `; "worker resume" ends it`
+}
+
+// remaining says how long a pause lasts; one of years was asked to last until somebody resumes.
+func remaining(d time.Duration) string {
+	if d > 365*24*time.Hour {
+		return ""
+	}
+	return " for another " + d.Round(time.Second).String()
+}
