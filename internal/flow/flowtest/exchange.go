@@ -111,7 +111,9 @@ func (e *Emulator) receive(w http.ResponseWriter, r *http.Request) *exchange {
 	x := &exchange{em: e, w: w, r: r, now: e.cfg.Clock(), requestID: e.store.dice.hex()}
 	x.org = r.Header.Get("x-gw-ims-org-id")
 	x.sandbox = r.Header.Get("x-sandbox-name")
-	x.bearer, _ = strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
+		x.bearer = token
+	}
 	raw := r.URL.RawQuery
 	if e.cfg.LiteralPlus {
 		raw = strings.ReplaceAll(raw, "+", "%2B")
@@ -199,6 +201,9 @@ func (x *exchange) pause(d time.Duration) {
 
 func (x *exchange) write(seq uint64, a answer) {
 	x.em.log.answered(seq, a.status)
+	x.em.cfg.Log.LogAttrs(x.r.Context(), slog.LevelDebug, "request",
+		slog.String("operation", string(x.op)), slog.String("path", x.r.URL.Path), slog.String("org", x.org),
+		slog.String("sandbox", x.sandbox), slog.Int("status", a.status), slog.String("requestId", x.requestID))
 	h := x.w.Header()
 	for key, values := range a.header {
 		h[key] = values
@@ -206,7 +211,4 @@ func (x *exchange) write(seq uint64, a answer) {
 	h.Set("x-request-id", x.requestID)
 	x.w.WriteHeader(a.status)
 	_, _ = x.w.Write(a.body) // the client may have gone
-	x.em.cfg.Log.LogAttrs(x.r.Context(), slog.LevelDebug, "request",
-		slog.String("operation", string(x.op)), slog.String("path", x.r.URL.Path), slog.String("org", x.org),
-		slog.String("sandbox", x.sandbox), slog.Int("status", a.status), slog.String("requestId", x.requestID))
 }
