@@ -37,6 +37,7 @@ type rig struct {
 	server *natstest.Server
 	js     jetstream.JetStream
 	reg    *prometheus.Registry
+	all    *consumer.Metrics
 }
 
 func newRig(t *testing.T, o natstest.Options) *rig {
@@ -47,7 +48,8 @@ func newRig(t *testing.T, o natstest.Options) *rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Shutdown)
-	return &rig{t: t, ctx: ctx, server: server, js: connect(t, server.ClientURL()), reg: prometheus.NewRegistry()}
+	reg := prometheus.NewRegistry()
+	return &rig{t: t, ctx: ctx, server: server, js: connect(t, server.ClientURL()), reg: reg, all: consumer.NewMetrics(reg)}
 }
 
 func connect(t *testing.T, url string) jetstream.JetStream {
@@ -82,7 +84,7 @@ func (r *rig) config(handle func(context.Context, provision.Delivery) provision.
 	return consumer.Config{
 		JS: r.js, Handle: handle, Codec: &event.Decoder{AllowedDomains: []string{"example.com"}},
 		Objects: consumer.ObjectsConfig{Manage: true}, Concurrency: 4,
-		Metrics: consumer.NewMetrics(r.reg), Log: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
+		Metrics: r.all, Log: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
 		PublishElapsed: 2 * time.Second, PollInterval: 50 * time.Millisecond,
 	}
 }
