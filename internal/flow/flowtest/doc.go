@@ -46,5 +46,5 @@
 // # Not emulated
 //
 // Source and target connections, flows, runs, flow specs, configs and POST /connections/search:
-// these answer 404 and say so. Access control, entitlements and quotas exist only as faults.
+// these answer 404 or 405. Access control, entitlements and quotas exist only as faults.
 package flowtest

@@ -176,7 +176,8 @@ func (e *Emulator) Requests() []Request { return e.log.list() }
 // Hanging returns how many requests an EffectHang holds right now.
 func (e *Emulator) Hanging() int { return int(e.hanging.Load()) }
 
-// Reset forgets connections, requests, counts and faults. Clients and tokens stay.
+// Reset forgets connections, requests, counts and faults. Clients and tokens stay, and so do requests
+// under way: what a fault holds back may still make a connection afterwards.
 func (e *Emulator) Reset() {
 	e.store.clear()
 	e.faults.set(nil)

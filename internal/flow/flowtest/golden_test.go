@@ -11,7 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// golden returns a sample of testdata/golden: documented answers, with invented values.
+// golden returns a sample of testdata/golden: bodies in the shapes of Adobe's public documentation,
+// with invented values.
 func golden(t *testing.T, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join("testdata", "golden", name+".json"))

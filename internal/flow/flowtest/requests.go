@@ -20,7 +20,7 @@ type Request struct {
 	Query     url.Values  `json:"-"`
 	Header    http.Header `json:"header"` // Authorization is redacted
 	// Body is as it was sent, byte for byte, but for provision.Redacted in the place of every secret.
-	// It is nil where a fault left it unread, and for an unreadable or longer body than keptBody.
+	// It is nil where a fault left it unread, where it is not JSON, and where it is longer than 32 KiB.
 	Body []byte `json:"-"`
 	// AccessToken is the token in the body of a create or update; empty if there was none.
 	AccessToken provision.Sensitive `json:"-"`
