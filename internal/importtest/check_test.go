@@ -29,7 +29,7 @@ func TestCheckFindsViolations(t *testing.T) {
 		{"unknown module", listed{ImportPath: "internal/spoke", Imports: []string{"example.com/lib"}}, "may not import example.com/lib"},
 		{"test-only import in code", listed{ImportPath: "internal/spoke", Imports: []string{"go.uber.org/goleak"}}, "may not import go.uber.org/goleak"},
 		{"test-only import in a test", listed{ImportPath: "internal/spoke", TestImports: []string{"go.uber.org/goleak"}}, ""},
-		{"spoke to spoke in an external test", listed{ImportPath: "internal/spoke", XTestImports: []string{module + "internal/other"}}, "(its tests): may not import internal/other"},
+		{"spoke to spoke in an external test", listed{ImportPath: "internal/spoke", XTestImports: []string{module + "internal/other"}}, "its tests may not import internal/other"},
 		{"external test imports its own package", listed{ImportPath: "internal/spoke", XTestImports: []string{module + "internal/spoke"}}, ""},
 		{"the program may all", listed{ImportPath: "cmd/all", Imports: []string{module + "internal/spoke", "example.com/x"}}, ""},
 		{"package off the map", listed{ImportPath: "internal/new"}, "not on the map"},

@@ -42,14 +42,18 @@ func check(pkgs []listed, allowed map[string][]string) (problems []string) {
 			problems = append(problems, name+": not on the map; add it to `allowed` in internal/importtest/map_test.go with what it may import")
 			continue
 		}
-		problems = append(problems, forbidden(name, p.Imports, may)...)
-		inTests := slices.Concat(may, forTests, []string{name})
-		problems = append(problems, forbidden(name+" (its tests)", slices.Concat(p.TestImports, p.XTestImports), inTests)...)
+		for _, imp := range forbidden(p.Imports, may) {
+			problems = append(problems, fmt.Sprintf("%s: may not import %s; it may import %q", name, imp, may))
+		}
+		for _, imp := range forbidden(slices.Concat(p.TestImports, p.XTestImports), slices.Concat(may, forTests, []string{name})) {
+			problems = append(problems, fmt.Sprintf("%s: its tests may not import %s; they may import what it may, and `forTests`", name, imp))
+		}
 	}
 	return problems
 }
 
-func forbidden(who string, imports, may []string) (problems []string) {
+// forbidden returns those of imports that may doesn't cover.
+func forbidden(imports, may []string) (bad []string) {
 	for _, imp := range imports {
 		if own, ok := strings.CutPrefix(imp, module); ok {
 			imp = own
@@ -57,10 +61,10 @@ func forbidden(who string, imports, may []string) (problems []string) {
 			continue // the standard library
 		}
 		if !slices.ContainsFunc(may, func(m string) bool { return covers(m, imp) }) {
-			problems = append(problems, fmt.Sprintf("%s: may not import %s; it may import %v", who, imp, may))
+			bad = append(bad, imp)
 		}
 	}
-	return problems
+	return bad
 }
 
 // covers reports whether the map's entry m allows imp: a module's packages go with it, ours stand alone.
