@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -26,27 +27,19 @@ func (c simClock) Sleep(_ context.Context, d time.Duration) error {
 
 type simLedger struct{ p *proc }
 
-func (l simLedger) Load(_ context.Context, key Key) (rec Record, rev uint64, err error) {
-	err = l.p.do("load", func() error {
-		e, ok := l.p.s.ledger[key]
-		if !ok {
-			return ErrNoRecord
-		}
-		rec, rev = clone(e.rec), e.rev
-		return nil
+func (l simLedger) Load(ctx context.Context, key Key) (rec Record, rev uint64, err error) {
+	err = l.p.do("load", func() (err error) {
+		rec, rev, err = l.p.s.ledger.Load(ctx, key)
+		return err
 	})
 	return rec, rev, err
 }
 
-func (l simLedger) Store(_ context.Context, key Key, rec Record, rev uint64) (next uint64, err error) {
-	rec = clone(rec)
-	err = l.p.do("store", func() error {
-		if l.p.s.ledger[key].rev != rev {
-			return ErrConflict
-		}
-		next = uint64(len(l.p.s.trace)) + 1000
-		l.p.s.ledger[key] = entry{rec, next}
-		return nil
+func (l simLedger) Store(ctx context.Context, key Key, rec Record, rev uint64) (next uint64, err error) {
+	rec.Attempts = slices.Clone(rec.Attempts) // a write that lands late is of what was written then
+	err = l.p.do("store", func() (err error) {
+		next, err = l.p.s.ledger.Store(ctx, key, rec, rev)
+		return err
 	})
 	return next, err
 }
@@ -144,9 +137,4 @@ func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err
 		return nil, &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 503, Err: err}
 	}
 	return found, nil
-}
-
-func clone(r Record) Record {
-	r.Attempts = append([]Attempt(nil), r.Attempts...)
-	return r
 }

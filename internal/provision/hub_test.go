@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -13,27 +12,6 @@ import (
 
 // The tests here run a Hub on its own, without the simulation's scheduler, in bubbles whose time is
 // testing/synctest's.
-
-// plainLedger is an in-memory Ledger that always works.
-type plainLedger struct {
-	rec Record
-	rev uint64
-}
-
-func (l *plainLedger) Load(context.Context, Key) (Record, uint64, error) {
-	if l.rev == 0 {
-		return Record{}, 0, ErrNoRecord
-	}
-	return clone(l.rec), l.rev, nil
-}
-
-func (l *plainLedger) Store(_ context.Context, _ Key, r Record, rev uint64) (uint64, error) {
-	if rev != l.rev {
-		return 0, ErrConflict
-	}
-	l.rec, l.rev = clone(r), rev+1
-	return l.rev, nil
-}
 
 type plainSecrets struct{}
 
@@ -72,7 +50,7 @@ func (f scriptedFlow) Find(context.Context, Account, Query) ([]Found, error) {
 func newTestHub(t *testing.T, change func(*Config)) *Hub {
 	t.Helper()
 	cfg := Config{
-		Ledger: &plainLedger{}, Secrets: plainSecrets{}, Connections: scriptedFlow{}, Instance: "w",
+		Ledger: newMemLedger(), Secrets: plainSecrets{}, Connections: scriptedFlow{}, Instance: "w",
 		FlowTimeout: simLease, Settle: simSettle, RetryInitial: time.Second, RetryDelayMax: 30 * time.Second,
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: time.Hour,
 	}
@@ -124,7 +102,7 @@ func (explosive) Credentials(context.Context, string, bool) (Credentials, error)
 func TestPanicWithAnOpenPostIsLookedUpFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &plainLedger{}
+		l := newMemLedger()
 		h := newTestHub(t, func(c *Config) {
 			c.Ledger = l
 			c.Connections = scriptedFlow{
@@ -181,7 +159,7 @@ func TestStoppingEndsWaitsButNoPost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stopping, stop := context.WithCancel(context.Background())
 		defer stop()
-		l := &plainLedger{}
+		l := newMemLedger()
 		h := newTestHub(t, func(c *Config) {
 			c.Stopping, c.Ledger = stopping, l
 			c.Connections = scriptedFlow{create: func(ctx context.Context, _ time.Time) error {
@@ -197,8 +175,8 @@ func TestStoppingEndsWaitsButNoPost(t *testing.T) {
 		if out.Result != nil || time.Since(began) > 0 {
 			t.Errorf("waited %v, %+v", time.Since(began), out)
 		}
-		if l.rec.Held || l.rec.State != StateWaiting {
-			t.Errorf("record is %s, held=%v", l.rec.State, l.rec.Held)
+		if l.record(testRequest().Key).Held || l.record(testRequest().Key).State != StateWaiting {
+			t.Errorf("record is %s, held=%v", l.record(testRequest().Key).State, l.record(testRequest().Key).Held)
 		}
 	})
 }
@@ -222,15 +200,15 @@ func TestHardEndDoesNotCutAPost(t *testing.T) {
 func TestClosedGateCostsNoChance(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := &plainLedger{}
+		l := newMemLedger()
 		posts := 0
 		h := newTestHub(t, func(c *Config) {
 			c.Ledger, c.Gate = l, shutGate{}
 			c.Connections = scriptedFlow{create: func(context.Context, time.Time) error { posts++; return nil }}
 		})
 		out := h.Handle(t.Context(), delivery())
-		if out.Result != nil || out.Delay < time.Minute || posts != 0 || l.rec.Posts != 0 {
-			t.Errorf("%+v after %d POSTs, %d recorded", out, posts, l.rec.Posts)
+		if out.Result != nil || out.Delay < time.Minute || posts != 0 || l.record(testRequest().Key).Posts != 0 {
+			t.Errorf("%+v after %d POSTs, %d recorded", out, posts, l.record(testRequest().Key).Posts)
 		}
 	})
 }
@@ -249,13 +227,13 @@ func (shutGate) Allow(t Target) (func(bool), time.Duration) {
 func TestNoTurnIsNoLostRecord(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l, finds, busy := &plainLedger{}, 0, &fewTurns{}
+		l, finds, busy := newMemLedger(), 0, &fewTurns{}
 		h := newTestHub(t, func(c *Config) {
 			c.Ledger, c.Turns = l, busy
 			c.Connections = scriptedFlow{find: func() ([]Found, error) { finds++; return nil, nil }}
 		})
-		if out := h.Handle(t.Context(), delivery()); out.Result != nil || out.Delay != time.Minute || l.rec.Held {
-			t.Fatalf("%+v, held=%v", out, l.rec.Held)
+		if out := h.Handle(t.Context(), delivery()); out.Result != nil || out.Delay != time.Minute || l.record(testRequest().Key).Held {
+			t.Fatalf("%+v, held=%v", out, l.record(testRequest().Key).Held)
 		}
 		busy.free = true
 		d := delivery()
@@ -287,10 +265,9 @@ func TestSuspectRunsAlone(t *testing.T) {
 	t.Parallel()
 	suspect := testRequest().Key
 	var others, overlaps atomic.Int64
-	l := &keyedLedger{m: map[Key]*plainLedger{}}
-	l.of(suspect).rec = Record{Key: suspect, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, Deaths: 1, Owner: "dead",
-		HeldUntil: time.Now().Add(time.Hour), Deadline: time.Now().Add(time.Hour)}
-	l.of(suspect).rev = 1
+	l := newMemLedger()
+	l.put(Record{Key: suspect, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, Deaths: 1, Owner: "dead",
+		HeldUntil: time.Now().Add(time.Hour), Deadline: time.Now().Add(time.Hour)})
 	h := newTestHub(t, func(c *Config) {
 		c.Ledger = l
 		c.Secrets = secretsFunc(func(tenant string) {
@@ -324,7 +301,7 @@ func TestSuspectRunsAlone(t *testing.T) {
 	if overlaps.Load() != 0 {
 		t.Errorf("%d overlaps", overlaps.Load())
 	}
-	if !l.of(suspect).rec.Alone {
+	if !l.record(suspect).Alone {
 		t.Error("the record doesn't say that it ran alone")
 	}
 }
@@ -338,29 +315,6 @@ func (f secretsFunc) Credentials(_ context.Context, tenant string, _ bool) (Cred
 
 func (secretsFunc) Resolve(context.Context, string, SecretRef, bool) (Secret, error) {
 	return Secret{}, nil
-}
-
-// keyedLedger keeps a plainLedger per key.
-type keyedLedger struct {
-	mu sync.Mutex
-	m  map[Key]*plainLedger // guarded by mu
-}
-
-func (l *keyedLedger) of(k Key) *plainLedger {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.m[k] == nil {
-		l.m[k] = &plainLedger{}
-	}
-	return l.m[k]
-}
-
-func (l *keyedLedger) Load(ctx context.Context, k Key) (Record, uint64, error) {
-	return l.of(k).Load(ctx, k)
-}
-
-func (l *keyedLedger) Store(ctx context.Context, k Key, r Record, rev uint64) (uint64, error) {
-	return l.of(k).Store(ctx, k, r, rev)
 }
 
 func TestLedgerDownGivesTheMessageBack(t *testing.T) {

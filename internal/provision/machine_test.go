@@ -276,7 +276,7 @@ func TestOtherDataUnderTheSameIDIsRefused(t *testing.T) {
 	s.run()
 	last := s.results[len(s.results)-1]
 	checkFailed(t, last, ReasonIDReused)
-	if last.EventID == first.EventID || s.ledger[r.Key].rec.State != StateCreated {
+	if last.EventID == first.EventID || s.ledger.record(r.Key).State != StateCreated {
 		t.Error("the record or its event id was touched")
 	}
 }

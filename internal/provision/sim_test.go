@@ -55,7 +55,7 @@ type sim struct {
 	yield chan *proc
 	procs []*proc
 
-	ledger  map[Key]entry
+	ledger  *memLedger
 	late    []func()
 	conns   []simConn
 	posts   int
@@ -66,11 +66,6 @@ type sim struct {
 	tweak   func(*Config)
 	secrets simSecretStore
 	ims     error // of every Authorize
-}
-
-type entry struct {
-	rec Record
-	rev uint64
 }
 
 type simConn struct {
@@ -115,7 +110,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 	return &sim{
 		t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC),
 		plan: func(int, string) fate { return goesWell }, post: func(int) postAnswer { return postAnswer{made: true} },
-		yield: make(chan *proc), ledger: map[Key]entry{}, secrets: simSecretStore{creds: 1, token: 1},
+		yield: make(chan *proc), ledger: newMemLedger(), secrets: simSecretStore{creds: 1, token: 1},
 	}
 }
 
@@ -404,9 +399,10 @@ func (s *sim) fatal(format string, args ...any) {
 	for _, l := range s.trace[max(0, len(s.trace)-40):] {
 		s.t.Log(l)
 	}
-	for k, e := range s.ledger {
-		e.rec.Attempts = nil
-		s.t.Logf("ledger %s: %+v", k, e.rec)
+	for k := range s.ledger.m {
+		rec := s.ledger.record(k)
+		rec.Attempts = nil
+		s.t.Logf("ledger %s: %+v", k, rec)
 	}
 	s.t.Fatalf(format, args...)
 }
