@@ -85,7 +85,7 @@ func (r *rig) config(handle func(context.Context, provision.Delivery) provision.
 		JS: r.js, Handle: handle, Codec: &event.Decoder{AllowedDomains: []string{"example.com"}},
 		Objects: consumer.ObjectsConfig{Manage: true}, Concurrency: 4,
 		Metrics: r.all, Log: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
-		PublishElapsed: 2 * time.Second, PollInterval: 50 * time.Millisecond,
+		PublishElapsed: 2 * time.Second, PollInterval: 50 * time.Millisecond, PullExpires: 2 * time.Second,
 	}
 }
 
@@ -407,11 +407,11 @@ func (r *rig) consumerInfo() *jetstream.ConsumerInfo {
 	return c.CachedInfo()
 }
 
-// TestHeartbeatsKeepAMessage works on a message for six ack waits, counted in heartbeats.
+// TestHeartbeatsKeepAMessage works on a message for more than its ack wait, counted in heartbeats.
 func TestHeartbeatsKeepAMessage(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natstest.Options{})
-	const ackWait = 400 * time.Millisecond
+	const ackWait = 2 * time.Second
 	r.ensure(consumer.ObjectsConfig{AckWait: ackWait})
 	beats := make(chan struct{}, 100)
 	sub, err := r.js.Conn().Subscribe("$JS.ACK.>", func(m *nats.Msg) {
@@ -426,7 +426,7 @@ func TestHeartbeatsKeepAMessage(t *testing.T) {
 	var calls atomic.Int64
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
 		calls.Add(1)
-		for range 18 {
+		for range 5 { // three make an ack wait
 			receive(r, beats, "heartbeat")
 		}
 		return created(d)
