@@ -75,6 +75,9 @@ func (v violations) String() string {
 	return text
 }
 
+// pointerEscape escapes a name for a JSON pointer.
+var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
+
 // under returns the JSON pointer of a name below at. Long names are cut and unprintable characters
 // replaced: names come from outside and end in logs.
 func under(at, name string) string {
@@ -87,5 +90,5 @@ func under(at, name string) string {
 	if len(name) > maxNameLen {
 		name = strings.ToValidUTF8(name[:maxNameLen], "") + "…"
 	}
-	return at + "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+	return at + "/" + pointerEscape.Replace(name)
 }

@@ -1,0 +1,130 @@
+package event
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// checkPlaces fails unless every node's place in src holds just that node's value.
+func checkPlaces(t testing.TB, src []byte, n *node) {
+	t.Helper()
+	if string(src[n.start:n.end]) != string(n.raw) || !json.Valid(n.raw) {
+		t.Fatalf("place %d to %d of %s holds %q", n.start, n.end, src, n.raw)
+	}
+	again, err := parse(n.raw)
+	if err != nil || again.kind != n.kind || again.text != n.text {
+		t.Fatalf("%q read alone is another value: %v", n.raw, err)
+	}
+	for _, m := range n.members {
+		checkPlaces(t, src, m.value)
+	}
+	for _, item := range n.items {
+		checkPlaces(t, src, item)
+	}
+}
+
+// withoutNumbers replaces numbers by 0, as node.plain does.
+func withoutNumbers(v any) any {
+	switch v := v.(type) {
+	case float64:
+		return float64(0)
+	case map[string]any:
+		for name, each := range v {
+			v[name] = withoutNumbers(each)
+		}
+	case []any:
+		for i, each := range v {
+			v[i] = withoutNumbers(each)
+		}
+	}
+	return v
+}
+
+// checkPlain fails unless the tree says what encoding/json says.
+func checkPlain(t testing.TB, src []byte, n *node) {
+	t.Helper()
+	var want any
+	if err := json.Unmarshal(src, &want); err != nil {
+		return // a number that only encoding/json has no room for
+	}
+	if diff := cmp.Diff(withoutNumbers(want), n.plain()); diff != "" {
+		t.Fatalf("%s (-encoding/json +ours):\n%s", src, diff)
+	}
+}
+
+var jsonTexts = []string{
+	`null`, `true`, `false`, `0`, `-1.5e-3`, `""`, `"a\"b\\"`, `"\u00e9\ud83d\ude00"`, `[]`, `{}`, " \t\r\n[ 1 , 2 ] \n",
+	`{"a":[{"b":{}},[],"]}",{"c":"\\"}],"":null}`, `{ "a" : "x" , "b":[true,false,null] }`, `[[[[1]]]]`, goodData,
+}
+
+func TestParseAgreesWithEncodingJSON(t *testing.T) {
+	t.Parallel()
+	for _, text := range jsonTexts {
+		n, err := parse([]byte(text))
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		checkPlaces(t, []byte(text), n)
+		checkPlain(t, []byte(text), n)
+	}
+}
+
+func TestParseFlaws(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{"x":"a"}`:                "",
+		`{"x":"\ud83d\ude00"}`:     "",
+		`{"x":"\\ud800"}`:          "",
+		`{"x":"\ud800"}`:           "holds half a surrogate pair",
+		`{"x":"\ude00\ud83d"}`:     "holds half a surrogate pair",
+		`{"x":1e308}`:              "",
+		`{"x":-1e309}`:             "a number outside the range of IEEE 754 doubles",
+		`{"x":1,"x":2}`:            "given more than once",
+		`{"x":1,"\u0078":2}`:       "given more than once",
+		`{"y":{"x":1},"x":2}`:      "",
+		`{"x\udfff":1,"x":"\u12"}`: "no JSON",
+	} {
+		n, err := parse([]byte(text))
+		got := "no JSON"
+		if err == nil {
+			got = n.member("x").flaw
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
+func TestParseDepth(t *testing.T) {
+	t.Parallel()
+	nested := func(n int) []byte { return []byte(strings.Repeat("[", n) + strings.Repeat("]", n)) }
+	if _, err := parse(nested(maxDepth)); err != nil {
+		t.Error(err)
+	}
+	if _, err := parse(nested(maxDepth + 1)); err != errTooDeep {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, text := range jsonTexts {
+		f.Add([]byte(text))
+	}
+	f.Add([]byte("{\"a\":\xff}"))
+	f.Add([]byte(`{"a":1,"a":2}`))
+	f.Fuzz(func(t *testing.T, src []byte) {
+		n, err := parse(src)
+		if err == nil != (json.Valid(src) && utf8.Valid(src)) && err != errTooDeep {
+			t.Fatalf("%q: %v", src, err)
+		}
+		if err != nil {
+			return
+		}
+		checkPlain(t, src, n)
+		checkPlaces(t, src, n)
+	})
+}
