@@ -3,6 +3,8 @@ package flow
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"path"
@@ -65,6 +67,9 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 	a, err := exchange(c.post, req, maxBody)
 	if err == nil {
 		return a, nil
+	}
+	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", ended, err) // what comes of it in the network is no cause
 	}
 	if f.seal() {
 		return answer{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)

@@ -67,12 +67,14 @@ func TestOnePostPerAnswer(t *testing.T) {
 	posts := 0
 	for s := 200; s < 600; s++ {
 		status.Store(int64(s))
-		_, err := r.create(t, staticAccount())
+		_, said := r.Create(t.Context(), staticAccount(), newConnection(), time.Now().Add(time.Minute))
+		err := callError(t, said)
 		posts++
 		if err == nil || err.Status != s || err.Verdict != statusVerdict(s) || err.RetryAfter != 7*time.Second {
 			t.Errorf("status %d: %+v", s, err)
 		}
 	}
+	r.checkNoLeak(t, nil)
 	hits.want(t, postCall, posts)
 	hits.want(t, "POST /elsewhere", 0)
 	hits.want(t, "GET /elsewhere", 0)
@@ -119,16 +121,17 @@ func TestNothingSentWithoutAConnection(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		dial  dialFunc
+		time  time.Duration
 		cause provision.Cause
 	}{
-		"refused":          {refused, provision.CauseNetwork},
-		"dial hangs":       {never, provision.CauseTimeout},
-		"closed by itself": {gone, provision.CauseNetwork},
+		"refused":          {refused, time.Minute, provision.CauseNetwork},
+		"dial hangs":       {never, 200 * time.Millisecond, provision.CauseTimeout},
+		"closed by itself": {gone, time.Minute, provision.CauseNetwork},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, url, func(c *Config) { c.DialContext = tc.dial })
-			_, err := r.Create(t.Context(), staticAccount(), newConnection(), time.Now().Add(200*time.Millisecond))
+			_, err := r.Create(t.Context(), staticAccount(), newConnection(), time.Now().Add(tc.time))
 			cerr := callError(t, err)
 			if cerr == nil || cerr.Verdict != provision.VerdictNotSent || cerr.Cause != tc.cause || cerr.Target != provision.TargetFlow {
 				t.Errorf("%+v: want not sent, cause %s", cerr, tc.cause)

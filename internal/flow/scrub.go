@@ -18,7 +18,7 @@ type scrubber struct{ secrets []string }
 const (
 	minSecret = 4    // shorter ones are no secrets, and would riddle every text
 	minPart   = 12   // bytes of a secret that are taken out even without the rest
-	maxScrub  = 4096 // bytes of a text that are looked at
+	maxScrub  = 2048 // bytes of a text that are looked at
 )
 
 // tokenLike matches tokens of anybody: the scheme of an Authorization header with what follows,
@@ -77,7 +77,7 @@ func (s scrubber) scrub(t string) string {
 func (s scrubber) longest(t string) int {
 	best := 0
 	for _, secret := range s.secrets {
-		for from := range len(secret) {
+		for from := start(t, secret, 0); from < len(secret); from = start(t, secret, from+1) {
 			if matched, n := run(t, secret[from:]); n > best && (matched == len(secret) || matched >= minPart) {
 				best = n
 			}
@@ -86,10 +86,57 @@ func (s scrubber) longest(t string) int {
 	return best
 }
 
-// run returns how many bytes of secret the beginning of t stands for, and in how many bytes of t.
+// start returns the next place in secret, at from or later, whose byte t may begin with; the length
+// of secret if there is none. A token of IMS has some 1500 bytes, so it matters that this is quick.
+func start(t, secret string, from int) int {
+	if strings.IndexByte(`\%&+`, t[0]) >= 0 {
+		return from
+	}
+	if i := strings.IndexByte(secret[from:], t[0]); i >= 0 {
+		return from + i
+	}
+	return len(secret)
+}
+
+// A reading decides between spellings where a text can be read in several ways, such as "%2525",
+// which is "%" encoded twice or "%25" encoded once.
+type reading struct {
+	depth int  // how often "%" was encoded; 0: never, anyDepth: as often as it can be
+	plain bool // "&" and backslashes stand for themselves where they can
+}
+
+const anyDepth = -1
+
+// How often an encoding is undone that was applied again and again.
+const (
+	maxDepth       = 4
+	maxBackslashes = 15 // three times
+)
+
+// readings begins with the one that finds a spelling of a byte wherever there is any.
+var readings = []reading{
+	{anyDepth, false}, {0, false}, {1, false}, {2, false}, {3, false},
+	{anyDepth, true}, {0, true}, {1, true}, {2, true}, {3, true},
+}
+
+// run returns how many bytes of secret the beginning of t stands for, and in how many bytes of t, in
+// the reading that gives most.
 func run(t, secret string) (matched, n int) {
+	for _, r := range readings {
+		m, k := r.read(t, secret)
+		if m > matched {
+			matched, n = m, k
+		}
+		if matched == 0 || matched == len(secret) {
+			break
+		}
+	}
+	return matched, n
+}
+
+func (r reading) read(t, secret string) (matched, n int) {
 	for matched < len(secret) {
-		k := spelled(t[n:], secret[matched])
+		k := r.spelled(t[n:], secret[matched])
 		if k == 0 {
 			break
 		}
@@ -101,28 +148,30 @@ func run(t, secret string) (matched, n int) {
 // spelled returns how many bytes at the beginning of t are a spelling of c: c itself, after
 // backslashes, as %XX (whose % may be encoded again and again), \u00XX, &#N; or &name;, or as "+" for
 // a blank. It returns 0 if there is none.
-func spelled(t string, c byte) int {
+func (r reading) spelled(t string, c byte) int {
 	if t == "" {
 		return 0
 	}
+	literal := t[0] == c || t[0] == '+' && c == ' '
 	n := 0
-	switch t[0] {
-	case '\\':
+	switch {
+	case t[0] == '%':
+		n = percent(t, c, r.depth)
+	case literal && r.plain:
+	case t[0] == '\\':
 		n = afterBackslash(t, c)
-	case '%':
-		n = percent(t, c)
-	case '&':
+	case t[0] == '&':
 		n = entity(t, c)
 	}
-	if n == 0 && (t[0] == c || t[0] == '+' && c == ' ') {
+	if n == 0 && literal {
 		return 1
 	}
 	return n
 }
 
 func afterBackslash(t string, c byte) int {
-	rest := strings.TrimLeft(t, `\`)
-	n := len(t) - len(rest)
+	rest := strings.TrimLeft(t[:min(len(t), maxBackslashes+5)], `\`)
+	n := min(len(t), maxBackslashes+5) - len(rest)
 	if len(rest) >= 5 && rest[0] == 'u' && hexByte(rest[1:3]) == 0 && hexByte(rest[3:5]) == int(c) {
 		return n + 5
 	}
@@ -132,15 +181,17 @@ func afterBackslash(t string, c byte) int {
 	return 0
 }
 
-func percent(t string, c byte) int {
-	n := 1
-	for strings.HasPrefix(t[n:], "25") {
-		n += 2
+func percent(t string, c byte, depth int) int {
+	found := 0
+	for d, n := 1, 1; d <= maxDepth && len(t) >= n+2 && (d <= depth || depth == anyDepth); d, n = d+1, n+2 {
+		if (d == depth || depth == anyDepth) && hexByte(t[n:n+2]) == int(c) {
+			found = n + 2
+		}
+		if t[n:n+2] != "25" {
+			break
+		}
 	}
-	if len(t) >= n+2 && hexByte(t[n:n+2]) == int(c) {
-		return n + 2
-	}
-	return 0
+	return found
 }
 
 func entity(t string, c byte) int {
