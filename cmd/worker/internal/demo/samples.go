@@ -26,11 +26,11 @@ type sample struct {
 	Faults  []flowtest.Fault
 	Want    string // created, adopted, or the reason of its failure
 	Made    int    // how many connections of its name there are at the end
-	Posts   int    // how many POSTs the Flow Service has seen for it; -1 = any number
+	Posts   int    // how many POSTs of its name the Flow Service has seen
 	AfterOf string // label of the sample that must have ended before; empty means none
 }
 
-// samples returns all samples, for the given list of what is to be shown.
+// samples returns all samples, in the order of the table.
 func samples() ([]sample, error) {
 	list := []sample{
 		{Label: "tutorial", About: "the request of Adobe's tutorial", Tenant: "acme", Want: "created", Made: 1, Posts: 1},

@@ -33,15 +33,34 @@ type Line struct {
 // News returns what happened between two versions of a record, in order. An old record without a key
 // means that there was none.
 func News(old, rec provision.Record) []Line {
-	var lines []Line
-	for _, a := range newAttempts(old, rec) {
-		lines = append(lines, tell(a))
-	}
+	lines := tellAll(newAttempts(old, rec))
 	if rec.State == provision.StatePosting && !rec.PostedAt.Equal(old.PostedAt) {
 		lines = append(lines, Line{rec.PostedAt, Plain, fmt.Sprintf("POST %d is announced in the ledger and sent", rec.Posts)})
 	}
 	if rec.Final != nil && (old.Final == nil || old.Final.EventID != rec.Final.EventID) {
 		lines = append(lines, Ending(rec.Final.Result))
+	}
+	return lines
+}
+
+// tellAll tells attempts in words: those that went alike one after another in one line, and the final
+// one not at all, for Ending says more.
+func tellAll(attempts []provision.Attempt) []Line {
+	var lines []Line
+	for i := 0; i < len(attempts); {
+		a, n := attempts[i], 1
+		for i+n < len(attempts) && attempts[i+n].Step == a.Step && attempts[i+n].Result == a.Result {
+			n++
+		}
+		i += n
+		if a.Step == "final" {
+			continue
+		}
+		line := tell(a)
+		if n > 1 {
+			line.Text += fmt.Sprintf(" (%d times)", n)
+		}
+		lines = append(lines, line)
 	}
 	return lines
 }
@@ -81,8 +100,6 @@ var phrases = map[string]Line{ // :: step and result → tone and text
 	"handback claimed":  {Text: "given back to the stream, to rest"},
 	"handback waiting":  {Text: "given back to the stream, to rest"},
 	"handback unknown":  {Text: "given back to the stream, to be looked up later"},
-	"final created":     {},
-	"final failed":      {},
 	"flow status":       {Tone: Odd, Text: "the Flow Service fails"},
 	"flow timeout":      {Tone: Odd, Text: "the Flow Service does not answer"},
 	"flow network":      {Tone: Odd, Text: "the Flow Service can't be reached"},
@@ -103,7 +120,7 @@ func tell(a provision.Attempt) Line {
 		line.Text = a.Step + ": " + a.Result
 	}
 	line.At = a.At
-	if a.Detail != "" && line.Text != "" {
+	if a.Detail != "" {
 		line.Text += " (" + clip(a.Detail, 160) + ")"
 	}
 	return line

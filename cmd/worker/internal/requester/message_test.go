@@ -1,0 +1,128 @@
+package requester_test
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+const data = `{"sandbox":"prod","name":"N","auth":{"specName":"Access Token Authentication","params":{
+  "domain":"https://adb-1.7.azuredatabricks.net","clusterId":"c","accessToken":"vault:databricks/acme#accessToken","database":"d"}},
+  "connectionSpec":{"id":"e9d7ec6b-0873-4e57-ad21-b3a7c65e310b","version":"1.0"}}`
+
+const whole = `{"specversion":"1.0","type":"flowworker.connection.create.v1","id":"e-1","source":"/portal","data":` + data + `}`
+
+func options() requester.Options {
+	return requester.Options{Tenant: "acme", Decoder: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}}
+}
+
+func TestParse(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		input string
+		tweak func(*requester.Options)
+		ids   []string // empty text: a random one
+	}{
+		"data":                {input: data, ids: []string{""}},
+		"data with an id":     {input: data, tweak: func(o *requester.Options) { o.ID = "mine" }, ids: []string{"mine"}},
+		"a whole event":       {input: whole, ids: []string{"e-1"}},
+		"another id for it":   {input: whole, tweak: func(o *requester.Options) { o.ID = "mine" }, ids: []string{"mine"}},
+		"lines":               {input: whole + "\n" + strings.Join(strings.Fields(data), " ") + "\n", ids: []string{"e-1", ""}},
+		"an array":            {input: "[" + data + "," + whole + "]", ids: []string{"", "e-1"}},
+		"an array and a line": {input: "[" + whole + "]" + data, ids: []string{"e-1", ""}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := options()
+			if tc.tweak != nil {
+				tc.tweak(&o)
+			}
+			ms, err := requester.Parse(strings.NewReader(tc.input), o)
+			if err != nil || len(ms) != len(tc.ids) {
+				t.Fatalf("got %d requests, %v; want %d", len(ms), err, len(tc.ids))
+			}
+			for i, m := range ms {
+				if m.Invalid != nil || m.Name != "N" || m.Key.Tenant != "acme" {
+					t.Errorf("request %d: %+v, %v", i, m.Key, m.Invalid)
+				}
+				if id := tc.ids[i]; id != "" && m.Key.ID != id || id == "" && !uuid.MatchString(m.Key.ID) {
+					t.Errorf("request %d has id %q, want %q", i, m.Key.ID, id)
+				}
+			}
+		})
+	}
+}
+
+var uuid = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		input string
+		id    string
+		want  string
+	}{
+		"nothing":            {"", "", "no request"},
+		"an empty array":     {"[]", "", "no request"},
+		"no JSON":            {`{"accessToken": dapi-secret}`, "", "not JSON at byte"},
+		"half of it":         {`{"accessToken": "dapi-secret`, "", "ends in the middle"},
+		"a text":             {`"dapi-secret"`, "", "not a JSON object"},
+		"one id for two":     {data + data, "mine", "an id names one only"},
+		"two events":         {whole + whole, "mine", "an id names one only"},
+		"a name given twice": {`{"specversion":"1.0","specversion":"dapi-secret"}`, "", "more than once"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := options()
+			o.ID = tc.id
+			_, err := requester.Parse(strings.NewReader(tc.input), o)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "dapi-secret") {
+				t.Errorf("the input is quoted: %v", err)
+			}
+		})
+	}
+}
+
+func TestParseJudgesAsAWorkerWould(t *testing.T) {
+	t.Parallel()
+	ms, err := requester.Parse(strings.NewReader(strings.Replace(data, "vault:databricks/acme#accessToken", "dapi-secret", 1)), options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f := ms[0].Invalid; f == nil || f.Reason != provision.ReasonPlaintextSecret || strings.Contains(f.Message, "dapi-secret") {
+		t.Errorf("got %v", f)
+	}
+}
+
+func TestNewIDIsNew(t *testing.T) {
+	t.Parallel()
+	seen := map[string]bool{}
+	for range 1000 {
+		id := requester.NewID()
+		if seen[id] || !uuid.MatchString(id) {
+			t.Fatalf("%q came twice or is no UUID", id)
+		}
+		seen[id] = true
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, s := range []string{"", data, whole, "[" + data + "]", "[[1]]", `{"specversion":1}`, "nul", "\xff"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		ms, err := requester.Parse(strings.NewReader(s), options())
+		for _, m := range ms {
+			if m.Key.ID == "" || m.Key.Source == "" || m.Fingerprint == "" {
+				t.Errorf("a request without identity: %+v, %v", m.Key, err)
+			}
+		}
+	})
+}
