@@ -21,6 +21,7 @@ import (
 type failure struct {
 	*provision.SecretError
 	quick bool          // worth another try at once
+	login bool          // there is no token; Vault was not asked for more
 	after time.Duration // Vault asked to be left alone that long
 }
 

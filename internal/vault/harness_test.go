@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -43,14 +44,43 @@ func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // witness collects all that could leak a secret: log lines and errors.
 type witness struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
+	mu      sync.Mutex
+	buf     bytes.Buffer
+	changed chan struct{} // closed at every write; nil if nobody waits
 }
 
 func (w *witness) Write(p []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.changed != nil {
+		close(w.changed)
+		w.changed = nil
+	}
 	return w.buf.Write(p)
+}
+
+// await returns when the text was seen n times.
+func (w *witness) await(t *testing.T, text string, n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		w.mu.Lock()
+		seen := strings.Count(w.buf.String(), text)
+		if w.changed == nil {
+			w.changed = make(chan struct{})
+		}
+		changed := w.changed
+		w.mu.Unlock()
+		if seen >= n {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatalf("%q was seen %d times, want %d:\n%s", text, seen, n, w)
+		}
+	}
 }
 
 func (w *witness) String() string {
@@ -99,9 +129,15 @@ func start(t *testing.T, server *vaulttest.Server, conf Config) *harness {
 	if conf.Token == "" {
 		conf.Token = provision.Sensitive(server.Token())
 	}
-	if conf.transport == nil {
-		conf.transport = inMemory{server}
-	}
+	conf.transport = inMemory{server}
+	h.run(conf)
+	return h
+}
+
+// run starts the client and arranges its end.
+func (h *harness) run(conf Config) {
+	t := h.t
+	t.Helper()
 	conf.Registerer = h.reg
 	conf.Log = slog.New(slog.NewTextHandler(h.witness, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	conf.OnRetry = func(_ provision.Target, c provision.Cause) {
@@ -122,9 +158,8 @@ func start(t *testing.T, server *vaulttest.Server, conf Config) *harness {
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
-		h.witness.checkSilent(t, conf.Token.Reveal(), server.Token(), "hvs.")
+		h.witness.checkSilent(t, conf.Token.Reveal(), "hvs.")
 	})
-	return h
 }
 
 func ref(path, field string) provision.SecretRef {

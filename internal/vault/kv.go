@@ -60,7 +60,7 @@ func (e *engine) detect(ctx context.Context) (int32, *failure) {
 	}
 	a, err := e.session.get(ctx, "sys/internal/ui/mounts/"+e.mount, nil, false)
 	switch {
-	case err != nil && err.Problem == provision.SecretDenied, err == nil && !a.found:
+	case err != nil && err.Problem == provision.SecretDenied && !err.login, err == nil && !a.found:
 		return 0, nil
 	case err != nil:
 		return 0, err
@@ -94,7 +94,7 @@ func (e *engine) guess(ctx context.Context, p place, version int) (*stored, *fai
 	case err == nil:
 		e.version.Store(2)
 		return got, nil
-	case err.Problem == provision.SecretUnavailable || version != 0:
+	case err.Problem == provision.SecretUnavailable || err.login || version != 0:
 		return nil, err
 	}
 	if old, _, bad := e.read1(ctx, p, 0, false); bad == nil {

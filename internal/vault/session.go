@@ -133,6 +133,7 @@ func (s *session) drainWanted() {
 
 // keep renews the token until another one is needed, is asked for, or ctx ends.
 func (s *session) keep(ctx context.Context, first lease) {
+	full := first.ttl // what a renewal gives, as far as is known: a given token may have been told of late in its time
 	for now := first; ; {
 		if s.static && !now.renewable && now.ttl > 0 {
 			s.log.WarnContext(ctx, "vault: VAULT_TOKEN ends and can't be renewed further; give the worker a new one or another VAULT_AUTH", "ttl", now.ttl)
@@ -144,8 +145,8 @@ func (s *session) keep(ctx context.Context, first lease) {
 		if !ok {
 			return
 		}
-		if next.ttl < first.ttl/2 {
-			// Vault no longer gives the full time: the end of all renewals is near.
+		full = max(full, next.ttl)
+		if next.ttl <= full/2 { // the end of all renewals is near
 			if !s.static {
 				return
 			}
@@ -204,9 +205,7 @@ func (s *session) renewOnce(ctx context.Context) (lease, *failure) {
 	} else {
 		_, l, bad = grant(doing, answer)
 	}
-	if bad == nil && l.ttl == 0 {
-		bad = newFailure(provision.SecretDenied, "", errors.New(doing+": Vault gives it no more time"))
-	}
+	l.ttl = max(l.ttl, time.Second) // Vault tells whole seconds; 0 is less than one here, not for ever
 	s.metrics.count(opRenew, bad)
 	return l, bad
 }

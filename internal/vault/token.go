@@ -65,7 +65,7 @@ func (s *session) await(ctx context.Context, concluded <-chan struct{}) (uint64,
 }
 
 // unquick returns f as something that is not worth another try at once: run tries already.
-func unquick(f *failure) *failure { return &failure{SecretError: f.SecretError} }
+func unquick(f *failure) *failure { return &failure{SecretError: f.SecretError, login: true} }
 
 func (s *session) waitedInVain(ctx context.Context) *failure {
 	s.mu.Lock()

@@ -151,17 +151,19 @@ func (s *Server) login(w *reply, c call, mount string) {
 	case in.RoleID == "" && (role.JWT == "" || role.JWT != in.JWT):
 		w.fail(http.StatusForbidden, "permission denied")
 	default:
-		s.answerAuth(w, s.issue(role, "auth/"+mount+"/login"))
+		t := s.issue(role, "auth/"+mount+"/login")
+		s.answerAuth(w, t, t.issued)
 	}
 }
 
-func (s *Server) answerAuth(w *reply, t *token) {
+// answerAuth tells what t has got at the time now.
+func (s *Server) answerAuth(w *reply, t *token, now time.Time) {
 	answer := s.frame(nil, "")
 	answer.Auth = map[string]any{
 		"client_token": t.id, "accessor": t.accessor, "policies": []string{"default"},
 		"token_policies": []string{"default"}, "metadata": nil, "entity_id": "", "token_type": "service",
 		"orphan": true, "num_uses": 0, "mfa_requirement": nil,
-		"lease_duration": t.remaining(s.conf.Now()), "renewable": t.renewable,
+		"lease_duration": t.remaining(now), "renewable": t.renewable,
 	}
 	w.json(http.StatusOK, answer)
 }
@@ -213,9 +215,10 @@ func (s *Server) renew(w *reply, t *token) {
 		w.fail(http.StatusBadRequest, "lease is not renewable")
 		return
 	}
-	t.expires = s.conf.Now().Add(t.ttl)
+	now := s.conf.Now()
+	t.expires = now.Add(t.ttl)
 	if t.expires.After(t.limit) {
 		t.expires = t.limit
 	}
-	s.answerAuth(w, t)
+	s.answerAuth(w, t, now)
 }

@@ -1,0 +1,106 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	vaultapi "github.com/hashicorp/vault/api"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// TestVerdicts writes down what every status means.
+func TestVerdicts(t *testing.T) {
+	t.Parallel()
+	type verdict struct {
+		problem provision.SecretProblem
+		cause   provision.Cause
+		quick   bool
+	}
+	denied := verdict{provision.SecretDenied, "", false}
+	wait := verdict{provision.SecretUnavailable, provision.CauseStatus, false}
+	again := verdict{provision.SecretUnavailable, provision.CauseStatus, true}
+	throttled := verdict{provision.SecretUnavailable, provision.CauseThrottled, true}
+	for status, want := range map[int]struct{ read, login verdict }{
+		400: {wait, denied}, 401: {wait, denied}, 403: {denied, denied}, 404: {wait, denied}, 405: {wait, denied},
+		408: {again, again}, 412: {again, again}, 413: {wait, denied}, 429: {throttled, throttled},
+		500: {again, again}, 501: {again, again}, 502: {again, again}, 503: {again, again}, 504: {again, again},
+	} {
+		err := fmt.Errorf("wrapped: %w", &vaultapi.ResponseError{StatusCode: status, Errors: []string{"no"}})
+		for op, want := range map[operation]verdict{opRead: want.read, opLogin: want.login, opRenew: want.login} {
+			got := classify(op, "do it", err)
+			if (verdict{got.Problem, got.Cause, got.quick}) != want {
+				t.Errorf("%s, HTTP %d: got %+v, want %+v", op, status, got, want)
+			}
+			if !strings.Contains(got.Error(), fmt.Sprint(status)) || !strings.Contains(got.Error(), "do it") {
+				t.Errorf("%s, HTTP %d: %v", op, status, got)
+			}
+		}
+		raw := classify(opRead, "do it", &vaultapi.ResponseError{StatusCode: status, RawError: true, Errors: []string{canary}})
+		if raw.Problem != provision.SecretUnavailable || strings.Contains(raw.Error(), canary) {
+			t.Errorf("a proxy's HTTP %d: %v", status, raw)
+		}
+	}
+}
+
+func TestNetworkErrors(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		err   error
+		cause provision.Cause
+		quick bool
+		part  string
+	}{
+		"refused":  {&url.Error{Op: "Get", URL: "https://vault/v1/x", Err: &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}}, provision.CauseNetwork, true, "refused"},
+		"deadline": {&url.Error{Op: "Get", URL: "https://vault/v1/x", Err: context.DeadlineExceeded}, provision.CauseTimeout, true, "no answer in time"},
+		"dns":      {&net.DNSError{Err: "no such host", IsTimeout: true}, provision.CauseTimeout, true, "no such host"},
+		"canceled": {context.Canceled, provision.CauseNetwork, false, "canceled"},
+		"echo":     {errors.New("bad\nheader: hvs." + canary), provision.CauseNetwork, true, "bad header: hvs.[redacted]"},
+	} {
+		got := classify(opRead, "read x", tc.err, "", canary)
+		if got.Problem != provision.SecretUnavailable || got.Cause != tc.cause || got.quick != tc.quick {
+			t.Errorf("%s: got %+v", name, got)
+		}
+		if text := got.Error(); !strings.Contains(text, tc.part) || strings.Contains(text, canary) || strings.Contains(text, "https://") {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+}
+
+func TestMessagesAreOneShortCleanLine(t *testing.T) {
+	t.Parallel()
+	re := &vaultapi.ResponseError{StatusCode: 403, Errors: []string{
+		"1 error occurred:\n\t* permission denied\n\n", "token " + canary + " \x1b[31m" + strings.Repeat("ü", 500),
+	}}
+	got := classify(opRead, "read x", re, canary).Error()
+	if strings.ContainsAny(got, "\n\t\x1b") || strings.Contains(got, canary) || len(got) > maxMessage+100 || !utf8.ValidString(got) {
+		t.Errorf("got %q", got)
+	}
+	if !strings.Contains(got, "1 error occurred: * permission denied") {
+		t.Errorf("got %q", got)
+	}
+	if got := messages(&vaultapi.ResponseError{}, nil); got != "" {
+		t.Errorf("no messages give %q", got)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]time.Duration{
+		"": 0, "3": 3 * time.Second, "-1": 0, "99999999999999999999": 0, "Wed, 21 Oct 2026 07:28:00 GMT": 0, "x": 0,
+	} {
+		if got := retryAfter(http.Header{"Retry-After": {value}}); got != want {
+			t.Errorf("%q: %v", value, got)
+		}
+	}
+}

@@ -1,0 +1,325 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
+)
+
+// backend is a running Vault, vaulttest's or the real one, with the content that the suite wants:
+// a KV engine at mount, and logins that may read all tenants' secrets there but none of the tenant
+// "walled".
+type backend struct {
+	address, root, unsealKey string
+	mount                    string
+	kv                       int // version of the engine
+
+	approle    Config // a login; short lives 2 s, at most 5 s with renewals
+	short      Config
+	jwt        Config
+	kubernetes Config
+}
+
+// call sends a request with the root token and returns the answer's data and auth.
+func (b backend) call(t *testing.T, method, path string, body any) (data, auth map[string]any) {
+	t.Helper()
+	raw, err := json.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, method, b.address+"/v1/"+path, bytes.NewReader(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Vault-Token", b.root)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode >= 300 {
+		t.Fatalf("%s %s: HTTP %d: %s, %v", method, path, resp.StatusCode, text, err)
+	}
+	var answer struct{ Data, Auth map[string]any }
+	if len(text) > 0 && json.Unmarshal(text, &answer) != nil {
+		t.Fatalf("%s %s: %s", method, path, text)
+	}
+	return answer.Data, answer.Auth
+}
+
+// put writes a secret of a tenant.
+func (b backend) put(t *testing.T, path string, fields map[string]any) {
+	t.Helper()
+	if b.kv == 1 {
+		b.call(t, "PUT", b.mount+"/flow/tenants/"+path, fields)
+		return
+	}
+	b.call(t, "PUT", b.mount+"/data/flow/tenants/"+path, map[string]any{"data": fields})
+}
+
+// change deletes, undeletes or destroys versions.
+func (b backend) change(t *testing.T, how, path string, versions ...int) {
+	t.Helper()
+	b.call(t, "PUT", b.mount+"/"+how+"/flow/tenants/"+path, map[string]any{"versions": versions})
+}
+
+// with returns conf, or else the root token, at this Vault.
+func (b backend) with(conf Config) Config {
+	if conf.Auth == "" && conf.Token == "" {
+		conf.Token = provision.Sensitive(b.root)
+	}
+	conf.Address = b.address
+	if conf.KVMount == "" {
+		conf.KVMount = b.mount
+	}
+	return conf
+}
+
+func (b backend) start(t *testing.T, conf Config) *harness {
+	t.Helper()
+	h := &harness{t: t, reg: prometheus.NewPedanticRegistry(), witness: &witness{}}
+	h.run(b.with(conf))
+	return h
+}
+
+// reads checks that the client reads a secret of its own.
+func (h *harness) reads(b backend, name string) {
+	h.t.Helper()
+	b.put(h.t, "acme/"+name, map[string]any{"accessToken": name + "-" + canary})
+	got, err := h.resolveRef(ref(name, "accessToken"), true)
+	checkValue(h.t, got, err, name+"-"+canary)
+}
+
+// TestSuite runs the suite on vaulttest.
+func TestSuite(t *testing.T) {
+	t.Parallel()
+	for _, kv := range []int{1, 2} {
+		t.Run(map[int]string{1: "kv1", 2: "kv2"}[kv], func(t *testing.T) {
+			t.Parallel()
+			runSuite(t, fakeBackend(t, kv))
+		})
+	}
+}
+
+func fakeBackend(t *testing.T, kv int) backend {
+	t.Helper()
+	allow := []string{"secret/data/flow/tenants/*", "secret/flow/tenants/*"}
+	jwt := "jwt-" + canary
+	s := vaulttest.New(vaulttest.Config{KVVersion: kv, Roles: []vaulttest.Role{
+		{RoleID: "worker", SecretID: "id-" + canary, Allow: allow},
+		{RoleID: "short", SecretID: "id-" + canary, Allow: allow, TTL: 2 * time.Second, MaxTTL: 5 * time.Second},
+		{Mount: "jwt", Name: "worker", JWT: jwt, Allow: allow},
+		{Name: "worker", JWT: jwt, Allow: allow},
+	}})
+	s.Deny("secret/data/flow/tenants/walled/*", "secret/flow/tenants/walled/*")
+	server := httptest.NewServer(s)
+	t.Cleanup(server.Close)
+	idFile, jwtFile := writeFile(t, "id-"+canary), writeFile(t, jwt)
+	return backend{
+		address: server.URL, root: s.Token(), unsealKey: s.UnsealKey(), mount: "secret", kv: kv,
+		approle:    Config{Auth: AuthAppRole, RoleID: "worker", SecretIDFile: idFile},
+		short:      Config{Auth: AuthAppRole, RoleID: "short", SecretIDFile: idFile},
+		jwt:        Config{Auth: AuthJWT, Role: "worker", JWTFile: jwtFile},
+		kubernetes: Config{Auth: AuthKubernetes, Role: "worker", JWTFile: jwtFile},
+	}
+}
+
+// runSuite checks what the client relies on, and so keeps vaulttest true. It seals the Vault, so its
+// parts run one after the other.
+func runSuite(t *testing.T, b backend) {
+	parts := []struct {
+		name string
+		run  func(*testing.T, backend)
+	}{
+		{"secrets", suiteSecrets},
+		{"logins", suiteLogins},
+		{"refusals", suiteRefusals},
+		{"engines", suiteEngines},
+		{"revoked", suiteRevoked},
+		{"given", suiteGivenToken},
+		{"renewal", suiteRenewal},
+		{"sealed", suiteSealed},
+	}
+	for _, p := range parts {
+		t.Run(p.name, func(t *testing.T) { p.run(t, b) })
+	}
+	if b.kv == 2 {
+		t.Run("versions", func(t *testing.T) { suiteVersions(t, b) })
+	}
+}
+
+func suiteSecrets(t *testing.T, b backend) {
+	h := b.start(t, b.approle)
+	_, err := h.resolveRef(ref("secrets", "accessToken"), false)
+	checkProblem(t, err, provision.SecretMissing, "there is no secret at "+b.mount+"/flow/tenants/acme/secrets")
+	h.reads(b, "secrets")
+	_, err = h.resolveRef(ref("secrets", "other"), false)
+	checkProblem(t, err, provision.SecretMissing, "no field other")
+	b.put(t, "acme/odd", map[string]any{"number": 42, "flag": true, "none": nil, "list": []string{"x"}})
+	for field, part := range map[string]string{"number": "a number", "flag": "a boolean", "none": "null", "list": "a list"} {
+		_, err := h.resolveRef(ref("odd", field), false)
+		checkProblem(t, err, provision.SecretMissing, part)
+	}
+	pinned := ref("secrets", "accessToken")
+	pinned.Version = 1
+	got, err := h.resolveRef(pinned, false)
+	if b.kv == 1 {
+		checkProblem(t, err, provision.SecretMissing, "keeps no versions")
+	} else {
+		checkValue(t, got, err, "secrets-"+canary)
+	}
+	b.put(t, "acme/adobe", map[string]any{"orgId": "A@AdobeOrg", "accessToken": "t-" + canary, "apiKey": "key"})
+	c, err := h.client.Credentials(t.Context(), "acme", false)
+	if err != nil || c.OrgID != "A@AdobeOrg" || c.AccessToken.Reveal() != "t-"+canary {
+		t.Errorf("credentials: %+v, %v", c, err)
+	}
+}
+
+func suiteVersions(t *testing.T, b backend) {
+	h := b.start(t, b.approle)
+	for _, v := range []string{"one", "two", "three"} {
+		b.put(t, "acme/versions", map[string]any{"f": v + canary})
+	}
+	at := func(n int) provision.SecretRef { return provision.SecretRef{Path: "versions", Field: "f", Version: n} }
+	got, err := h.resolveRef(at(0), false)
+	checkValue(t, got, err, "three"+canary)
+	got, err = h.resolveRef(at(2), false)
+	checkValue(t, got, err, "two"+canary)
+	if got.Version != 2 {
+		t.Errorf("version %d", got.Version)
+	}
+	_, err = h.resolveRef(at(9), false)
+	checkProblem(t, err, provision.SecretMissing, "there is no version 9")
+
+	b.change(t, "delete", "acme/versions", 3)
+	_, err = h.resolveRef(at(0), false) // Vault does not fall back to version 2
+	checkProblem(t, err, provision.SecretMissing, "version 3", "deleted", "undelete")
+	b.change(t, "undelete", "acme/versions", 3)
+	got, err = h.resolveRef(at(0), false)
+	checkValue(t, got, err, "three"+canary)
+	b.change(t, "destroy", "acme/versions", 3)
+	_, err = h.resolveRef(at(0), false)
+	checkProblem(t, err, provision.SecretMissing, "version 3", "destroyed")
+	got, err = h.resolveRef(at(1), false)
+	checkValue(t, got, err, "one"+canary)
+}
+
+func suiteLogins(t *testing.T, b backend) {
+	for name, conf := range map[string]Config{"token": {}, "approle": b.approle, "jwt": b.jwt, "kubernetes": b.kubernetes} {
+		t.Run(name, func(t *testing.T) {
+			h := b.start(t, conf)
+			h.reads(b, "logins")
+			if err := h.client.Ready(); err != nil {
+				t.Errorf("Ready: %v", err)
+			}
+		})
+	}
+}
+
+func suiteRefusals(t *testing.T, b backend) {
+	wrongID, wrongJWT, unknown := b.approle, b.jwt, b.jwt
+	wrongID.SecretIDFile = writeFile(t, "wrong-"+canary)
+	wrongJWT.JWTFile = writeFile(t, "a.b.c"+canary)
+	unknown.Role = "nobody"
+	wrongPod := b.kubernetes
+	wrongPod.JWTFile = writeFile(t, "a.b.c"+canary)
+	nowhere := b.approle
+	nowhere.AuthMount = "nowhere"
+	for name, conf := range map[string]Config{
+		"secret id": wrongID, "jwt": wrongJWT, "role": unknown, "pod": wrongPod, "mount": nowhere, "token": {Token: "wrong-" + canary},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := b.start(t, conf)
+			_, err := h.resolveRef(ref("refusals", "accessToken"), false)
+			checkProblem(t, err, provision.SecretDenied)
+			checkProblem(t, h.client.Ready(), provision.SecretDenied)
+		})
+	}
+	h := b.start(t, b.approle)
+	b.put(t, "walled/x", map[string]any{"accessToken": canary})
+	_, err := h.client.Resolve(t.Context(), "walled", ref("x", "accessToken"), false)
+	h.see(nil, err)
+	checkProblem(t, err, provision.SecretDenied, "403", "permission denied")
+	h.reads(b, "refusals")
+}
+
+func suiteEngines(t *testing.T, b backend) {
+	h := b.start(t, Config{KVMount: "nowhere"})
+	_, err := h.resolveRef(ref("x", "f"), false)
+	checkProblem(t, err, provision.SecretUnavailable, "VAULT_KV_MOUNT")
+	h = b.start(t, Config{KVMount: b.mount + "/flow"})
+	_, err = h.resolveRef(ref("x", "f"), false)
+	checkProblem(t, err, provision.SecretUnavailable, "VAULT_KV_MOUNT", b.mount+"/")
+}
+
+func suiteRevoked(t *testing.T, b backend) {
+	h := b.start(t, b.approle)
+	h.reads(b, "revoked")
+	b.call(t, "PUT", "auth/token/revoke", map[string]any{"token": h.client.session.api.Token()})
+	h.reads(b, "revoked")
+	if n := h.count(opLogin, "ok"); n != 2 {
+		t.Errorf("%d logins, want 2", n)
+	}
+}
+
+// suiteGivenToken revokes a VAULT_TOKEN.
+func suiteGivenToken(t *testing.T, b backend) {
+	other := b.start(t, b.approle)
+	other.reads(b, "given")
+	token := other.client.session.api.Token()
+	h := b.start(t, Config{Token: provision.Sensitive(token)})
+	h.reads(b, "given")
+	if ttl := h.client.session.ttl(); ttl < 60 || ttl > 768*3600 {
+		t.Errorf("ttl is %v", ttl)
+	}
+	b.call(t, "PUT", "auth/token/revoke", map[string]any{"token": token})
+	_, err := h.resolveRef(ref("given", "accessToken"), true)
+	checkProblem(t, err, provision.SecretDenied, "VAULT_TOKEN", "invalid token")
+	checkProblem(t, h.client.Ready(), provision.SecretDenied)
+}
+
+// suiteRenewal lets a token of 2 s live through its renewals and its max TTL of 5 s.
+func suiteRenewal(t *testing.T, b backend) {
+	h := b.start(t, b.short)
+	h.reads(b, "renewal")
+	h.witness.await(t, "token renewed", 2)
+	h.reads(b, "renewal")
+	h.witness.await(t, "logged in", 2)
+	h.reads(b, "renewal")
+	if strings.Contains(h.witness.String(), "cannot") {
+		t.Errorf("not without trouble:\n%s", h.witness)
+	}
+}
+
+func suiteSealed(t *testing.T, b backend) {
+	h := b.start(t, b.approle)
+	h.reads(b, "sealed")
+	b.call(t, "PUT", "sys/seal", nil)
+	_, err := h.resolveRef(ref("sealed", "accessToken"), false)
+	checkProblem(t, err, provision.SecretUnavailable, "503", "sealed")
+	checkProblem(t, h.client.Health(t.Context()), provision.SecretUnavailable, "sealed")
+	late := b.start(t, b.approle) // starts while Vault is sealed
+	_, err = late.resolveRef(ref("sealed", "accessToken"), false)
+	checkProblem(t, err, provision.SecretUnavailable, "sealed")
+	b.call(t, "PUT", "sys/unseal", map[string]any{"key": b.unsealKey})
+	for _, h := range []*harness{h, late} {
+		h.reads(b, "sealed")
+		if err := h.client.Health(t.Context()); err != nil {
+			t.Errorf("Health: %v", err)
+		}
+	}
+}
