@@ -12,6 +12,7 @@ import (
 // concurrent use. It gives nothing before Run is running.
 type Client struct {
 	session *session
+	kv      *engine
 	cache   *cache
 	prefix  string
 }
@@ -39,6 +40,7 @@ func New(conf Config) (*Client, error) {
 	kv := &engine{session: s, mount: conf.KVMount}
 	return &Client{
 		session: s,
+		kv:      kv,
 		cache:   newCache(kv.read, conf.CacheTTL, conf.Clock),
 		prefix:  conf.TenantPrefix,
 	}, nil

@@ -129,7 +129,9 @@ func start(t *testing.T, server *vaulttest.Server, conf Config) *harness {
 	if conf.Token == "" {
 		conf.Token = provision.Sensitive(server.Token())
 	}
-	conf.transport = inMemory{server}
+	if conf.transport == nil {
+		conf.transport = inMemory{server}
+	}
 	h.run(conf)
 	return h
 }

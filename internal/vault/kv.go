@@ -32,22 +32,32 @@ type engine struct {
 
 // read returns a version of the secret at p, the newest for 0.
 //
-// Whether the engine has version 1 or 2 is asked once. A token that may not ask is no obstacle: the
-// secret is then read as version 2, and as version 1 if there is nothing (a version 1 engine refuses
-// the other's path or has nothing there), and the first secret found that way settles it.
+// Whether the engine has version 1 or 2 is asked once, and again where a version 1 engine seems to
+// have been upgraded. A token that may not ask is no obstacle: the secret is then read as version 2,
+// and as version 1 if there is nothing (a version 1 engine refuses the other's path or has nothing
+// there), and the first secret found that way settles it.
 func (e *engine) read(ctx context.Context, p place, version int) (*stored, *failure) {
 	kv, err := e.detect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	switch kv {
-	case 1:
-		got, upgraded, err := e.read1(ctx, p, version, true)
-		if upgraded {
-			e.version.Store(0)
-		}
+	if kv != 1 {
+		return e.readAs(ctx, kv, p, version)
+	}
+	got, upgraded, err := e.read1(ctx, p, version, true)
+	if !upgraded {
 		return got, err
-	case 2:
+	}
+	e.version.Store(0)
+	again, bad := e.detect(ctx)
+	if bad != nil || again == 1 {
+		return got, err
+	}
+	return e.readAs(ctx, again, p, version)
+}
+
+func (e *engine) readAs(ctx context.Context, kv int32, p place, version int) (*stored, *failure) {
+	if kv == 2 {
 		return e.read2(ctx, p, version)
 	}
 	return e.guess(ctx, p, version)
@@ -104,19 +114,19 @@ func (e *engine) guess(ctx context.Context, p place, version int) (*stored, *fai
 	return nil, err
 }
 
-// read1 reads from a version 1 engine. It also reports whether the engine says that it has become
-// one of version 2.
+// read1 reads from a version 1 engine. It also reports whether the engine may have become one of
+// version 2.
 func (e *engine) read1(ctx context.Context, p place, version int, relogin bool) (*stored, bool, *failure) {
 	at := e.mount + "/" + p.path
 	if version != 0 {
-		return nil, false, missing("%s: a KV engine of version 1 keeps no versions; leave ?version=%d out", at, version)
+		return nil, true, missing("%s: a KV engine of version 1 keeps no versions; leave ?version=%d out", at, version)
 	}
 	a, err := e.session.get(ctx, at, nil, relogin)
 	switch {
 	case err != nil:
 		return nil, false, err
 	case !a.found && a.secret != nil && len(a.secret.Warnings) > 0:
-		return nil, true, unavailable(provision.CauseStatus, "%s: the KV engine has changed its version", at)
+		return nil, true, nothingAt(at)
 	case !a.found || a.secret == nil || a.secret.Data == nil:
 		return nil, false, nothingAt(at)
 	}
