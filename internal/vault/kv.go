@@ -53,7 +53,10 @@ func (e *engine) read(ctx context.Context, p place, version int) (*stored, *fail
 	if bad != nil || again == 1 {
 		return got, err
 	}
-	return e.readAs(ctx, again, p, version)
+	if newer, bad := e.readAs(ctx, again, p, version); bad == nil || again == 2 {
+		return newer, bad
+	}
+	return got, err
 }
 
 func (e *engine) readAs(ctx context.Context, kv int32, p place, version int) (*stored, *failure) {
