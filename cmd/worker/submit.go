@@ -180,7 +180,10 @@ func (s *submission) submitAndWait(ctx context.Context, client *requester.Client
 	if errors.Is(err, context.Canceled) {
 		return errors.New(`interrupted; the requests go on: see "worker status ID"`)
 	}
-	return errors.Join(err, s.verdict())
+	if err != nil {
+		return err
+	}
+	return s.verdict()
 }
 
 // progress prints to stdout what the command is asked for, and to stderr what happens meanwhile.
