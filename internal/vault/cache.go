@@ -14,7 +14,7 @@ import (
 const (
 	cacheSize   = 1024            // secrets kept at most
 	negativeTTL = 2 * time.Second // how old a "not found" may be
-	readBudget  = 35 * time.Second
+	readBudget  = 35 * time.Second // of a read with its retries, also when nobody waits for it any more
 )
 
 // slot is a secret's name in the cache.

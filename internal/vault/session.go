@@ -40,6 +40,7 @@ type session struct {
 	expires   time.Time     // of the token; zero means never
 	err       *failure      // why the latest attempt to get or renew a token failed; nil if it did not
 	forced    time.Time     // when a refused read last asked for a login
+	forcing   bool          // that login has not ended yet
 	concluded chan struct{} // closed, and replaced, when an attempt to log in has ended
 	wanted    chan struct{} // holds one: a login is asked for
 }
@@ -101,7 +102,7 @@ func (s *session) attempt(ctx context.Context) (string, lease, *failure) {
 func (s *session) conclude(token string, l lease, err *failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err = err
+	s.err, s.forcing = err, false
 	switch {
 	case err == nil:
 		s.api.SetToken(token)

@@ -38,13 +38,15 @@ func (s *session) token(ctx context.Context) (uint64, *failure) {
 func (s *session) another(ctx context.Context, gen uint64) (uint64, *failure) {
 	s.mu.Lock()
 	now := s.clock.Now()
-	if s.gen != gen || now.Sub(s.forced) < forcedGap {
+	if s.gen != gen || !s.forcing && now.Sub(s.forced) < forcedGap {
 		defer s.mu.Unlock()
 		return s.gen, nil
 	}
-	s.forced = now
+	if !s.forcing { // else others were refused too, and one login is enough for all
+		s.forced, s.forcing = now, true
+		s.ask()
+	}
 	concluded := s.concluded
-	s.ask()
 	s.mu.Unlock()
 	return s.await(ctx, concluded)
 }

@@ -1,0 +1,163 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// stubCache is a cache over a read that the test steers.
+func stubCache(ttl time.Duration, read func(context.Context) (*stored, *failure)) *cache {
+	return newCache(func(ctx context.Context, _ place, _ int) (*stored, *failure) { return read(ctx) }, ttl, systemClock{})
+}
+
+func slotOf(n int) slot { return slot{place: place{path: fmt.Sprint("p", n)}} }
+
+// take returns a check that keeps the version it saw.
+func take(version *int) func(*stored) *failure {
+	return func(s *stored) *failure {
+		*version = s.version
+		return nil
+	}
+}
+
+func TestSingleFlight(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		reads, release := 0, make(chan struct{})
+		c := stubCache(0, func(context.Context) (*stored, *failure) {
+			reads++
+			<-release
+			return &stored{version: reads}, nil
+		})
+		impatient, cancel := context.WithCancel(t.Context())
+		results := make(chan *failure, 10)
+		for i := range 10 {
+			ctx := t.Context()
+			if i == 0 {
+				ctx = impatient // the one whose read the others share
+			}
+			go func() { results <- c.get(ctx, slotOf(1), false, func(*stored) *failure { return nil }) }()
+			synctest.Wait()
+		}
+		cancel()
+		if err := <-results; err == nil || err.Cause != provision.CauseTimeout {
+			t.Errorf("the impatient one got %v", err)
+		}
+		close(release)
+		for range 9 {
+			if err := <-results; err != nil {
+				t.Errorf("another one got %v", err)
+			}
+		}
+		if reads != 1 {
+			t.Errorf("%d reads, want 1", reads)
+		}
+	})
+}
+
+func TestFreshDoesntJoinAnOlderRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		reads, slow := 0, make(chan struct{})
+		c := stubCache(time.Minute, func(context.Context) (*stored, *failure) {
+			reads++
+			mine := reads
+			if mine == 1 {
+				<-slow
+			}
+			return &stored{version: mine}, nil
+		})
+		done := make(chan int, 1)
+		go func() {
+			var v int
+			c.get(t.Context(), slotOf(1), false, take(&v))
+			done <- v
+		}()
+		synctest.Wait()
+		var v int
+		if err := c.get(t.Context(), slotOf(1), true, take(&v)); err != nil || v != 2 {
+			t.Fatalf("fresh got version %d, %v; want a read of its own", v, err)
+		}
+		close(slow)
+		if v := <-done; v != 1 {
+			t.Errorf("the first one got version %d", v)
+		}
+		if err := c.get(t.Context(), slotOf(1), false, take(&v)); err != nil || v != 2 {
+			t.Errorf("the cache has version %d, %v: an older read replaced a newer one", v, err)
+		}
+	})
+}
+
+func TestReadsEndWithTheBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := stubCache(0, func(ctx context.Context) (*stored, *failure) {
+			<-ctx.Done()
+			return nil, unavailable(provision.CauseTimeout, "budget: %w", ctx.Err())
+		})
+		begun := time.Now()
+		err := c.get(t.Context(), slotOf(1), false, nil)
+		checkProblem(t, err.public(), provision.SecretUnavailable, "budget")
+		if waited := time.Since(begun); waited != readBudget {
+			t.Errorf("waited %v", waited)
+		}
+	})
+}
+
+func TestCloseEndsReads(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := stubCache(0, func(ctx context.Context) (*stored, *failure) {
+			<-ctx.Done()
+			return nil, unavailable(provision.CauseNetwork, "%w", ctx.Err())
+		})
+		got := make(chan *failure, 1)
+		go func() { got <- c.get(t.Context(), slotOf(1), false, nil) }()
+		synctest.Wait()
+		c.close()
+		checkProblem(t, (<-got).public(), provision.SecretUnavailable, "canceled")
+		checkProblem(t, c.get(t.Context(), slotOf(1), false, nil).public(), provision.SecretUnavailable, "stopped")
+	})
+}
+
+func TestPanicReachesTheCaller(t *testing.T) {
+	t.Parallel()
+	c := stubCache(0, func(context.Context) (*stored, *failure) { panic("a bug") })
+	defer func() {
+		if got := recover(); got != "a bug" {
+			t.Errorf("recovered %v, want the bug", got)
+		}
+	}()
+	c.get(t.Context(), slotOf(1), false, nil)
+}
+
+func TestCacheIsBounded(t *testing.T) {
+	t.Parallel()
+	reads := 0
+	c := stubCache(time.Hour, func(context.Context) (*stored, *failure) {
+		reads++
+		return &stored{}, nil
+	})
+	fine := func(*stored) *failure { return nil }
+	for i := range cacheSize + 10 {
+		c.get(t.Context(), slotOf(i), false, fine)
+	}
+	if n := len(c.entries); n != cacheSize {
+		t.Errorf("%d entries, want %d", n, cacheSize)
+	}
+	before := reads
+	c.get(t.Context(), slotOf(cacheSize+9), false, fine)
+	c.get(t.Context(), slotOf(10), false, fine)
+	if reads != before {
+		t.Error("a new entry was forgotten before an older one")
+	}
+	c.get(t.Context(), slotOf(0), false, fine)
+	if reads != before+1 {
+		t.Error("the oldest entry was not forgotten")
+	}
+}

@@ -1,0 +1,206 @@
+//go:build realvault
+
+package vault
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+// TestRealVault runs the suite on the real Vault, whose binary (test/vaultdev) the environment variable
+// FLOW_WORKER_VAULTDEV names. Whoever sets the build tag wants it, so nothing is skipped.
+func TestRealVault(t *testing.T) {
+	binary := os.Getenv("FLOW_WORKER_VAULTDEV")
+	if binary == "" {
+		t.Fatal("FLOW_WORKER_VAULTDEV names no binary; build one with: cd test/vaultdev && go build -o vaultdev .")
+	}
+	b := startVault(t, binary)
+	b = b.setUp(t)
+	for _, kv := range []int{1, 2} {
+		b.kv, b.mount = kv, fmt.Sprintf("kv%d", kv)
+		t.Run(b.mount, func(t *testing.T) { runSuite(t, b) })
+	}
+}
+
+// startVault runs the binary until the test ends.
+func startVault(t *testing.T, binary string) backend {
+	t.Helper()
+	cmd := exec.CommandContext(context.Background(), binary)
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close() // which ends it
+		if err := cmd.Wait(); err != nil || t.Failed() {
+			t.Logf("vaultdev: %v\n%s", err, log.String())
+		}
+	})
+	var said struct{ Address, RootToken, UnsealKey string }
+	line, err := bufio.NewReader(stdout).ReadBytes('\n')
+	if err != nil || json.Unmarshal(line, &said) != nil {
+		t.Fatalf("vaultdev said %q, %v: %s", line, err, log.String())
+	}
+	return backend{address: said.Address, root: said.RootToken, unsealKey: said.UnsealKey}
+}
+
+const realPolicy = `
+path "kv1/flow/tenants/*" { capabilities = ["read"] }
+path "kv2/data/flow/tenants/*" { capabilities = ["read"] }
+path "kv1/flow/tenants/walled/*" { capabilities = ["deny"] }
+path "kv2/data/flow/tenants/walled/*" { capabilities = ["deny"] }
+`
+
+// setUp gives the Vault the engines and logins of the suite.
+func (b backend) setUp(t *testing.T) backend {
+	t.Helper()
+	for _, v := range []string{"1", "2"} {
+		b.call(t, "PUT", "sys/mounts/kv"+v, map[string]any{"type": "kv", "options": map[string]any{"version": v}})
+	}
+	b.awaitEngine(t, "kv2/config")
+	b.call(t, "PUT", "sys/policies/acl/worker", map[string]any{"policy": realPolicy})
+	for _, method := range []string{"approle", "jwt", "kubernetes"} {
+		b.call(t, "PUT", "sys/auth/"+method, map[string]any{"type": method})
+	}
+	b.approle = b.appRole(t, "worker", map[string]any{"token_policies": "worker"})
+	b.short = b.appRole(t, "short", map[string]any{"token_policies": "worker", "token_ttl": "2s", "token_max_ttl": "5s"})
+	b.jwt = b.jwtRole(t)
+	b.kubernetes = b.kubernetesRole(t)
+	return b
+}
+
+// awaitEngine waits until a new version 2 engine serves: it says 400 for a moment.
+func (b backend) awaitEngine(t *testing.T, path string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, "GET", b.address+"/v1/"+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("X-Vault-Token", b.root)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return
+		}
+	}
+}
+
+func (b backend) appRole(t *testing.T, name string, settings map[string]any) Config {
+	t.Helper()
+	role := "auth/approle/role/" + name
+	b.call(t, "PUT", role, settings)
+	id, _ := b.call(t, "GET", role+"/role-id", nil)
+	secret, _ := b.call(t, "PUT", role+"/secret-id", nil)
+	return Config{Auth: AuthAppRole, RoleID: id["role_id"].(string), SecretIDFile: writeFile(t, secret["secret_id"].(string))}
+}
+
+func (b backend) jwtRole(t *testing.T) Config {
+	t.Helper()
+	key := newKey(t)
+	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}))
+	b.call(t, "PUT", "auth/jwt/config", map[string]any{"jwt_validation_pubkeys": []string{text}})
+	b.call(t, "PUT", "auth/jwt/role/worker", map[string]any{
+		"role_type": "jwt", "bound_audiences": []string{"vault"}, "user_claim": "sub", "token_policies": "worker",
+	})
+	token := signed(t, key, map[string]any{"aud": "vault", "sub": "worker"})
+	return Config{Auth: AuthJWT, Role: "worker", JWTFile: writeFile(t, token)}
+}
+
+// kubernetesRole lets a service account log in, reviewed by the small part of a Kubernetes API server
+// that Vault asks.
+func (b backend) kubernetesRole(t *testing.T) Config {
+	t.Helper()
+	token := signed(t, newKey(t), map[string]any{
+		"iss": "kubernetes", "sub": "system:serviceaccount:flow:worker", "aud": []string{"vault"},
+		"kubernetes.io": map[string]any{"namespace": "flow", "serviceaccount": map[string]any{"name": "worker", "uid": "u-1"}},
+	})
+	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { reviewToken(w, r, token) }))
+	t.Cleanup(api.Close)
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw}))
+	b.call(t, "PUT", "auth/kubernetes/config", map[string]any{
+		"kubernetes_host": api.URL, "kubernetes_ca_cert": ca, "token_reviewer_jwt": signed(t, newKey(t), map[string]any{}), "disable_local_ca_jwt": true,
+	})
+	b.call(t, "PUT", "auth/kubernetes/role/worker", map[string]any{
+		"bound_service_account_names": "worker", "bound_service_account_namespaces": "flow", "token_policies": "worker", "audience": "vault",
+	})
+	return Config{Auth: AuthKubernetes, Role: "worker", JWTFile: writeFile(t, token)}
+}
+
+func reviewToken(w http.ResponseWriter, r *http.Request, good string) {
+	var in struct{ Spec struct{ Token string } }
+	if json.NewDecoder(r.Body).Decode(&in) != nil || r.URL.Path != "/apis/authentication.k8s.io/v1/tokenreviews" {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusCreated)
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
+		"status": map[string]any{
+			"authenticated": in.Spec.Token == good, "audiences": []string{"vault"},
+			"user": map[string]any{"username": "system:serviceaccount:flow:worker", "uid": "u-1", "groups": []string{"system:serviceaccounts"}},
+		},
+	})
+}
+
+func newKey(t *testing.T) *rsa.PrivateKey {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// signed returns a JWT that is good for an hour.
+func signed(t *testing.T, key *rsa.PrivateKey, claims map[string]any) string {
+	t.Helper()
+	claims["iat"], claims["exp"] = time.Now().Unix(), time.Now().Add(time.Hour).Unix()
+	body, err := json.Marshal(claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	enc := base64.RawURLEncoding
+	text := enc.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + enc.EncodeToString(body)
+	sum := sha256.Sum256([]byte(text))
+	signature, err := rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text + "." + enc.EncodeToString(signature)
+}
