@@ -60,6 +60,7 @@ type breaker struct {
 	mu       sync.Mutex
 	until    time.Time // open until then; guarded by mu
 	probing  bool      // a probe is under way; guarded by mu
+	granted  time.Time // when the intake was last permitted to take a probe; guarded by mu
 }
 
 var errFailed = errors.New("not served")
@@ -156,16 +157,28 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 		case gobreaker.StateOpen:
 			return 0, wake
 		case gobreaker.StateHalfOpen:
-			br.mu.Lock()
-			probing := br.probing
-			br.mu.Unlock()
-			if probing {
+			if free > 0 && !br.grant() {
 				return 0, wake
 			}
 			free = min(free, 1)
 		}
 	}
 	return free, wake
+}
+
+// probeEvery is how often the intake may take another message as a probe, where the one before it
+// turned out not to need the target.
+const probeEvery = time.Second
+
+// grant reports whether the intake may take one message as a probe.
+func (br *breaker) grant() bool {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	if br.probing || time.Since(br.granted) < probeEvery {
+		return false
+	}
+	br.granted = time.Now()
+	return true
 }
 
 // Open returns which targets count as down, for the status page.

@@ -77,6 +77,7 @@ func TestProbesWithOneAndCloses(t *testing.T) {
 		_, wake := b.Permits(64)
 		<-wake // the cool-down is over
 		checkPermits(t, b, 1)
+		checkPermits(t, b, 0) // several pullers ask; one probe is enough
 		probe, _ := b.Allow(flow)
 		if probe == nil {
 			t.Fatal("no probe allowed")
@@ -99,7 +100,10 @@ func TestFailedProbeWaitsAgain(t *testing.T) {
 		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 			n, wake := b.Permits(64)
 			if n == 0 {
-				<-wake
+				select {
+				case <-wake:
+				case <-time.After(probeEvery):
+				}
 				continue
 			}
 			call(t, b, false)
