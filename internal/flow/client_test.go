@@ -80,9 +80,11 @@ func TestMetricsCountEachTry(t *testing.T) {
 func TestMetricsRegisterOnce(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
-	if _, err := New(Config{Registerer: reg}); err != nil {
+	c, err := New(Config{Registerer: reg})
+	if err != nil {
 		t.Fatal(err)
 	}
+	c.Close()
 	if _, err := New(Config{Registerer: reg}); err == nil {
 		t.Error("want an error for metrics that exist already")
 	}

@@ -125,7 +125,7 @@ func TestNothingSentWithoutAConnection(t *testing.T) {
 		cause provision.Cause
 	}{
 		"refused":          {refused, time.Minute, provision.CauseNetwork},
-		"dial hangs":       {never, 200 * time.Millisecond, provision.CauseTimeout},
+		"dial hangs":       {never(t), 200 * time.Millisecond, provision.CauseTimeout},
 		"closed by itself": {gone, time.Minute, provision.CauseNetwork},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -120,6 +120,8 @@ func fencedDial(dial dialFunc) dialFunc {
 		if !ok {
 			return nil, errNoFence
 		}
+		ctx, cancel := context.WithDeadline(ctx, f.mono) // net/http dials on when its request was given up
+		defer cancel()
 		conn, err := dial(ctx, network, addr)
 		if err != nil {
 			return nil, err

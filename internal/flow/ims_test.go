@@ -204,7 +204,7 @@ func TestIMSComesBack(t *testing.T) {
 
 func TestIMSIsUnreachable(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, "http://127.0.0.1:1", func(c *Config) { c.DialContext = never })
+	r := newRig(t, "http://127.0.0.1:1", func(c *Config) { c.DialContext = never(t) })
 	_, err := r.Create(t.Context(), imsAccount(), newConnection(), time.Now().Add(30*time.Millisecond))
 	r.checkNoLeak(t, err)
 	if cerr := callError(t, err); cerr == nil || cerr.Verdict != provision.VerdictNotSent || cerr.Target != provision.TargetIMS || cerr.Cause != provision.CauseTimeout {
