@@ -1,0 +1,180 @@
+package consumer_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/natstest"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+func TestNeverMoreInHandThanSlots(t *testing.T) {
+	t.Parallel()
+	const slots, messages = 3, 20
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	for i := range messages {
+		r.submit("acme", fmt.Sprint(i))
+	}
+	var now, most, calls atomic.Int64
+	full := make(chan struct{})
+	var once sync.Once
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		calls.Add(1)
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		if n == slots {
+			once.Do(func() { close(full) })
+		}
+		<-full
+		return created(d)
+	})
+	cfg.Concurrency = slots
+	w := r.run(cfg)
+	receive(r, full, "full house")
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.end(w)
+	if most.Load() != slots || calls.Load() != messages {
+		t.Errorf("at most %d in hand in %d calls, want %d in %d", most.Load(), calls.Load(), slots, messages)
+	}
+	r.wantMetric("deliveries_total", "ack", messages)
+	r.wantMetric("deliveries_total", "nak", 0)
+}
+
+// TestNotPulledWithoutASlot asks the broker: what it has delivered is what is in hand.
+func TestNotPulledWithoutASlot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	for i := range 10 {
+		r.submit("acme", fmt.Sprint(i))
+	}
+	started, release := make(chan struct{}, 10), make(chan struct{})
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		started <- struct{}{}
+		<-release
+		return created(d)
+	})
+	cfg.Concurrency = 2
+	w := r.run(cfg)
+	receive(r, started, "first")
+	receive(r, started, "second")
+	info := r.consumerInfo()
+	if info.NumAckPending != 2 || info.NumPending != 8 {
+		t.Errorf("the broker has delivered %d and keeps %d, want 2 and 8", info.NumAckPending, info.NumPending)
+	}
+	close(release)
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.end(w)
+}
+
+func (r *rig) consumerInfo() *jetstream.ConsumerInfo {
+	r.t.Helper()
+	c, err := r.js.Consumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return c.CachedInfo()
+}
+
+// TestHeartbeatsKeepAMessage works on a message for more than its ack wait, counted in heartbeats.
+func TestHeartbeatsKeepAMessage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	const ackWait = 2 * time.Second
+	r.ensure(consumer.ObjectsConfig{AckWait: ackWait})
+	beats := make(chan struct{}, 100)
+	sub, err := r.js.Conn().Subscribe("$JS.ACK.>", func(m *nats.Msg) {
+		if string(m.Data) == "+WPI" {
+			beats <- struct{}{}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	var calls atomic.Int64
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		calls.Add(1)
+		for range 5 { // three make an ack wait
+			select {
+			case <-beats:
+			case <-r.ctx.Done():
+				t.Error("no heartbeat")
+			}
+		}
+		return created(d)
+	})
+	cfg.Objects = consumer.ObjectsConfig{AckWait: ackWait}
+	settled := make(chan struct{}, 10)
+	cfg.OnSettled = func(provision.Delivery, provision.Outcome) { settled <- struct{}{} }
+	w := r.run(cfg)
+	r.submit("acme", "long")
+	receive(r, settled, "settlement")
+	r.end(w)
+	if calls.Load() != 1 {
+		t.Errorf("the message was delivered %d times", calls.Load())
+	}
+}
+
+func TestGate(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	for i := range 6 {
+		r.submit("acme", fmt.Sprint(i))
+	}
+	g := &gate{wake: make(chan struct{})}
+	started, release := make(chan struct{}, 10), make(chan struct{})
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		started <- struct{}{}
+		<-release
+		return created(d)
+	})
+	cfg.Gate = g.ask
+	w := r.run(cfg)
+	r.eventually("the gate is asked", func() bool { return g.asked.Load() > 0 })
+	if n := r.consumerInfo().NumAckPending; n != 0 {
+		t.Errorf("%d messages passed a gate that is shut", n)
+	}
+	g.set(1)
+	receive(r, started, "the probe")
+	r.eventually("the gate is asked again", func() bool { return g.asked.Load() > 2 })
+	close(release)
+	g.set(100)
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.end(w)
+}
+
+// gate lets through as many messages as it is set to.
+type gate struct {
+	asked atomic.Int64
+	mu    sync.Mutex
+	n     int
+	wake  chan struct{}
+}
+
+func (g *gate) ask(int) (int, <-chan struct{}) {
+	g.asked.Add(1)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.n, g.wake
+}
+
+func (g *gate) set(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.n = n
+	close(g.wake)
+	g.wake = make(chan struct{})
+}
