@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	cacheSize   = 1024            // secrets kept at most
-	negativeTTL = 2 * time.Second // how old a "not found" may be
+	cacheSize   = 1024             // secrets kept at most
+	negativeTTL = 2 * time.Second  // how old a "not found" may be
 	readBudget  = 35 * time.Second // of a read with its retries, also when nobody waits for it any more
 )
 
