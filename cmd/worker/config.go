@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,34 +30,37 @@ func (c *cli) configCommand() *cobra.Command {
 	cmd.RunE = work(func(context.Context, []string) error {
 		set, err := load()
 		invalid := (*settings.Invalid)(nil)
-		onlyMissing := errors.As(err, &invalid) && invalid.OnlyMissing()
-		if onlyMissing {
+		if errors.As(err, &invalid) && invalid.OnlyMissing() {
 			err = nil // nothing that was set is wrong
 		}
 		if *asJSON {
 			return errors.Join(c.printJSON(viewOf(set, invalid)), err)
 		}
-		rows := [][]string{{"NAME", "VALUE", "FROM"}}
-		for _, v := range set.Values {
-			value := v.Value
-			if value == "" {
-				value = "-"
-			}
-			rows = append(rows, []string{v.Name, value, string(v.Origin)})
-		}
-		if perr := c.printTable(rows...); perr != nil {
+		if perr := c.printSettings(set.Values); perr != nil {
 			return perr
 		}
 		c.warn(set)
-		if onlyMissing {
-			fmt.Fprintf(c.stderr, "\nrun still needs:\n")
-			for _, p := range invalid.Problems {
-				fmt.Fprintf(c.stderr, "  %s: %s\n", p.Name, p.Text)
-			}
+		if err == nil && invalid != nil {
+			c.tellMissing(invalid)
 		}
 		return err
 	})
 	return cmd
+}
+
+func (c *cli) printSettings(values []settings.Value) error {
+	rows := [][]string{{"NAME", "VALUE", "FROM"}}
+	for _, v := range values {
+		rows = append(rows, []string{v.Name, cmp.Or(v.Value, "-"), string(v.Origin)})
+	}
+	return c.printTable(rows...)
+}
+
+func (c *cli) tellMissing(invalid *settings.Invalid) {
+	fmt.Fprintf(c.stderr, "\nrun still needs:\n")
+	for _, p := range invalid.Problems {
+		fmt.Fprintf(c.stderr, "  %s: %s\n", p.Name, p.Text)
+	}
 }
 
 func viewOf(set settings.Set, invalid *settings.Invalid) configView {

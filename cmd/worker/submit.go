@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
@@ -41,14 +42,7 @@ A request whose accessToken is not a reference is not sent, for the stream would
 		Example: "  worker submit --tenant acme --wait request.json\n  worker submit --tenant acme --dry-run request.json",
 		Args:    cobra.MinimumNArgs(1),
 	}
-	f := cmd.Flags()
-	f.StringVar(&s.tenant, "tenant", "", "tenant to publish for (required)")
-	f.StringVar(&s.id, "id", "", "id of a single request (default: a random UUID)")
-	f.StringVar(&s.source, "source", "", "source of the requests (default "+requester.DefaultSource+")")
-	f.BoolVar(&s.wait, "wait", false, "show progress, print the results; exit 1 if any failed")
-	f.DurationVar(&s.timeout, "timeout", 0, "how long --wait waits; 0 = as long as it takes")
-	f.BoolVar(&s.dryRun, "dry-run", false, "validate only, and publish nothing")
-	f.BoolVar(&s.asJSON, "json", false, "print JSON lines")
+	s.addFlags(cmd.Flags())
 	load := c.settingsOf(cmd, settings.NATS, settings.Requests)
 	cmd.RunE = work(func(ctx context.Context, files []string) error {
 		set, err := load()
@@ -64,6 +58,16 @@ A request whose accessToken is not a reference is not sent, for the stream would
 		return s.submit(ctx, set.Settings)
 	})
 	return cmd
+}
+
+func (s *submission) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&s.tenant, "tenant", "", "tenant to publish for (required)")
+	f.StringVar(&s.id, "id", "", "id of a single request (default: a random UUID)")
+	f.StringVar(&s.source, "source", "", "source of the requests (default "+requester.DefaultSource+")")
+	f.BoolVar(&s.wait, "wait", false, "show progress, print the results; exit 1 if any failed")
+	f.DurationVar(&s.timeout, "timeout", 0, "how long --wait waits; 0 = as long as it takes")
+	f.BoolVar(&s.dryRun, "dry-run", false, "validate only, and publish nothing")
+	f.BoolVar(&s.asJSON, "json", false, "print JSON lines")
 }
 
 // read makes requests of all files before the first is published.

@@ -187,7 +187,8 @@ func (t *wait) run(ctx context.Context, records <-chan provision.Record, results
 		case rec := <-records:
 			t.news(rec)
 		case r := <-results:
-			if t.ours(ctx, r) {
+			if rec, ours := t.ours(ctx, r); ours {
+				t.news(rec) // the event may have overtaken the watch
 				return t.done(r)
 			}
 		case <-tick.C:
@@ -230,15 +231,16 @@ func (t *wait) done(r provision.Result) error {
 	return nil
 }
 
-// ours tells the result of this very message from that of another one with the same identity.
-func (t *wait) ours(ctx context.Context, r provision.Result) bool {
+// ours tells the result of this very message from that of another one with the same identity. It
+// returns the latest record too.
+func (t *wait) ours(ctx context.Context, r provision.Result) (provision.Record, bool) {
 	rec, _, err := t.client.ledger.Load(ctx, t.m.Key)
 	if err != nil && !errors.Is(err, provision.ErrNoRecord) {
 		rec = t.rec
 	}
 	sameData := rec.Fingerprint == t.m.Fingerprint
 	ofRecord := rec.Final != nil && rec.Final.EventID == r.EventID
-	return sameData == ofRecord
+	return rec, sameData == ofRecord
 }
 
 // recorded returns the outcome as far as the ledger tells it.
