@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -104,6 +107,28 @@ func checkMatchers(name, text string, labels map[string]string) (problems []stri
 		}
 	}
 	return problems
+}
+
+// The list above and the code agree.
+func TestConsumersMetricsAreKnown(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	consumer.NewMetrics(reg)
+	families, err := reg.Gather()
+	if err != nil || len(families) < 10 {
+		t.Fatalf("%d metrics, error %v", len(families), err)
+	}
+	for _, family := range families {
+		for _, metric := range family.Metric {
+			text := ""
+			for _, l := range metric.Label {
+				text += fmt.Sprintf("%s=%q,", l.GetName(), l.GetValue())
+			}
+			for _, problem := range checkMetrics(family.GetName() + "{" + text + "}") {
+				t.Error(problem)
+			}
+		}
+	}
 }
 
 func TestCheckMetrics(t *testing.T) {

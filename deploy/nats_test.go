@@ -9,6 +9,11 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 const (
@@ -94,30 +99,22 @@ func (b *broker) denied(nc *nats.Conn) bool {
 	return errors.Is(nc.LastError(), nats.ErrPermissionViolation)
 }
 
-// createObjects makes the objects of the contract as the worker would, with the worker's rights.
-func (b *broker) createObjects(ctx context.Context, js jetstream.JetStream) (jetstream.Consumer, jetstream.KeyValue) {
+// createObjects makes the NATS objects with the worker's rights and the worker's code, twice: once to
+// create them, once to look whether they need an upgrade.
+func (b *broker) createObjects(ctx context.Context, js jetstream.JetStream) {
 	b.t.Helper()
-	for _, cfg := range []jetstream.StreamConfig{
-		{Name: "CONNECTION_REQUESTS", Subjects: []string{"connections.requests.*"}, Retention: jetstream.WorkQueuePolicy, Duplicates: 100 * time.Millisecond},
-		{Name: "CONNECTION_RESULTS", Subjects: []string{"connections.results.*.*"}, MaxAge: 30 * 24 * time.Hour, Duplicates: 10 * time.Minute},
-		{Name: "CONNECTION_DEADLETTERS", Subjects: []string{"connections.deadletters.*"}, MaxAge: 30 * 24 * time.Hour},
-	} {
-		for range 2 { // once to create it, once to upgrade it
-			if _, err := js.CreateOrUpdateStream(ctx, cfg); err != nil {
-				b.t.Fatalf("stream %s: %v", cfg.Name, err)
-			}
+	for range 2 {
+		if _, err := consumer.EnsureObjects(ctx, js, objects(js)); err != nil {
+			b.t.Fatal(err)
 		}
 	}
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "connection-ledger", History: 1, TTL: 30 * 24 * time.Hour})
-	if err != nil {
-		b.t.Fatalf("ledger: %v", err)
-	}
-	con, err := js.CreateOrUpdateConsumer(ctx, "CONNECTION_REQUESTS", jetstream.ConsumerConfig{
-		Durable: "flow-worker", AckPolicy: jetstream.AckExplicitPolicy, MaxDeliver: -1, MaxAckPending: -1})
-	if err != nil {
-		b.t.Fatalf("consumer: %v", err)
-	}
-	return con, kv
+}
+
+func objects(js jetstream.JetStream) consumer.ObjectsConfig {
+	return consumer.ObjectsConfig{Manage: true, Ledger: func(ctx context.Context) error {
+		_, err := ledger.Open(ctx, js, ledger.Config{Manage: true})
+		return err
+	}}
 }
 
 func testContext(t *testing.T) context.Context {
@@ -127,11 +124,40 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
+// runConsumer runs the worker's consumer, with its rights, until the test ends. Every request fails.
+func (b *broker) runConsumer(js jetstream.JetStream) {
+	b.t.Helper()
+	con, err := consumer.New(consumer.Config{
+		JS: js, Codec: &event.Decoder{}, Objects: objects(js),
+		PullExpires: time.Second, PollInterval: 10 * time.Millisecond,
+		Handle: func(_ context.Context, d provision.Delivery) provision.Outcome {
+			key := d.Request.Key
+			return provision.Outcome{Result: &provision.Result{
+				EventID: key.EventID(0, provision.OutcomeFailed), Outcome: provision.OutcomeFailed, Error: d.Invalid,
+				Request: provision.RequestID{ID: key.ID, Source: key.Source}, Tenant: key.Tenant,
+			}}
+		},
+	})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- con.Run(ctx) }()
+	b.t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			b.t.Error(err)
+		}
+	})
+}
+
 func TestNATSWorkerAndTenantCanDoTheirWork(t *testing.T) {
 	ctx := testContext(t)
 	b := newBroker(t)
 	wnc, wjs := b.jetStream("worker")
-	con, kv := b.createObjects(ctx, wjs)
+	b.createObjects(ctx, wjs)
+	b.runConsumer(wjs)
 
 	tnc, tjs := b.jetStream("acme")
 	results, err := tnc.SubscribeSync("connections.results.acme.*")
@@ -139,56 +165,83 @@ func TestNATSWorkerAndTenantCanDoTheirWork(t *testing.T) {
 		t.Fatalf("acme may not read its results: %v", err)
 	}
 	ack, err := tjs.Publish(ctx, "connections.requests.acme", []byte(`{}`), jetstream.WithMsgID("r-1"))
-	if err != nil || ack.Stream != "CONNECTION_REQUESTS" {
+	if err != nil || ack.Stream != consumer.StreamRequests {
 		t.Fatalf("acme publishes a request: ack %+v, error %v", ack, err)
 	}
-
-	msg, err := con.Next(jetstream.FetchMaxWait(20 * time.Second))
+	msg, err := results.NextMsgWithContext(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := msg.Headers().Get(jetstream.MsgIDHeader); msg.Subject() != "connections.requests.acme" || got != "r-1" {
-		t.Errorf("worker got subject %q, message id %q", msg.Subject(), got)
+	result, err := event.DecodeResult(msg.Data)
+	if err != nil || msg.Subject != "connections.results.acme.failed" || result.Request.ID != "r-1" || result.Error.Reason != provision.ReasonInvalidRequest {
+		t.Errorf("acme got %s on %s, error %v", msg.Data, msg.Subject, err)
 	}
-	useLedger(ctx, t, kv)
-	for _, subject := range []string{"connections.deadletters.acme", "connections.results.acme.failed"} {
-		if _, err := wjs.Publish(ctx, subject, []byte(`{}`)); err != nil {
-			t.Errorf("worker publishes %s: %v", subject, err)
-		}
-	}
-	if err := errors.Join(msg.InProgress(), msg.DoubleAck(ctx)); err != nil {
-		t.Errorf("worker acknowledges: %v", err)
-	}
-	if got, err := results.NextMsgWithContext(ctx); err != nil || got.Subject != "connections.results.acme.failed" {
-		t.Errorf("acme got result %+v, error %v", got, err)
+	useLedger(ctx, t, wjs)
+	if letters, err := mustStream(ctx, t, wjs, consumer.StreamDeadLetters).Info(ctx); err != nil || letters.State.Msgs != 1 {
+		t.Errorf("dead letters: %+v, error %v; want one", letters, err)
 	}
 	if b.denied(wnc) || b.denied(tnc) {
 		t.Errorf("something was refused on the way: worker %v, acme %v", wnc.LastError(), tnc.LastError())
 	}
 }
 
-// useLedger does what the worker does with its ledger, under a key that escapes use all of.
-func useLedger(ctx context.Context, t *testing.T, kv jetstream.KeyValue) {
+// useLedger does all that a ledger can do, under a key that needs escapes.
+func useLedger(ctx context.Context, t *testing.T, js jetstream.JetStream) {
 	t.Helper()
-	const key = "acme.=2Fportal.r-1"
-	rev, err := kv.Create(ctx, key, []byte("claimed"))
+	led, err := ledger.Open(ctx, js, ledger.Config{Manage: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec := provision.Record{Key: provision.Key{Tenant: "acme", Source: "/portal x", ID: "*.>"}, State: provision.StateClaimed, Nonce: "1"}
+	rev, err := led.Store(ctx, rec.Key, rec, 0)
 	if err == nil {
-		_, err = kv.Update(ctx, key, []byte("posting"), rev)
+		_, err = led.Store(ctx, rec.Key, rec, rev)
 	}
 	if err != nil {
 		t.Fatalf("ledger write: %v", err)
 	}
-	if _, err := kv.Update(ctx, key, []byte("late"), rev); err == nil {
-		t.Error("ledger: a write with an old revision went through")
+	if _, err := led.Store(ctx, rec.Key, rec, rev); !errors.Is(err, provision.ErrConflict) {
+		t.Errorf("ledger: a write with an old revision: %v, want a conflict", err)
 	}
-	if e, err := kv.Get(ctx, key); err != nil || string(e.Value()) != "posting" {
-		t.Errorf("ledger read: %v, %v", e, err)
+	if got, _, err := led.Load(ctx, rec.Key); err != nil || got.Key != rec.Key {
+		t.Errorf("ledger read: %v, %v", got.Key, err)
 	}
-	keys, err := kv.Keys(ctx)
-	if err != nil || len(keys) != 1 || keys[0] != key {
-		t.Errorf("ledger keys: %q, %v", keys, err)
+	listed := 0
+	for _, err := range led.List(ctx, ledger.Filter{}) {
+		if listed++; err != nil {
+			t.Errorf("ledger list: %v", err)
+		}
 	}
-	if _, err := kv.Status(ctx); err != nil {
-		t.Errorf("ledger status: %v", err)
+	if err := led.Refresh(ctx); err != nil || listed != 1 {
+		t.Errorf("ledger has %d records, refresh %v", listed, err)
+	}
+}
+
+func TestNATSOperatorCanPauseAndLook(t *testing.T) {
+	ctx := testContext(t)
+	b := newBroker(t)
+	nc, js := b.jetStream("operator")
+	b.createObjects(ctx, js)
+	if p, err := consumer.Pause(ctx, js, time.Time{}); err != nil || !p.Paused {
+		t.Errorf("Pause() = %+v, %v", p, err)
+	}
+	if p, err := consumer.Resume(ctx, js); err != nil || p.Paused {
+		t.Errorf("Resume() = %+v, %v", p, err)
+	}
+	useLedger(ctx, t, js)
+	if _, err := js.Publish(ctx, "connections.requests.acme", []byte(`{}`)); err != nil {
+		t.Errorf("request: %v", err)
+	}
+	for _, name := range []string{consumer.StreamResults, consumer.StreamDeadLetters} { // what submit --wait and retry do
+		con, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
+		if err == nil {
+			_, err = con.FetchNoWait(1)
+		}
+		if err != nil {
+			t.Errorf("read %s: %v", name, err)
+		}
+	}
+	if b.denied(nc) {
+		t.Errorf("something was refused on the way: %v", nc.LastError())
 	}
 }

@@ -49,6 +49,9 @@ func TestNATSRights(t *testing.T) {
 
 		{"operator", "pub", "connections.requests.acme", true},
 		{"operator", "pub", "$JS.API.CONSUMER.PAUSE.CONNECTION_REQUESTS.flow-worker", true},
+		{"operator", "pub", "$JS.API.CONSUMER.MSG.NEXT.CONNECTION_REQUESTS.flow-worker", false},
+		{"operator", "pub", "$JS.API.CONSUMER.DELETE.CONNECTION_REQUESTS.flow-worker", false},
+		{"operator", "pub", "$JS.ACK.CONNECTION_REQUESTS.flow-worker.1.1.1.1.1", false},
 		{"operator", "pub", "$JS.API.STREAM.DELETE.CONNECTION_REQUESTS", false},
 		{"operator", "pub", "$JS.API.STREAM.PURGE.CONNECTION_RESULTS", false},
 		{"operator", "pub", "connections.results.acme.created", false},
