@@ -68,7 +68,11 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 	if err == nil {
 		return a, nil
 	}
-	if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+	ended := ctx.Err()
+	if ended == nil {
+		ended = f.check()
+	}
+	if ended != nil && !errors.Is(err, ended) {
 		err = fmt.Errorf("%w: %w", ended, err) // what comes of it in the network is no cause
 	}
 	if f.seal() {

@@ -11,7 +11,7 @@ import (
 )
 
 var (
-	errTooLate = errors.New("the time for this POST is over; nothing was sent")
+	errTooLate = errors.New("the time for this POST is over")
 	errSealed  = errors.New("the call was given up before it was sent")
 	errNoFence = errors.New("flow: bug: a POST without a fence")
 )

@@ -150,27 +150,28 @@ func TestFindRefusesBadPages(t *testing.T) {
 	for name, tc := range map[string]struct {
 		body  string
 		tries int
+		says  string
 	}{
-		"other host":      {link(foreign + "/flow/connections?continuationToken=x"), 1},
-		"no scheme":       {link(strings.TrimPrefix(foreign, "http:") + "/flow/connections?continuationToken=x"), 1},
-		"other scheme":    {link("https://127.0.0.1/flow/connections?x=y"), 1},
-		"other path":      {link("/flow/flows?continuationToken=x"), 1},
-		"path climbs":     {link("/flow/connections/../../ims?x=y"), 1},
-		"user info":       {link("http://u:p@127.0.0.1/flow/connections?x=y"), 1},
-		"opaque":          {link("mailto:a?x=y"), 1},
-		"no query":        {link("/connections"), 1},
-		"no URL":          {link("%zz"), 1},
-		"link is number":  {`{"items":[],"_links":{"next":{"href":7}}}`, maxTries},
-		"links is list":   {`{"items":[],"_links":[]}`, maxTries},
-		"circle":          {link("?limit=100"), 1},
-		"no items":        {`{"count":1}`, maxTries},
-		"items is object": {`{"items":{}}`, maxTries},
-		"null":            {`null`, maxTries},
-		"item is null":    {`{"items":[null]}`, maxTries},
-		"item without id": {`{"items":[{"id":"a"},{"name":"x"}]}`, maxTries},
-		"id is path":      {`{"items":[{"id":"../flows/1"}]}`, maxTries},
-		"HTML":            {`<html>`, maxTries},
-		"cut":             {`{"items":[{"id":"a"}`, maxTries},
+		"other host":      {link(foreign + "/flow/connections?continuationToken=x"), maxTries, "leads elsewhere"},
+		"no scheme":       {link(strings.TrimPrefix(foreign, "http:") + "/flow/connections?continuationToken=x"), maxTries, "leads elsewhere"},
+		"other scheme":    {link("https://127.0.0.1/flow/connections?x=y"), maxTries, "leads elsewhere"},
+		"other path":      {link("/flow/flows?continuationToken=x"), maxTries, "leads elsewhere"},
+		"path climbs":     {link("/flow/connections/../../ims?x=y"), maxTries, "leads elsewhere"},
+		"user info":       {link("http://u:p@127.0.0.1/flow/connections?x=y"), maxTries, "leads elsewhere"},
+		"opaque":          {link("mailto:a?x=y"), maxTries, "leads elsewhere"},
+		"no query":        {link("/connections"), maxTries, "names no page"},
+		"no URL":          {link("%zz"), maxTries, "no URL"},
+		"link is number":  {`{"items":[],"_links":{"next":{"href":7}}}`, maxTries, ""},
+		"links is list":   {`{"items":[],"_links":[]}`, maxTries, ""},
+		"circle":          {link("?limit=100"), 1, "circle"},
+		"no items":        {`{"count":1}`, maxTries, ""},
+		"items is object": {`{"items":{}}`, maxTries, ""},
+		"null":            {`null`, maxTries, ""},
+		"item is null":    {`{"items":[null]}`, maxTries, ""},
+		"item without id": {`{"items":[{"id":"a"},{"name":"x"}]}`, maxTries, ""},
+		"id is path":      {`{"items":[{"id":"../flows/1"}]}`, maxTries, ""},
+		"HTML":            {`<html>`, maxTries, ""},
+		"cut":             {`{"items":[{"id":"a"}`, maxTries, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -179,8 +180,11 @@ func TestFindRefusesBadPages(t *testing.T) {
 			if err == nil || found != nil || err.Verdict != provision.VerdictUnknown || err.Cause == "" {
 				t.Errorf("%+v, %+v: want an error", found, err)
 			}
-			if n := hits.get(listCall); n < 1 || n > maxTries {
-				t.Errorf("asked %d times, want at most %d", n, maxTries)
+			if !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%v: want it to say %q", err, tc.says)
+			}
+			if n := hits.get(listCall); n != tc.tries {
+				t.Errorf("asked %d times, want %d", n, tc.tries)
 			}
 		})
 	}

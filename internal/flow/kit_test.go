@@ -256,8 +256,9 @@ func never(t *testing.T) dialFunc {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		select {
 		case <-ctx.Done():
+			return nil, ctx.Err()
 		case <-t.Context().Done():
+			return nil, t.Context().Err()
 		}
-		return nil, context.Canceled
 	}
 }
