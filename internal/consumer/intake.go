@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -75,92 +76,121 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	return from, nil
 }
 
-// pull takes free slots, asks for as many messages as the gate lets through, and hands out what comes.
+// pullers is how many pulls are open at a time. Each asks for one message, so that the broker is never
+// asked for more than there are free slots: the ack wait of a message runs from its delivery. Several
+// at a time hide the way to the broker and back.
+const pullers = 8
+
+// pull takes messages until ctx ends, and then returns nil, or until one of the pullers fails.
 func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx contexts) error {
-	free := c.reserve(ctx)
-	if free == 0 {
-		return nil
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var all sync.WaitGroup
+	for range min(pullers, c.Concurrency) {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if err := c.pullWhileOpen(ctx, from, cx); err != nil {
+					cancel(pullError{err})
+				}
+			}
+		})
 	}
-	n, wake := c.Gate(free)
-	n = min(max(n, 0), free)
-	if most := from.CachedInfo().Config.MaxRequestBatch; most > 0 {
-		n = min(n, most)
+	all.Wait()
+	if failed := (pullError{}); errors.As(context.Cause(ctx), &failed) {
+		return fmt.Errorf("consumer: pull: %w", failed.error)
 	}
-	c.release(free - n)
-	if n == 0 {
-		ctx, cancel := context.WithTimeout(ctx, gateWait)
-		defer cancel()
-		select {
-		case <-wake:
-		case <-ctx.Done():
+	return nil
+}
+
+// pullError tells a puller's failure from the end of the intake.
+type pullError struct{ error }
+
+// pullWhileOpen pulls one message after the other until the gate shuts, which it waits for to change.
+// What the broker sends after that is received all the same and given back.
+func (c *Consumer) pullWhileOpen(ctx context.Context, from jetstream.Consumer, cx contexts) error {
+	var messages jetstream.MessagesContext
+	defer func() {
+		if messages != nil {
+			c.tails.Go(func() { c.giveBackTail(messages) })
 		}
-		return nil
+	}()
+	for c.reserve(ctx) {
+		n, wake := c.Gate(1)
+		if n < 1 {
+			c.release()
+			await(ctx, wake)
+			return nil
+		}
+		if messages == nil {
+			var err error
+			if messages, err = from.Messages(c.pullOptions(from)...); err != nil {
+				c.release()
+				return err
+			}
+		}
+		msg, err := next(ctx, wake, messages)
+		if msg == nil {
+			c.release()
+			return err
+		}
+		c.begin(msg, cx)
 	}
+	return nil
+}
+
+// pullOptions keeps to what the consumer allows.
+func (c *Consumer) pullOptions(from jetstream.Consumer) []jetstream.PullMessagesOpt {
+	expires := c.PullExpires
+	if most := from.CachedInfo().Config.MaxRequestExpires; most > 0 {
+		expires = min(expires, most)
+	}
+	return []jetstream.PullMessagesOpt{
+		jetstream.PullMaxMessages(1), jetstream.PullThresholdMessages(1), jetstream.PullExpiry(expires),
+		jetstream.PullHeartbeat(min(expires/2, 5*time.Second)),
+	}
+}
+
+// next returns the next message, or nil and no error when ctx ends or the gate may have changed.
+func next(ctx context.Context, wake <-chan struct{}, messages jetstream.MessagesContext) (jetstream.Msg, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if wake != nil {
-		c.loops.Go(func() {
+		go func() {
 			select {
 			case <-wake:
 				cancel()
 			case <-ctx.Done():
 			}
-		})
+		}()
 	}
-	got, err := c.batch(ctx, from, n, cx)
-	c.release(n - got)
-	return err
+	msg, err := messages.Next(jetstream.NextContext(ctx))
+	if err != nil && ctx.Err() != nil {
+		return nil, nil
+	}
+	return msg, err
 }
 
-// reserve waits for a free slot, and takes all that are free then. It returns 0 when ctx ends.
-func (c *Consumer) reserve(ctx context.Context) int {
+// await waits until the gate may have changed.
+func await(ctx context.Context, wake <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, gateWait)
+	defer cancel()
+	select {
+	case <-wake:
+	case <-ctx.Done():
+	}
+}
+
+// reserve waits for a free slot and takes it. It returns false when ctx ends.
+func (c *Consumer) reserve(ctx context.Context) bool {
 	select {
 	case c.slots <- struct{}{}:
+		return true
 	case <-ctx.Done():
-		return 0
-	}
-	for n := 1; ; n++ {
-		select {
-		case c.slots <- struct{}{}:
-		default:
-			return n
-		}
+		return false
 	}
 }
 
-func (c *Consumer) release(n int) {
-	for range n {
-		<-c.slots
-	}
-}
-
-// batch pulls up to n messages and begins each of them as it comes; the broker is never asked for more
-// than that, since the ack wait of a message runs from its delivery. It returns how many it began.
-func (c *Consumer) batch(ctx context.Context, from jetstream.Consumer, n int, cx contexts) (int, error) {
-	expires := c.PullExpires
-	if most := from.CachedInfo().Config.MaxRequestExpires; most > 0 {
-		expires = min(expires, most)
-	}
-	messages, err := from.Messages(
-		jetstream.PullMaxMessages(n), jetstream.PullThresholdMessages(1), jetstream.PullExpiry(expires),
-		jetstream.PullHeartbeat(min(expires/2, 5*time.Second)))
-	if err != nil {
-		return 0, fmt.Errorf("consumer: pull: %w", err)
-	}
-	// What the broker sends beyond n, or after ctx, is received all the same and given back.
-	defer c.tails.Go(func() { c.giveBackTail(messages) })
-	for got := range n {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
-		switch {
-		case ctx.Err() != nil && err != nil:
-			return got, nil
-		case err != nil:
-			return got, fmt.Errorf("consumer: pull: %w", err)
-		}
-		c.begin(msg, cx)
-	}
-	return n, nil
-}
+func (c *Consumer) release() { <-c.slots }
 
 // giveBackTail ends a pull and gives back what it still brought.
 func (c *Consumer) giveBackTail(messages jetstream.MessagesContext) {

@@ -26,7 +26,7 @@ func (c *Consumer) begin(msg jetstream.Msg, cx contexts) {
 	go func() {
 		defer func() {
 			c.Metrics.inFlight.Dec()
-			c.release(1)
+			c.release()
 			c.hand.drop(j)
 		}()
 		defer c.lastDefence(j)

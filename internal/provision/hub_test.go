@@ -247,6 +247,23 @@ func TestNoTurnIsNoLostRecord(t *testing.T) {
 	})
 }
 
+// TestRepeatGivesItsOneTurnBack: a repeat finds out late that it is one, and starts over.
+func TestRepeatGivesItsOneTurnBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		turns := &fewTurns{free: true}
+		h := newTestHub(t, func(c *Config) { c.Turns = turns })
+		for _, repeat := range []bool{false, true} {
+			if out := h.Handle(t.Context(), delivery()); out.Result == nil || out.Repeat != repeat {
+				t.Errorf("%+v, want repeat=%v", out, repeat)
+			}
+		}
+		if turns.out != 0 {
+			t.Errorf("%d turns were not given back", turns.out)
+		}
+	})
+}
+
 type fewTurns struct {
 	free bool
 	out  int

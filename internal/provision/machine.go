@@ -10,9 +10,9 @@ import (
 // The life of a request. Each box is a step below; every arrow into a state is a confirmed ledger
 // write, and nothing is sent before the state that announces it.
 //
-//	admit ── final ───────────────────────────────────────────────▶ tell
-//	  │  ├── somebody has it ─────────────────────────────────────▶ (back to the stream)
-//	  │  └── other data ── id_reused
+//	admit ─ examine ── final ────────────────────────────────────▶ tell
+//	  │        ├── somebody has it ─────────────────────────────▶ (back to the stream)
+//	  │        └── other data ── id_reused
 //	  ▼
 //	claim ── invalid, expired, crash_loop ───────────────┐
 //	  │                                                  ▼
@@ -64,12 +64,25 @@ func (t *task) steps(ctx context.Context, next step) Outcome {
 	return t.out
 }
 
-// admit reads the ledger and decides whether there is anything to do.
-func (t *task) admit(ctx context.Context) step {
+// admit takes a message's first delivery for a new request: nearly all are, and if there is a record
+// all the same, then the first write finds it. Anything else is looked up in the ledger.
+func (t *task) admit(context.Context) step {
+	if t.d.Delivered > 1 || t.d.Request.Retry > 0 {
+		return t.examine
+	}
+	t.rec = t.firstRecord()
+	return t.claim
+}
+
+// examine reads the ledger and decides whether there is anything to do.
+func (t *task) examine(ctx context.Context) step {
 	rec, rev, err := t.load(ctx)
 	switch {
 	case errors.Is(err, ErrNoRecord):
 		t.rec = t.firstRecord()
+		if t.d.Delivered > 1 { // whoever had it before vanished without a word, as far as we know
+			t.rec.Deaths, t.rec.AloneDeaths = 1, 1
+		}
 		return t.claim
 	case err != nil:
 		t.log.Warn("the ledger cannot be read", "error", err)
@@ -160,7 +173,8 @@ func (t *task) takeOver(context.Context) step {
 	return t.claim
 }
 
-// claim records that this worker has the request, then goes where its state leads.
+// claim records that this worker has the request, then goes where its state leads. The claim of a
+// first delivery goes into the ledger with the next write.
 func (t *task) claim(ctx context.Context) step {
 	if t.d.Invalid != nil && t.rec.State == StateClaimed && t.rec.FirstPostAt.IsZero() {
 		t.fail(t.d.Invalid)
@@ -176,6 +190,9 @@ func (t *task) claim(ctx context.Context) step {
 	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered = true, t.d.Seq, t.d.Delivered
 	t.rec.Alone = t.alone || t.hub.active.Load() == 1
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "claim", Result: string(t.rec.State)})
+	if t.rev == 0 && t.d.Delivered == 1 {
+		return t.proceed() // the intent to POST, or the first wait, writes it
+	}
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}
@@ -210,7 +227,7 @@ const (
 // takeTurn returns how long the request must wait because its tenant has its share in hand. What is
 // past its deadline needs none.
 func (t *task) takeTurn() (wait time.Duration) {
-	if t.d.Invalid == nil && t.hub.Clock.Now().Before(t.rec.Deadline) {
+	if t.turn == nil && t.d.Invalid == nil && t.hub.Clock.Now().Before(t.rec.Deadline) {
 		t.turn, wait = t.hub.Turns.Take(t.rec.Key.Tenant)
 	}
 	return wait

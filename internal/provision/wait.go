@@ -62,6 +62,11 @@ func (t *task) pause(ctx context.Context, atLeast time.Duration, next step) step
 	if until := t.wakeBy(now); until > 0 {
 		wait = min(wait, until)
 	}
+	if t.rev == 0 {
+		if next, ok := t.write(ctx); !ok {
+			return next
+		}
+	}
 	tooLong := wait > t.hub.RetryDelayMax || now.Add(wait).Sub(t.started) > t.hub.RetryElapsed
 	if tooLong || t.sleep(ctx, wait) != nil {
 		return t.handBack(ctx, atLeast)

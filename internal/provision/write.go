@@ -92,6 +92,9 @@ func (t *task) readBack(ctx context.Context) (uint64, *bool) {
 // lost follows a write that another worker's write made void: the record is theirs. If they have
 // concluded it, that outcome is told; else the message rests.
 func (t *task) lost(ctx context.Context) step {
+	if t.rev == 0 {
+		return t.examine // it was no new request
+	}
 	rec, rev, err := t.load(ctx)
 	if err == nil && rec.State.Final() && rec.Fingerprint == t.d.Request.Fingerprint {
 		t.rec, t.rev = rec, rev
