@@ -48,7 +48,6 @@ var allowed = map[string][]string{
 	"test/soak": {"*"},
 
 	"internal/importtest": {},
-	"internal/deps":       {"*"},
 	"deploy":              {"internal/consumer", "internal/event", "internal/ledger"}, // its tests run them with the rights it grants
 }
 
