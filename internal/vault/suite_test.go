@@ -33,6 +33,7 @@ func runSuite(t *testing.T, b backend) {
 		name string
 		run  func(*testing.T, backend)
 	}{
+		{"answers", suiteAnswers},
 		{"secrets", suiteSecrets},
 		{"logins", suiteLogins},
 		{"refusals", suiteRefusals},
@@ -47,6 +48,7 @@ func runSuite(t *testing.T, b backend) {
 	}
 	if b.kv == 2 {
 		t.Run("versions", func(t *testing.T) { suiteVersions(t, b) })
+		t.Run("answers2", func(t *testing.T) { suiteAnswers2(t, b) })
 	}
 }
 

@@ -33,15 +33,15 @@ func (v version) metadata(number int) map[string]any {
 	}
 }
 
-// find returns the version of the given number, the newest for 0, and its number.
+// find returns the version of the given number, the newest for 0 or less, and its number.
 func (s *secret) find(number int) (*version, int) {
 	if s == nil {
 		return nil, 0
 	}
-	if number == 0 {
+	if number <= 0 {
 		number = len(s.versions)
 	}
-	if number < 1 || number > len(s.versions) || number <= len(s.versions)-maxVersions {
+	if number > len(s.versions) || number <= len(s.versions)-maxVersions {
 		return nil, 0
 	}
 	return &s.versions[number-1], number

@@ -20,7 +20,7 @@ func (s *Server) kv(w *reply, c call, rest string) {
 	kind, path, _ := strings.Cut(rest, "/")
 	switch {
 	case path == "":
-		s.notVersioned(w)
+		s.warn(w, "Non-listing operations on the root of a K/V v2 mount are not supported.")
 	case kind == "data":
 		s.kvData(w, c, path)
 	case kind == "metadata":
@@ -28,13 +28,13 @@ func (s *Server) kv(w *reply, c call, rest string) {
 	case kind == "delete" || kind == "undelete" || kind == "destroy":
 		s.kvChange(w, c, kind, path)
 	default:
-		s.notVersioned(w)
+		s.warn(w, wrongPath)
 	}
 }
 
-func (s *Server) notVersioned(w *reply) {
-	answer := s.frame(nil, "kv")
-	answer.Warnings = []string{wrongPath}
+func (s *Server) warn(w *reply, warning string) {
+	answer := s.frame(nil, "")
+	answer.Warnings = []string{warning}
 	w.json(http.StatusNotFound, answer)
 }
 
@@ -85,8 +85,15 @@ func (s *Server) write2(w *reply, c call, path string) {
 	var in struct {
 		Data json.RawMessage `json:"data"`
 	}
-	if err := c.decode(&in); err != nil || !isObject(in.Data) {
+	if !c.decode(w, &in) {
+		return
+	}
+	switch {
+	case len(in.Data) == 0:
 		w.fail(http.StatusBadRequest, "no data provided")
+		return
+	case !isObject(in.Data):
+		w.fail(http.StatusBadRequest, "error converting input for field \"data\": '' expected a map")
 		return
 	}
 	number := s.put(path, in.Data)
@@ -110,11 +117,11 @@ func (s *Server) read2(w *reply, c call, path string) {
 		w.fail(http.StatusNotFound)
 		return
 	}
-	status, data := http.StatusOK, v.data
+	status, data, mountType := http.StatusOK, v.data, "kv"
 	if v.gone() {
-		status, data = http.StatusNotFound, nil
+		status, data, mountType = http.StatusNotFound, nil, ""
 	}
-	w.json(status, s.frame(map[string]any{"data": data, "metadata": v.metadata(number)}, "kv"))
+	w.json(status, s.frame(map[string]any{"data": data, "metadata": v.metadata(number)}, mountType))
 }
 
 func (s *Server) kvMetadata(w *reply, c call, path string) {
@@ -139,7 +146,10 @@ func (s *Server) kvChange(w *reply, c call, kind, path string) {
 	var in struct {
 		Versions []int `json:"versions"`
 	}
-	if err := c.decode(&in); err != nil || !c.writes() || len(in.Versions) == 0 {
+	if !c.decode(w, &in) {
+		return
+	}
+	if !c.writes() || len(in.Versions) == 0 {
 		w.fail(http.StatusBadRequest, "no version number provided")
 		return
 	}

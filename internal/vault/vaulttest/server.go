@@ -3,6 +3,7 @@ package vaulttest
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -92,12 +93,21 @@ type call struct {
 	path  string // without "/v1/"
 }
 
-// decode reads the call's JSON body into v; an empty body leaves v as it is.
-func (c call) decode(v any) error {
+// decode reads the call's JSON body into v; an empty body leaves v as it is. It answers a broken one
+// and then reports false.
+func (c call) decode(w *reply, v any) bool {
 	if len(c.body) == 0 {
-		return nil
+		return true
 	}
-	return json.Unmarshal(c.body, v)
+	err := json.Unmarshal(c.body, v)
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &syntax):
+		w.fail(http.StatusInternalServerError, "malformed JSON, unclosed containers")
+	case err != nil:
+		w.fail(http.StatusBadRequest, "error parsing JSON: failed to parse JSON input: "+err.Error())
+	}
+	return err == nil
 }
 
 func (c call) writes() bool { return c.Method == http.MethodPut || c.Method == http.MethodPost }
@@ -120,8 +130,8 @@ func (s *Server) route(w *reply, c call) {
 		w.fail(http.StatusServiceUnavailable, "Vault is sealed")
 		return
 	}
-	if mount, ok := strings.CutSuffix(path, "/login"); ok && strings.HasPrefix(mount, "auth/") && c.writes() {
-		s.login(w, c, strings.TrimPrefix(mount, "auth/"))
+	if mount, ok := s.loginMount(c); ok {
+		s.login(w, c, mount)
 		return
 	}
 	s.authorized(w, c)
@@ -130,6 +140,10 @@ func (s *Server) route(w *reply, c call) {
 // authorized serves what needs a token.
 func (s *Server) authorized(w *reply, c call) {
 	tok := s.tokenOf(c)
+	if c.token == "" {
+		w.fail(http.StatusForbidden, "permission denied")
+		return
+	}
 	if tok == nil {
 		w.fail(http.StatusForbidden, multi("permission denied", "invalid token"))
 		return
@@ -206,7 +220,7 @@ type envelope struct {
 	WrapInfo      any      `json:"wrap_info"`
 	Warnings      []string `json:"warnings"`
 	Auth          any      `json:"auth"`
-	MountType     string   `json:"mount_type,omitempty"`
+	MountType     string   `json:"mount_type"`
 }
 
 // frame returns an envelope with a request id of its own.

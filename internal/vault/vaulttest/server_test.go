@@ -77,7 +77,9 @@ func TestAccess(t *testing.T) {
 	c := newClient(t, Config{})
 	c.server.Put("mine/x", map[string]any{"f": "v"})
 	c.server.Put("other/x", map[string]any{"f": "v"})
-	c.as("").do("GET", "secret/data/mine/x", "").want(t, 403, "permission denied", "invalid token")
+	if a := c.as("").do("GET", "secret/data/mine/x", "").want(t, 403, "permission denied"); strings.Contains(a.text, "invalid") {
+		t.Error("no token is called an invalid one")
+	}
 	c.as("unknown").do("GET", "secret/data/mine/x", "").want(t, 403, "invalid token")
 	mine := c.as(c.server.NewToken(Role{Allow: []string{"secret/data/mine/*"}}))
 	mine.do("GET", "secret/data/mine/x", "").want(t, 200)
@@ -119,10 +121,16 @@ func TestLogins(t *testing.T) {
 	anyone.do("PUT", "auth/approle/login", `{"role_id":"id","secret_id":"wrong"}`).want(t, 400, "invalid role or secret ID")
 	anyone.do("PUT", "auth/approle/login", `{"role_id":"x","secret_id":"secret"}`).want(t, 400, "invalid role or secret ID")
 	anyone.do("PUT", "auth/jwt/login", `{"role":"x","jwt":"ci-jwt"}`).want(t, 400, "could not be found")
-	anyone.do("PUT", "auth/jwt/login", `{"role":"ci","jwt":"wrong"}`).want(t, 403)
-	anyone.do("PUT", "auth/jwt/login", `{"role":"ci"}`).want(t, 403)
-	anyone.do("PUT", "auth/jwt/login", `{`).want(t, 400)
-	anyone.do("PUT", "auth/token/login", `{"role":"create","jwt":""}`).want(t, 400)
+	anyone.do("PUT", "auth/jwt/login", `{"role":"ci","jwt":"wrong"}`).want(t, 400, "error validating token")
+	anyone.do("PUT", "auth/jwt/login", `{"role":"ci"}`).want(t, 400)
+	anyone.do("PUT", "auth/kubernetes/login", `{"role":"pod","jwt":"wrong"}`).want(t, 403, "permission denied")
+	anyone.do("PUT", "auth/kubernetes/login", `{"role":"x","jwt":"wrong"}`).want(t, 400, "invalid role name")
+	anyone.do("PUT", "auth/jwt/login", `{`).want(t, 500)
+	anyone.do("PUT", "auth/jwt/login", `[]`).want(t, 400)
+	anyone.do("PUT", "auth/nowhere/login", `{}`).want(t, 403)
+	c.do("PUT", "auth/nowhere/login", `{}`).want(t, 404, "no handler for route")
+	c.server.NewToken(Role{})
+	anyone.do("PUT", "auth/token/login", `{"role":"create","jwt":""}`).want(t, 403)
 }
 
 func TestTokenLife(t *testing.T) {

@@ -26,7 +26,7 @@ func (s *Server) open(w *reply, c call) bool {
 	switch {
 	case c.path == "sys/health":
 		w.json(s.healthStatus(c), map[string]any{
-			"initialized": true, "sealed": s.sealed, "standby": false, "version": "1.21.0",
+			"initialized": true, "sealed": s.sealed, "standby": s.sealed, "version": "1.21.0",
 			"server_time_utc": s.conf.Now().Unix(), "cluster_name": "vaulttest",
 		})
 	case c.path == "sys/seal-status":
@@ -61,7 +61,10 @@ func (s *Server) unseal(w *reply, c call) {
 	var in struct {
 		Key string `json:"key"`
 	}
-	if err := c.decode(&in); err != nil || in.Key != s.conf.UnsealKey {
+	if !c.decode(w, &in) {
+		return
+	}
+	if in.Key != s.conf.UnsealKey {
 		w.fail(http.StatusBadRequest, "'key' must be a valid hex or base64 string")
 		return
 	}

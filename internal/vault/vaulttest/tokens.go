@@ -130,6 +130,21 @@ func (s *Server) tokenOf(c call) *token {
 	return t
 }
 
+// loginMount returns the auth mount of a login. A path where nothing is enabled is no login.
+func (s *Server) loginMount(c call) (string, bool) {
+	path, ok := strings.CutPrefix(c.path, "auth/")
+	mount, isLogin := strings.CutSuffix(path, "/login")
+	if !ok || !isLogin || !c.writes() {
+		return "", false
+	}
+	for _, r := range s.roles {
+		if r.Mount == mount && mount != "token" {
+			return mount, true
+		}
+	}
+	return "", false
+}
+
 // login hands out a token, or refuses as the method's plugin does.
 func (s *Server) login(w *reply, c call, mount string) {
 	var in struct {
@@ -138,18 +153,21 @@ func (s *Server) login(w *reply, c call, mount string) {
 		RoleID   string `json:"role_id"`
 		SecretID string `json:"secret_id"`
 	}
-	if err := c.decode(&in); err != nil {
-		w.fail(http.StatusBadRequest, "error parsing JSON")
+	if !c.decode(w, &in) {
 		return
 	}
 	role, known := s.roles[mount+"/"+cmp.Or(in.RoleID, in.Role)]
 	switch {
 	case in.RoleID != "" && (!known || role.SecretID != in.SecretID):
 		w.fail(http.StatusBadRequest, "invalid role or secret ID")
+	case !known && mount == "kubernetes":
+		w.fail(http.StatusBadRequest, fmt.Sprintf("invalid role name %q", in.Role))
 	case !known:
 		w.fail(http.StatusBadRequest, fmt.Sprintf("role %q could not be found", in.Role))
-	case in.RoleID == "" && (role.JWT == "" || role.JWT != in.JWT):
+	case in.RoleID == "" && (role.JWT == "" || role.JWT != in.JWT) && mount == "kubernetes":
 		w.fail(http.StatusForbidden, "permission denied")
+	case in.RoleID == "" && (role.JWT == "" || role.JWT != in.JWT):
+		w.fail(http.StatusBadRequest, "error validating token: no known key successfully validated the token signature")
 	default:
 		t := s.issue(role, "auth/"+mount+"/login")
 		s.answerAuth(w, t, t.issued)
@@ -163,7 +181,7 @@ func (s *Server) answerAuth(w *reply, t *token, now time.Time) {
 		"client_token": t.id, "accessor": t.accessor, "policies": []string{"default"},
 		"token_policies": []string{"default"}, "metadata": nil, "entity_id": "", "token_type": "service",
 		"orphan": true, "num_uses": 0, "mfa_requirement": nil,
-		"lease_duration": t.remaining(now), "renewable": t.renewable,
+		"lease_duration": int(t.expires.Sub(now).Round(time.Second) / time.Second), "renewable": t.renewable,
 	}
 	w.json(http.StatusOK, answer)
 }
@@ -180,7 +198,7 @@ func (s *Server) tokenCall(w *reply, c call, t *token) {
 	case op == "revoke" && c.writes():
 		s.revokeCall(w, c)
 	default:
-		w.fail(http.StatusNotFound, noHandler(c.path))
+		w.fail(http.StatusNotFound, multi("unsupported path"))
 	}
 }
 
@@ -188,7 +206,10 @@ func (s *Server) revokeCall(w *reply, c call) {
 	var in struct {
 		Token string `json:"token"`
 	}
-	if err := c.decode(&in); err != nil || in.Token == "" {
+	if !c.decode(w, &in) {
+		return
+	}
+	if in.Token == "" {
 		w.fail(http.StatusBadRequest, "missing token ID")
 		return
 	}
@@ -201,16 +222,24 @@ func (s *Server) describe(t *token) map[string]any {
 	if !t.expires.IsZero() {
 		expires = t.expires.UTC().Format(time.RFC3339Nano)
 	}
-	return map[string]any{
+	d := map[string]any{
 		"id": t.id, "accessor": t.accessor, "path": t.path, "type": "service", "orphan": true,
 		"policies": []string{"default"}, "meta": nil, "num_uses": 0, "entity_id": "", "explicit_max_ttl": 0,
 		"creation_time": t.issued.Unix(), "creation_ttl": int(t.ttl / time.Second), "display_name": "vaulttest",
-		"expire_time": expires, "ttl": t.remaining(s.conf.Now()), "renewable": t.renewable,
+		"expire_time": expires, "ttl": t.remaining(s.conf.Now()),
 	}
+	if !t.root {
+		d["renewable"] = t.renewable
+	}
+	return d
 }
 
 // renew extends a token to its TTL from now, never beyond its limit.
 func (s *Server) renew(w *reply, t *token) {
+	if t.root {
+		w.fail(http.StatusBadRequest, "invalid lease ID")
+		return
+	}
 	if !t.renewable {
 		w.fail(http.StatusBadRequest, "lease is not renewable")
 		return
