@@ -34,9 +34,9 @@ type Config struct {
 	ShutdownTimeout time.Duration // how long work goes on after Run's context ended; 0 means 90 s
 	DelayMax        time.Duration // longest rest of a message that goes back; 0 means 15 min
 
-	// Gate is asked before every pull how many messages to take, given how many slots are free. It
-	// may return fewer; wake, if not nil, ends when the answer may have changed, and then whatever
-	// is still to come of the pull is called off. Nil means no gate.
+	// Gate is asked before every pull of one message, by several pullers at a time, how many of free
+	// (always 1) messages to take. wake, if not nil, ends when the answer may have changed, and then
+	// a pull that has brought nothing yet is called off. Nil means no gate.
 	Gate func(free int) (n int, wake <-chan struct{})
 
 	OnStart   func(provision.Delivery)                    // nil means nobody asks

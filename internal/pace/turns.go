@@ -12,10 +12,16 @@ import (
 // workers settles at the rate the service bears, without any of them knowing the others, and a
 // tenant in trouble doesn't hold the slots that others need.
 //
+// No tenant may have all slots. The few that are left look ahead: they go through a tenant's backlog and
+// send it back to the stream, until they meet a request of somebody else. So one tenant's 50,000 queued
+// requests don't hold up another's single one, although the stream has one consumer and it is in order.
+//
 // What has to wait is given a time to come back at which its tenant should have a turn for it: a
-// virtual queue, so that a large backlog isn't delivered over and over. It is safe for concurrent use.
+// virtual queue, so that a large backlog isn't delivered over and over. Where turns come and go so fast
+// that the backlog is gone in no time, the wait is a few milliseconds, worth waiting for in the slot.
+// It is safe for concurrent use.
 type Turns struct {
-	max    float64
+	max    float64 // of one tenant
 	now    func() time.Time
 	mu     sync.Mutex
 	shares map[string]*share // :: tenant → its share; guarded by mu
@@ -35,18 +41,23 @@ type share struct {
 const (
 	minWait  = time.Second
 	maxWait  = 5 * time.Minute
+	fastRate = 1000 // turns per second, from which on a backlog is worked off rather than looked through
+	fastWait = 5 * time.Millisecond
 	forgetAt = 10 * time.Minute // a share not used for so long is forgotten
 	sweepAt  = 1024             // shares, from which on forgetting is worth the sweep
 )
 
-// NewTurns returns Turns under which a tenant may have up to slots requests in hand. now is time.Now
-// if nil.
+// NewTurns returns Turns for a worker with so many slots. now is time.Now if nil.
 func NewTurns(slots int, now func() time.Time) *Turns {
 	if now == nil {
 		now = time.Now
 	}
-	return &Turns{max: float64(max(slots, 1)), now: now, shares: map[string]*share{}}
+	return &Turns{max: float64(max(slots-lookAhead(slots), 1)), now: now, shares: map[string]*share{}}
 }
+
+// lookAhead returns how many slots are kept from any one tenant: enough to get through a backlog of
+// tens of thousands in seconds, and no more than 3 % of many.
+func lookAhead(slots int) int { return max(min(4, slots/8), slots/32) }
 
 // Take implements provision.Turns.
 func (t *Turns) Take(tenant string) (done func(strained bool), wait time.Duration) {
@@ -61,12 +72,17 @@ func (t *Turns) Take(tenant string) (done func(strained bool), wait time.Duratio
 	return func(strained bool) { t.back(s, now, strained) }, 0
 }
 
-// queue returns when to come back, by putting one more into the virtual queue.
+// queue returns when to come back, by putting one more into the virtual queue. Twice as many come
+// back as can have a turn, so that chance leaves no turn unused.
 func (s *share) queue(now time.Time) time.Duration {
+	each := float64(s.service) / max(s.limit, 1)
+	if each < float64(time.Second/fastRate) {
+		return fastWait
+	}
 	if s.next.Before(now) {
 		s.next = now
 	}
-	s.next = s.next.Add(time.Duration(float64(max(s.service, 10*time.Millisecond)) / max(s.limit, 1)))
+	s.next = s.next.Add(time.Duration(each / 2))
 	wait := min(max(s.next.Sub(now), minWait), maxWait)
 	return wait/2 + rand.N(wait)
 }
@@ -77,13 +93,21 @@ func (t *Turns) back(s *share, began time.Time, strained bool) {
 	now := t.now()
 	s.inHand--
 	s.usedAt = now
-	s.service += (now.Sub(began) - s.service) / 8
+	s.served(now.Sub(began))
 	switch {
 	case !strained:
 		s.limit = min(s.limit+1/max(s.limit, 1), t.max)
 	case began.After(s.cutAt): // those that were in hand at the last halving say nothing new
 		s.limit, s.cutAt = max(s.limit/2, 1), now
 	}
+}
+
+// served keeps the moving average; the first turn sets it.
+func (s *share) served(took time.Duration) {
+	if s.service == 0 {
+		s.service = took
+	}
+	s.service += (took - s.service) / 8
 }
 
 func (t *Turns) share(tenant string, now time.Time) *share {

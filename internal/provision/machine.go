@@ -184,7 +184,7 @@ func (t *task) claim(ctx context.Context) step {
 		t.fail(Fail(ReasonExpired, "its expirytime had passed when it was first seen; send it again with a later one"))
 		return t.conclude
 	}
-	if wait := t.takeTurn(); wait > 0 {
+	if wait := t.takeTurn(ctx); wait > 0 {
 		return t.park(ctx, wait)
 	}
 	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered = true, t.d.Seq, t.d.Delivered
@@ -224,13 +224,28 @@ const (
 	deathsBeforeFailure = 5
 )
 
-// takeTurn returns how long the request must wait because its tenant has its share in hand. What is
-// past its deadline needs none.
-func (t *task) takeTurn() (wait time.Duration) {
-	if t.turn == nil && t.d.Invalid == nil && t.hub.Clock.Now().Before(t.rec.Deadline) {
-		t.turn, wait = t.hub.Turns.Take(t.rec.Key.Tenant)
+// Waits for a turn that are worth a slot, and how often.
+const (
+	shortWait  = 20 * time.Millisecond
+	shortWaits = 50
+)
+
+// takeTurn returns how long the request must rest because its tenant has its share in hand. Short waits
+// it waits for itself. What is past its deadline needs no turn.
+func (t *task) takeTurn(ctx context.Context) (wait time.Duration) {
+	if t.turn != nil || t.d.Invalid != nil || !t.hub.Clock.Now().Before(t.rec.Deadline) {
+		return 0
 	}
-	return wait
+	for range shortWaits {
+		t.turn, wait = t.hub.Turns.Take(t.rec.Key.Tenant)
+		if t.turn != nil {
+			return 0
+		}
+		if wait > shortWait || t.sleep(ctx, wait) != nil {
+			break
+		}
+	}
+	return max(wait, time.Second)
 }
 
 // park lets a message rest until its tenant has a turn for it. The first time it is recorded, so that
