@@ -28,6 +28,11 @@ func TestImportsFollowTheMap(t *testing.T) {
 	for _, problem := range check(pkgs, allowed) {
 		t.Error(problem)
 	}
+	for name := range allowed {
+		if !slices.ContainsFunc(pkgs, func(p listed) bool { return p.ImportPath == module+name }) {
+			t.Errorf("%s: on the map, but there is no such package; take it out of `allowed`", name)
+		}
+	}
 }
 
 // check returns one line for every import, package or package name that the map does not allow.
