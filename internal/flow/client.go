@@ -53,6 +53,9 @@ type Config struct {
 	Log *slog.Logger
 	// Registerer gets the metrics. Nil means that they are kept but shown nowhere.
 	Registerer prometheus.Registerer
+	// Gate is asked before every call to IMS, which only this package knows of: a token is fetched
+	// when there is none. Nil lets every call through.
+	Gate provision.Gate
 	// OnRetry is told before a listing or a token request is repeated. It must be quick and safe for
 	// concurrent use. Nil means nobody. It is not told of POSTs: their repeats are the caller's.
 	OnRetry func(provision.Target, provision.Cause)
@@ -67,6 +70,7 @@ type Client struct {
 	userAgent string
 	log       *slog.Logger
 	onRetry   func(provision.Target, provision.Cause)
+	gate      provision.Gate
 	post      http.RoundTripper // for Create alone: see newPostTransport
 	get       http.RoundTripper // for what may be repeated
 	ims       *ims
@@ -102,7 +106,7 @@ func New(cfg Config) (*Client, error) {
 func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	post, shared := newPostTransport(cfg), newTransport(cfg, cfg.DialContext)
 	c := &Client{
-		base: base, timeout: cfg.Timeout, userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry,
+		base: base, timeout: cfg.Timeout, userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
 		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
 		post:      m.observe(opCreate, post),
 		get:       m.observe(opList, shared),
@@ -139,6 +143,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Gate == nil {
+		cfg.Gate = openGate{}
 	}
 	if cfg.OnRetry == nil {
 		cfg.OnRetry = func(provision.Target, provision.Cause) {}

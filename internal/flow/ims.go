@@ -98,15 +98,28 @@ func unusableToken() *provision.CallError {
 	}
 }
 
-// fetchToken asks IMS for a token, again and again within reason.
-func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (bearer, *provision.CallError) {
-	var b bearer
-	err := c.repeat(ctx, func() (cerr *provision.CallError) {
+// fetchToken asks IMS for a token, again and again within reason, unless the gate keeps callers from
+// IMS.
+func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b bearer, err *provision.CallError) {
+	done, wait := c.gate.Allow(provision.TargetIMS)
+	if done == nil {
+		return b, &provision.CallError{
+			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseNetwork,
+			Message: "IMS is not being called for now, because it fails", RetryAfter: wait,
+		}
+	}
+	err = c.repeat(ctx, func() (cerr *provision.CallError) {
 		b, cerr = c.ims.token(ctx, cr)
 		return cerr
 	})
+	done(err == nil || err.Verdict == provision.VerdictDenied || err.Cause == provision.CauseThrottled)
 	return b, err
 }
+
+// openGate lets every call through.
+type openGate struct{}
+
+func (openGate) Allow(provision.Target) (func(bool), time.Duration) { return func(bool) {}, 0 }
 
 // grant is what a call needs to be let in.
 type grant struct {

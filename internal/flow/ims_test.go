@@ -202,6 +202,30 @@ func TestIMSComesBack(t *testing.T) {
 	r.retries.want(t, "ims status", maxTries-1)
 }
 
+// shutGate keeps callers from IMS, and lets them to the Flow Service.
+type shutGate struct{ told atomic.Int64 }
+
+func (g *shutGate) Allow(t provision.Target) (func(bool), time.Duration) {
+	if t == provision.TargetIMS {
+		return nil, time.Minute
+	}
+	return func(bool) { g.told.Add(1) }, 0
+}
+
+func TestIMSIsLeftAloneWhileItsCircuitIsOpen(t *testing.T) {
+	t.Parallel()
+	addr, hits := serve(t, new(adobe).ServeHTTP)
+	r := newRig(t, addr, func(c *Config) { c.Gate = new(shutGate) })
+	err := callError(t, r.Authorize(t.Context(), imsAccount()))
+	if err == nil || err.Verdict != provision.VerdictNotSent || err.Target != provision.TargetIMS || err.RetryAfter != time.Minute {
+		t.Errorf("%+v", err)
+	}
+	hits.want(t, imsCall, 0)
+	if err := r.Authorize(t.Context(), staticAccount()); err != nil {
+		t.Errorf("static credentials need no IMS: %v", err)
+	}
+}
+
 func TestIMSIsUnreachable(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "http://127.0.0.1:1", func(c *Config) { c.DialContext = never(t) })

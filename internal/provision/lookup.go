@@ -194,6 +194,9 @@ func (t *task) find(ctx context.Context, q Query) ([]Found, error) {
 	if err := t.readCredentials(ctx); err != nil {
 		return nil, err
 	}
+	if err := t.hub.Connections.Authorize(ctx, t.account()); err != nil {
+		return nil, err
+	}
 	done, wait := t.hub.Gate.Allow(TargetFlow)
 	if done == nil {
 		return nil, &closedError{TargetFlow, wait}

@@ -108,7 +108,7 @@ func (w *worker) newFlow() (*flow.Client, error) {
 		BaseURL: s.FlowURL, IMSURL: s.IMSURL, Timeout: s.FlowTimeout,
 		RetryInitial: s.RetryInitial, RetryMax: min(s.RetryDelayMax, retryMax),
 		UserAgent: "flow-worker/" + cmp.Or(w.deps.Build.Version, "unknown"),
-		Log:       w.log.With("part", "flow"), Registerer: w.registry, OnRetry: w.metrics.Retried,
+		Log:       w.log.With("part", "flow"), Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: w.breakers,
 	})
 }
 
