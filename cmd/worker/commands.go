@@ -11,6 +11,7 @@ func (c *cli) commands() []*cobra.Command {
 		c.submitCommand(),
 		c.statusCommand(),
 		c.listCommand(),
+		c.retryCommand(),
 		c.pauseCommand(),
 		c.resumeCommand(),
 		c.emulatorCommand(),

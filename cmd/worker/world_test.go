@@ -26,6 +26,7 @@ type testWorld struct {
 	t       *testing.T
 	environ []string
 	flow    *flowtest.Emulator
+	vault   *vaulttest.Server
 	log     safeBuffer
 	stdout  safeBuffer
 	stop    context.CancelFunc
@@ -48,7 +49,7 @@ func newTestWorld(t *testing.T) *testWorld {
 	vaultAt, flowAt := httptest.NewServer(vault), httptest.NewServer(emulator)
 	t.Cleanup(vaultAt.Close)
 	t.Cleanup(flowAt.Close)
-	return &testWorld{t: t, flow: emulator, environ: []string{
+	return &testWorld{t: t, flow: emulator, vault: vault, environ: []string{
 		"NATS_URL=" + broker.ClientURL(), "VAULT_ADDR=" + vaultAt.URL, "VAULT_TOKEN=" + vault.Token(),
 		"FLOW_URL=" + flowAt.URL, "IMS_URL=" + flowAt.URL, "WORKER_HTTP_ADDR=127.0.0.1:0", "WORKER_STATUS_ADDR=127.0.0.1:0",
 		"WORKER_RETRY_INITIAL=20ms", "WORKER_SETTLE=2s", "FLOW_TIMEOUT=20s", "WORKER_SHUTDOWN_TIMEOUT=30s", "LOG_LEVEL=debug",

@@ -55,6 +55,7 @@ func newBench(t *testing.T) *bench {
 	for _, conf := range []jetstream.StreamConfig{
 		{Name: requester.RequestStream, Subjects: []string{"connections.requests.*"}, Retention: jetstream.WorkQueuePolicy},
 		{Name: requester.ResultStream, Subjects: []string{"connections.results.*.*"}},
+		{Name: requester.DeadLetterStream, Subjects: []string{"connections.deadletters.*"}},
 	} {
 		if _, err := b.js.CreateStream(ctx, conf); err != nil {
 			t.Fatal(err)

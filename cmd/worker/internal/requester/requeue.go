@@ -1,0 +1,69 @@
+package requester
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Requeue sends a request that has no obstacle again, as its dead letter keeps it, and returns its
+// sequence in the stream of requests. After an error it may be there or not; sending it again is safe.
+func (c *Client) Requeue(ctx context.Context, r Retry) (uint64, error) {
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	stream, err := c.js.Stream(asking, DeadLetterStream)
+	if err != nil {
+		return 0, explain(err, "the stream of dead letters ("+DeadLetterStream+")")
+	}
+	kept, err := stream.GetMsg(asking, r.seq)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, errors.New("its dead letter has just expired")
+	case err != nil:
+		return 0, explain(err, "dead letter "+strconv.FormatUint(r.seq, 10))
+	}
+	return c.Publish(ctx, Message{Key: r.Key, wire: event.Message{Headers: retryHeaders(kept.Header, r.Key, r.Number), Body: kept.Data}})
+}
+
+// retryHeaders returns what to send a dead letter with: the headers that it kept, without those that
+// made it a dead letter, and with the identity under which it failed, whatever its body says.
+func retryHeaders(kept nats.Header, key provision.Key, number int) map[string][]string {
+	out := map[string][]string{}
+	for name, values := range kept {
+		lower := strings.ToLower(name)
+		if !strings.HasPrefix(lower, "nats-") && !strings.HasPrefix(lower, "flow-worker-") && lower != headerID && lower != headerSource {
+			out[name] = values
+		}
+	}
+	out[event.HeaderRetry] = []string{strconv.Itoa(number)}
+	out[headerID], out[headerSource] = []string{percent(key.ID)}, []string{percent(key.Source)}
+	return out
+}
+
+// The headers that name a request.
+const (
+	headerID     = "ce-id"
+	headerSource = "ce-source"
+)
+
+// percent encodes a header's value as the CloudEvents NATS binding wants it: blanks, double quotes,
+// percent signs and whatever is not printable ASCII, byte by byte.
+func percent(value string) string {
+	var b strings.Builder
+	for _, c := range []byte(value) {
+		if c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// replay is the retry command with its flags.
+type replay struct {
+	*cli
+	tenant, source      string
+	reasons             []string
+	since               time.Duration
+	limit               int
+	rate                float64
+	yes, dryRun, asJSON bool
+
+	client *requester.Client
+	failed int
+}
+
+func (c *cli) retryCommand() *cobra.Command {
+	r := &replay{cli: c}
+	cmd := &cobra.Command{
+		Use:   "retry ID…|--reason R",
+		Short: "Send failed requests again, from their dead letters",
+		Long: `Send requests that failed again, named by their ids or by the reason of their failure. Mend what
+made them fail first: a retry begins anew, but looks for its connection before its first POST.
+
+What is about to be sent is shown, and sent after a confirmation. Refused are requests that have not
+failed (any more), and those of whose message something had to be redacted.`,
+		Example: "  worker retry 9f2c --tenant acme\n  worker retry --reason vault_unavailable,flow_unavailable --since 6h --rate 2 --yes",
+	}
+	r.addFlags(cmd.Flags())
+	load := c.settingsOf(cmd, settings.NATS)
+	cmd.RunE = work(func(ctx context.Context, ids []string) error {
+		set, err := load()
+		if err != nil {
+			return err
+		}
+		selection, err := r.selection(ids)
+		if err != nil {
+			return err
+		}
+		client, stop, err := c.client(ctx, set.Settings, "retry")
+		if err != nil {
+			return err
+		}
+		defer stop()
+		r.client = client
+		return r.run(ctx, selection)
+	})
+	return cmd
+}
+
+func (r *replay) addFlags(f *pflag.FlagSet) {
+	f.StringVar(&r.tenant, "tenant", "", "only this tenant")
+	f.StringVar(&r.source, "source", "", "only this source")
+	f.StringSliceVar(&r.reasons, "reason", nil, "all requests whose latest failure has one of these reasons; may be given again")
+	f.DurationVar(&r.since, "since", 0, "only those that failed at most so long ago")
+	f.IntVar(&r.limit, "limit", 0, "send at most so many, those that failed first; 0 = all")
+	f.Float64Var(&r.rate, "rate", 10, "how many to send in a second")
+	f.BoolVar(&r.yes, "yes", false, "don't ask for confirmation")
+	f.BoolVar(&r.dryRun, "dry-run", false, "show what would be sent, and send nothing")
+	f.BoolVar(&r.asJSON, "json", false, "print JSON lines")
+}
+
+// Bounds of --rate: slower, the flag was meant in another unit; faster, nothing is bounded.
+const (
+	rateMin = 0.001
+	rateMax = 1000
+)
+
+// selection checks the command line.
+func (r *replay) selection(ids []string) (requester.Selection, error) {
+	s := requester.Selection{Tenant: r.tenant, Source: r.source, IDs: ids, Limit: r.limit}
+	switch {
+	case len(ids) == 0 && len(r.reasons) == 0:
+		return s, usagef("give the ids of the requests, or --reason")
+	case len(ids) > 0 && len(r.reasons) > 0:
+		return s, usagef("give ids or --reason, not both")
+	case r.tenant != "" && !provision.ValidTenant(r.tenant):
+		return s, usagef("--tenant is %q; want a tenant's name: lower-case letters, digits, \"_\" and \"-\", at most 63", r.tenant)
+	case r.since < 0:
+		return s, usagef("--since is %v; want 0 or more", r.since)
+	case r.limit < 0:
+		return s, usagef("--limit is %d; want 0 or more", r.limit)
+	case !(r.rate >= rateMin && r.rate <= rateMax): // NaN is neither
+		return s, usagef("--rate is %v; want %v to %v", r.rate, rateMin, rateMax)
+	case !r.yes && !r.dryRun && !isTerminal(r.stdin):
+		return s, usagef("there is no terminal to ask for confirmation; give --yes, or --dry-run to see what would be sent")
+	}
+	if r.since > 0 {
+		s.Since = time.Now().Add(-r.since)
+	}
+	for _, name := range r.reasons {
+		if !slices.Contains(provision.Reasons, provision.Reason(name)) {
+			return s, usagef("--reason is %q; want some of %v", name, provision.Reasons)
+		}
+		s.Reasons = append(s.Reasons, provision.Reason(name))
+	}
+	return s, nil
+}
+
+func (r *replay) run(ctx context.Context, s requester.Selection) error {
+	found, err := r.client.Retries(ctx, s)
+	switch {
+	case errors.Is(err, requester.ErrAmbiguous):
+		return r.candidates(found.List)
+	case err != nil:
+		return err
+	}
+	byReason := len(s.Reasons) > 0
+	send, err := r.show(found, byReason)
+	if err != nil {
+		return err
+	}
+	if len(send) > 0 && !r.dryRun {
+		if err := r.confirmed(ctx, len(send)); err != nil {
+			return err
+		}
+		if err := r.sendAll(ctx, send); err != nil {
+			return err
+		}
+	}
+	return r.verdict()
+}
+
+// confirmed returns nil if so many requests are to be sent.
+func (r *replay) confirmed(ctx context.Context, n int) error {
+	if r.yes {
+		return nil
+	}
+	yes, err := r.confirm(ctx, fmt.Sprintf("Send %s again? [y/N] ", requests(n)))
+	if err == nil && !yes {
+		err = errors.New("nothing was sent")
+	}
+	return err
+}
+
+func (r *replay) candidates(list []requester.Retry) error {
+	rows := [][]string{{"TENANT", "SOURCE", "ID", "REASON"}}
+	for _, one := range list {
+		rows = append(rows, []string{one.Key.Tenant, one.Key.Source, one.Key.ID, string(one.Reason)})
+	}
+	if err := printRows(r.stderr, rows); err != nil {
+		return err
+	}
+	return usagef("these requests share an id; say which by --tenant and --source")
+}
+
+// verdict says whether all that were meant could be sent; what could not be was printed already.
+func (r *replay) verdict() error {
+	if r.failed > 0 {
+		return errReported
+	}
+	return nil
+}
+
+func requests(n int) string {
+	if n == 1 {
+		return "1 request"
+	}
+	return strconv.Itoa(n) + " requests"
+}
