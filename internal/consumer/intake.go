@@ -42,7 +42,7 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 			return ErrConnectionClosed
 		}
 		if ctx.Err() != nil {
-			break
+			return nil //nolint:nilerr // the intake was told to end
 		}
 		from = nil
 		c.state.setProblem(err)

@@ -2,6 +2,7 @@ package event
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -105,7 +106,7 @@ func TestParseDepth(t *testing.T) {
 	if _, err := parse(nested(maxDepth)); err != nil {
 		t.Error(err)
 	}
-	if _, err := parse(nested(maxDepth + 1)); err != errTooDeep {
+	if _, err := parse(nested(maxDepth + 1)); !errors.Is(err, errTooDeep) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -118,7 +119,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"a":1,"a":2}`))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		n, err := parse(src)
-		if err == nil != (json.Valid(src) && utf8.Valid(src)) && err != errTooDeep {
+		if err == nil != (json.Valid(src) && utf8.Valid(src)) && !errors.Is(err, errTooDeep) {
 			t.Fatalf("%q: %v", src, err)
 		}
 		if err != nil {

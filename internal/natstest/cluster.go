@@ -14,7 +14,7 @@ import (
 // chosen a leader. Every one of them has to be shut down by the caller. Options.StoreDir and
 // Options.Port are of no use here and ignored.
 func StartCluster(ctx context.Context, n int, o Options) ([]*Server, error) {
-	ports, err := freePorts(n)
+	ports, err := freePorts(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -47,10 +47,11 @@ func joining(i int, ports []int) func(*server.Options) {
 }
 
 // freePorts finds ports for the routes, which have to be known before the first server starts.
-func freePorts(n int) ([]int, error) {
+func freePorts(ctx context.Context, n int) ([]int, error) {
+	var listen net.ListenConfig
 	ports := make([]int, 0, n)
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, fmt.Errorf("natstest: %w", err)
 		}

@@ -101,7 +101,7 @@ func (b *Breakers) changed(t provision.Target, br *breaker, from, to gobreaker.S
 	}
 	b.gauge.WithLabelValues(string(t)).Set(open)
 	if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
-		b.log.Warn("circuit "+to.String(), "target", t)
+		b.log.Warn("circuit changed", "target", t, "state", to.String())
 	}
 	b.broadcast()
 }

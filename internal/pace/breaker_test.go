@@ -63,7 +63,7 @@ func TestStaysClosedWhileSomeCallsAreServed(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
 		for i := range 500 {
 			call(t, b, i%20 == 0)
-			time.Sleep(50 * time.Millisecond)
+			<-time.After(50 * time.Millisecond)
 		}
 		checkPermits(t, b, 64)
 	})

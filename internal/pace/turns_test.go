@@ -21,7 +21,7 @@ func TestShareHalvesAndGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := NewTurns(68, nil) // 64 and a look-ahead of 4
 		for want := 32; want >= 1; want /= 2 {
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			take(t, turns, "a")(true)
 			if got := turns.Limit("a"); got != want {
 				t.Fatalf("limit %d, want %d", got, want)
@@ -48,7 +48,7 @@ func TestOneBurstHalvesOnce(t *testing.T) {
 		for range 64 {
 			dones = append(dones, take(t, turns, "a"))
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		for _, done := range dones {
 			done(true)
 		}
@@ -80,7 +80,7 @@ func TestBacklogIsSpread(t *testing.T) {
 		turns := NewTurns(1, nil)
 		for range 50 { // the moving average learns that a turn takes 100 ms
 			done := take(t, turns, "a")
-			time.Sleep(100 * time.Millisecond)
+			<-time.After(100 * time.Millisecond)
 			done(false)
 		}
 		take(t, turns, "a")
@@ -114,7 +114,7 @@ func TestFastTurnsAreWaitedFor(t *testing.T) {
 		turns := NewTurns(64, nil)
 		for range 60 {
 			done := take(t, turns, "a")
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 			done(false)
 		}
 		for range 60 {
@@ -134,7 +134,7 @@ func TestIdleSharesAreForgotten(t *testing.T) {
 			take(t, turns, fmt.Sprint(i))(false)
 		}
 		busy := take(t, turns, "busy")
-		time.Sleep(2 * forgetAt)
+		<-time.After(2 * forgetAt)
 		take(t, turns, "new")(false)
 		if n := len(turns.shares); n != 2 {
 			t.Errorf("%d shares left, want the new one and the busy one", n)

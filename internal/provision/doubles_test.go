@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -63,7 +64,7 @@ func (s simSecrets) Resolve(context.Context, string, SecretRef, bool) (sec Secre
 }
 
 func secretErr(err error) error {
-	if err == errInjected {
+	if errors.Is(err, errInjected) {
 		return &SecretError{Problem: SecretUnavailable, Cause: CauseNetwork, Err: err}
 	}
 	return err

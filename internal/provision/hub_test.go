@@ -115,7 +115,7 @@ func TestPanicWithAnOpenPostIsLookedUpFirst(t *testing.T) {
 		if out := h.Handle(t.Context(), delivery()); out.Result != nil {
 			t.Fatalf("concluded: %+v", out.Result)
 		}
-		time.Sleep(simLease + 2*ClockSkew)
+		<-time.After(simLease + 2*ClockSkew)
 		d := delivery()
 		d.Delivered = 2
 		out := h.Handle(t.Context(), d)

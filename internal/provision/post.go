@@ -3,164 +3,9 @@ package provision
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 )
-
-// prepare gets what a POST needs: the tenant's credentials and the secret that the request refers to.
-func (t *task) prepare(ctx context.Context) step {
-	now := t.hub.Clock.Now()
-	if !now.Before(t.rec.Deadline) {
-		return t.lapse
-	}
-	if wait := t.rec.NotBefore.Sub(now); wait > 0 {
-		return t.pause(ctx, wait, t.prepare)
-	}
-	if err := t.readSecrets(ctx); err != nil {
-		return t.secretTrouble(ctx, err, t.prepare)
-	}
-	if d := t.secret.Domain; d != "" && !sameHost(d, t.d.Request.Data.Auth.Params.Domain) {
-		t.fail(Fail(ReasonSecretForbidden, "the secret's own field \"domain\" names another host than the request's auth.params.domain; "+
-			"send it where its owner said, or have its owner change the field"))
-		return t.conclude
-	}
-	if err := t.hub.Connections.Authorize(ctx, t.account()); err != nil {
-		return t.unauthorized(ctx, err)
-	}
-	return t.post
-}
-
-// unauthorized goes on after the tenant got no token: nothing was sent.
-func (t *task) unauthorized(ctx context.Context, err error) step {
-	ce := asCallError(err)
-	t.strained = true
-	switch ce.Verdict {
-	case VerdictDenied, VerdictRejected, VerdictUnauthorized:
-		t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(ce.Target), Result: ce.Verdict.String(), Detail: text(ce)})
-		t.rec.Refused = flowFailure(ReasonFlowDenied, ce)
-		t.useSecrets()
-		return t.reconsider
-	}
-	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
-	return t.hindered(ctx, ce.Target, err, t.prepare)
-}
-
-// readSecrets fills t.creds and t.secret. The next reading is from the cache again.
-func (t *task) readSecrets(ctx context.Context) error {
-	if err := t.readCredentials(ctx); err != nil {
-		return err
-	}
-	err := t.fromVault(func() (err error) {
-		t.secret, err = t.hub.Secrets.Resolve(ctx, t.rec.Key.Tenant, t.d.Request.Data.Auth.Params.AccessToken, t.fresh)
-		return err
-	})
-	if err == nil {
-		t.fresh = false
-	}
-	return err
-}
-
-// readCredentials fills t.creds.
-func (t *task) readCredentials(ctx context.Context) error {
-	err := t.fromVault(func() (err error) {
-		t.creds, err = t.hub.Secrets.Credentials(ctx, t.rec.Key.Tenant, t.fresh)
-		return err
-	})
-	var se *SecretError
-	if errors.As(err, &se) && se.Problem == SecretMissing {
-		return &tenantError{se}
-	}
-	return err
-}
-
-// fromVault calls read unless the gate keeps callers from Vault, and tells the gate how it went.
-func (t *task) fromVault(read func() error) error {
-	done, wait := t.hub.Gate.Allow(TargetVault)
-	if done == nil {
-		return &closedError{TargetVault, wait}
-	}
-	err := read()
-	done(!vaultDown(err))
-	return err
-}
-
-// closedError means that the gate keeps callers from a target.
-type closedError struct {
-	target Target
-	wait   time.Duration
-}
-
-func (e *closedError) Error() string {
-	return fmt.Sprintf("%s is not being called for now, because it fails", e.target)
-}
-
-// tenantError is a SecretError about the tenant's Adobe credentials.
-type tenantError struct{ *SecretError }
-
-func (e *tenantError) Unwrap() error { return e.SecretError }
-
-func vaultDown(err error) bool {
-	var se *SecretError
-	return err != nil && (!errors.As(err, &se) || se.Problem != SecretMissing)
-}
-
-// secretTrouble goes on after a secret could not be read.
-func (t *task) secretTrouble(ctx context.Context, err error, again step) step {
-	if missing := missingSecret(err); missing != nil {
-		t.fail(missing)
-		return t.conclude
-	}
-	t.rec.LastFail = Fail(ReasonVaultUnavailable, "Vault did not serve the worker: "+text(err))
-	return t.hindered(ctx, TargetVault, err, again)
-}
-
-// missingSecret returns the failure that a definite answer of the secret store amounts to, or nil.
-func missingSecret(err error) *Failure {
-	var te *tenantError
-	var se *SecretError
-	switch {
-	case errors.As(err, &te):
-		return Fail(ReasonTenantUnknown, "the tenant's Adobe credentials cannot be used: "+text(te.Err)+
-			"; write orgId with clientId and clientSecret, or with accessToken and apiKey, to its secret \"adobe\"")
-	case errors.As(err, &se) && se.Problem == SecretMissing:
-		return Fail(ReasonSecretNotFound, "the secret that auth.params.accessToken refers to cannot be used: "+text(se.Err))
-	}
-	return nil
-}
-
-// hindered waits after a target was in the way, without any POST having been sent, then tries again.
-func (t *task) hindered(ctx context.Context, target Target, err error, again step) step {
-	cause, atLeast := hindrance(err)
-	var closed *closedError
-	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(target), Result: string(cause), Detail: text(err)})
-	t.log.Info("hindered", "target", target, "cause", cause, "error", err)
-	if errors.As(err, &closed) {
-		return t.handBack(ctx, closed.wait) // an outage isn't waited for in a slot
-	}
-	t.hub.Observer.Retried(target, cause)
-	return t.pause(ctx, atLeast, again)
-}
-
-func hindrance(err error) (Cause, time.Duration) {
-	var se *SecretError
-	var ce *CallError
-	cause := CauseNetwork
-	switch {
-	case errors.As(err, &ce):
-		return orNetwork(ce.Cause), ce.RetryAfter
-	case errors.As(err, &se):
-		cause = orNetwork(se.Cause)
-	}
-	return cause, 0
-}
-
-func orNetwork(c Cause) Cause {
-	if c == "" {
-		return CauseNetwork
-	}
-	return c
-}
 
 // post announces a POST in the ledger, sends it, and takes its answer.
 func (t *task) post(ctx context.Context) step {
@@ -296,32 +141,6 @@ func (t *task) definiteNo(ctx context.Context, ce *CallError) step {
 	return t.pause(ctx, ce.RetryAfter, t.prepare)
 }
 
-// reconsider reads the secrets past the cache after a refusal: a newer version gets one more POST.
-func (t *task) reconsider(ctx context.Context) step {
-	if t.rec.Reread {
-		t.fail(t.rec.Refused)
-		return t.conclude
-	}
-	if !t.hub.Clock.Now().Before(t.rec.Deadline) {
-		t.fail(t.rec.Refused)
-		return t.conclude
-	}
-	t.fresh = true
-	if err := t.readSecrets(ctx); err != nil {
-		if missingSecret(err) == nil {
-			return t.hindered(ctx, TargetVault, err, t.reconsider)
-		}
-		t.fail(t.rec.Refused)
-		return t.conclude
-	}
-	if t.creds.Version <= t.rec.Secrets[secretAdobe] && t.secret.Version <= t.rec.Secrets[secretToken] {
-		t.fail(t.rec.Refused)
-		return t.conclude
-	}
-	t.rec.Reread, t.rec.Refused = true, nil
-	return t.prepare
-}
-
 // lapse ends a request without an open POST at its deadline.
 func (t *task) lapse(context.Context) step {
 	f := t.rec.LastFail
@@ -349,15 +168,6 @@ func flowFailure(r Reason, ce *CallError) *Failure {
 	f := Fail(r, text(ce))
 	f.HTTPStatus, f.Code, f.UpstreamRequestID = ce.Status, ce.Code, ce.RequestID
 	return f
-}
-
-// sameHost compares two workspace URLs as their owner means them: with or without scheme and final
-// slash, in any case.
-func sameHost(a, b string) bool {
-	norm := func(s string) string {
-		return strings.TrimSuffix(strings.TrimPrefix(strings.ToLower(strings.TrimSpace(s)), "https://"), "/")
-	}
-	return norm(a) == norm(b)
 }
 
 const maxText = 600

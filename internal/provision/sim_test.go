@@ -457,7 +457,7 @@ func agree(res Result, made []string) error {
 	case res.Outcome == OutcomeCreated && len(made) == 1 && res.Connection.ID != made[0]:
 		return fmt.Errorf("told connection %s, made %s", res.Connection.ID, made[0])
 	case res.Outcome == OutcomeFailed && len(made) > 0 && res.Error.Reason != ReasonOutcomeUnknown:
-		return fmt.Errorf("orphan: told as failed (%v), but %v exists", res.Error, made)
+		return fmt.Errorf("orphan: told as failed (%s), but %v exists", res.Error.Reason, made)
 	}
 	return nil
 }

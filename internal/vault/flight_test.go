@@ -75,7 +75,7 @@ func TestFreshDoesntJoinAnOlderRead(t *testing.T) {
 		done := make(chan int, 1)
 		go func() {
 			var v int
-			c.get(t.Context(), slotOf(1), false, take(&v))
+			_ = c.get(t.Context(), slotOf(1), false, take(&v))
 			done <- v
 		}()
 		synctest.Wait()
@@ -133,7 +133,7 @@ func TestPanicReachesTheCaller(t *testing.T) {
 			t.Errorf("recovered %v, want the bug", got)
 		}
 	}()
-	c.get(t.Context(), slotOf(1), false, nil)
+	_ = c.get(t.Context(), slotOf(1), false, nil)
 }
 
 func TestCacheIsBounded(t *testing.T) {
@@ -145,7 +145,7 @@ func TestCacheIsBounded(t *testing.T) {
 	})
 	fine := func(*stored) *failure { return nil }
 	for i := range cacheSize + 10 {
-		c.get(t.Context(), slotOf(i), false, fine)
+		_ = c.get(t.Context(), slotOf(i), false, fine)
 	}
 	if n := len(c.entries); n != cacheSize {
 		t.Errorf("%d entries, want %d", n, cacheSize)

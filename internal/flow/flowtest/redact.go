@@ -63,7 +63,8 @@ func (r *jsonRedactor) next(tok json.Token, start, end int) {
 		return
 	}
 	if r.wantKey {
-		r.key, r.wantKey = tok.(string), false // the decoder allows nothing else
+		r.key, _ = tok.(string) // the decoder allows nothing else
+		r.wantKey = false
 		return
 	}
 	if r.secret(tok) {

@@ -33,7 +33,8 @@ func TestServeUntilClosed(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Errorf("Close: %v", err)
 	}
-	if _, err := http.Get(s.URL); err == nil {
+	if res, err := http.Get(s.URL); err == nil {
+		_ = res.Body.Close()
 		t.Error("it answers after Close")
 	}
 }

@@ -154,7 +154,7 @@ func readable(path string, dir bool) error {
 		if perr := (*os.PathError)(nil); errors.As(err, &perr) {
 			err = perr.Err
 		}
-		return fmt.Errorf("its %s can't be read (%v); want the path of a %s that this user may read", kind, err, kind)
+		return fmt.Errorf("its %s can't be read (%w); want the path of a %s that this user may read", kind, err, kind)
 	}
 	defer f.Close()
 	info, err := f.Stat()
