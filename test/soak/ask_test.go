@@ -38,6 +38,9 @@ var mixed = askMix{twice: 8, reused: 2, broken: 1, plaintext: 2, unknownField: 2
 
 const tenants = 12
 
+// staticTenant has a token of its own instead of a client at IMS.
+var staticTenant = tenantName(tenants - 1)
+
 func tenantName(i int) string { return fmt.Sprintf("tenant-%02d", i+1) }
 
 // newAsks makes n requests of all tenants.

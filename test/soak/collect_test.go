@@ -138,6 +138,16 @@ func (c *collector) missing(asks []*ask) (list []*ask) {
 	return list
 }
 
+// told returns the asks that have been.
+func (c *collector) told(asks []*ask) (list []*ask) {
+	for _, a := range asks {
+		if own, _ := c.outcomes(a.key); len(own) > 0 {
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
 // await waits until cond holds, which it asks after every result.
 func (c *collector) await(ctx context.Context, cond func() bool) error {
 	for {

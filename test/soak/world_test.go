@@ -68,12 +68,12 @@ func newWorld(ctx context.Context, t *testing.T, seed int64, brokers int, env ..
 	return w
 }
 
-// addTenants gives every tenant its secrets. The last one has a token instead of a client.
+// addTenants gives every tenant its secrets.
 func (w *world) addTenants() {
 	for i := range tenants {
 		name := tenantName(i)
 		adobe := map[string]any{"orgId": orgOf(name), "clientId": name + "-client", "clientSecret": "soak-client-secret"}
-		if i == tenants-1 {
+		if name == staticTenant {
 			adobe = map[string]any{"orgId": orgOf(name), "accessToken": "soak-static-token", "apiKey": name + "-client"}
 			w.flow.AddToken("soak-static-token", "", "")
 		}
@@ -159,7 +159,9 @@ func (w *world) send(ctx context.Context, a *ask) error {
 			msg.Header.Del(event.HeaderContentType)
 		}
 		for {
-			_, err := w.js.PublishMsg(ctx, msg)
+			try, cancel := context.WithTimeout(ctx, 2*time.Second)
+			_, err := w.js.PublishMsg(try, msg)
+			cancel()
 			if err == nil {
 				break
 			}
