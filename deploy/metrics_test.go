@@ -29,6 +29,8 @@ var metrics = map[string]map[string]string{ // :: metric → label → values, s
 	"vault_requests_total":          {"operation": "login renew read", "result": "ok not_found denied unavailable"},
 	"circuit_open":                  {"target": "flow vault ims"},
 	"paused":                        {},
+	"queue_orphans":                 {},
+	"ledger_stuck":                  {},
 	"queue_pending":                 {},
 	"queue_ack_pending":             {},
 	"queue_redelivered":             {},

@@ -129,7 +129,7 @@ func (b *broker) runConsumer(js jetstream.JetStream) {
 	b.t.Helper()
 	con, err := consumer.New(consumer.Config{
 		JS: js, Codec: &event.Decoder{}, Objects: objects(js),
-		PullExpires: time.Second, PollInterval: 10 * time.Millisecond,
+		PullExpires: time.Second, PollInterval: 10 * time.Millisecond, Sweep: consumer.SweepConfig{Interval: 10 * time.Millisecond},
 		Handle: func(_ context.Context, d provision.Delivery) provision.Outcome {
 			key := d.Request.Key
 			return provision.Outcome{Result: &provision.Result{

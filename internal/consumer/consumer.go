@@ -30,6 +30,7 @@ type Config struct {
 	Codec  Codec
 
 	Objects         ObjectsConfig // what Run makes sure of before it takes the first message
+	Sweep           SweepConfig   // how it looks for requests that nobody would ever work on again
 	Concurrency     int           // messages in hand at a time; 0 means 64
 	ShutdownTimeout time.Duration // how long work goes on after Run's context ended; 0 means 90 s
 	DelayMax        time.Duration // longest rest of a message that goes back; 0 means 15 min
@@ -60,6 +61,7 @@ func or[T comparable](v, otherwise T) T {
 
 func (c Config) withDefaults() Config {
 	c.Objects = c.Objects.withDefaults()
+	c.Sweep = c.Sweep.withDefaults()
 	c.Concurrency = or(c.Concurrency, 64)
 	c.ShutdownTimeout = or(c.ShutdownTimeout, 90*time.Second)
 	c.DelayMax = or(c.DelayMax, 15*time.Minute)
@@ -91,6 +93,9 @@ func (c Config) check() error {
 		if missing {
 			errs = append(errs, fmt.Errorf("consumer: Config.%s is not set", name))
 		}
+	}
+	if c.Sweep.Records != nil && c.Sweep.Load == nil {
+		errs = append(errs, errors.New("consumer: Config.Sweep.Load is not set, but Records is"))
 	}
 	if c.Concurrency < 0 {
 		errs = append(errs, fmt.Errorf("consumer: Config.Concurrency is %d; it must be positive", c.Concurrency))
@@ -167,6 +172,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	c.loops.Go(func() { c.beat(background) })
 	c.loops.Go(func() { c.poll(background) })
+	c.sweep(background)
 	defer c.loops.Wait()
 	defer stop()
 

@@ -39,6 +39,8 @@ type Metrics struct {
 	redelivered     prometheus.Gauge
 	oldest          prometheus.Gauge
 	paused          prometheus.Gauge
+	orphans         prometheus.Gauge
+	stuck           prometheus.Gauge
 
 	connected atomic.Pointer[func() bool] // nil before a consumer runs
 }
@@ -67,11 +69,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		redelivered:     gauge("queue_redelivered", "Messages delivered more than once and not settled yet."),
 		oldest:          gauge("queue_oldest_seconds", "Age of the oldest message in the requests stream, 0 if it is empty."),
 		paused:          gauge("paused", "1 while the intake of all workers is paused."),
+		orphans:         gauge("queue_orphans", "Messages in the requests stream that will never be delivered again; 0 is normal."),
+		stuck:           gauge("ledger_stuck", "Requests that have not ended and that no message carries any more; 0 is normal."),
 	}
 	m.prepare()
 	if reg != nil {
 		reg.MustRegister(m.requests, m.failures, m.duration, m.inFlight, m.deliveries, m.retries, m.reconciliations,
-			m.pending, m.ackPending, m.redelivered, m.oldest, m.paused, m.connection())
+			m.pending, m.ackPending, m.redelivered, m.oldest, m.paused, m.orphans, m.stuck, m.connection())
 	}
 	return m
 }

@@ -19,6 +19,7 @@ type Filter struct {
 	Source string            // empty means every source
 	ID     string            // empty means every id
 	States []provision.State // empty means every state
+	From   uint64            // only what was written at this revision or later; 0 means whenever
 }
 
 // pattern returns the filter as a pattern of bucket keys.
@@ -48,7 +49,11 @@ func (l *Ledger) List(ctx context.Context, f Filter) iter.Seq2[Entry, error] {
 			yield(Entry{}, fmt.Errorf("ledger: list: %q is no tenant", f.Tenant))
 			return
 		}
-		for kve, err := range l.follow(ctx, f.pattern(), jetstream.IgnoreDeletes()) {
+		opts := []jetstream.WatchOpt{jetstream.IgnoreDeletes()}
+		if f.From > 0 {
+			opts = append(opts, jetstream.ResumeFromRevision(f.From))
+		}
+		for kve, err := range l.follow(ctx, f.pattern(), opts...) {
 			if err != nil {
 				yield(Entry{}, fmt.Errorf("ledger: list: %w", err))
 				return

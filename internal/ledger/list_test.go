@@ -176,3 +176,21 @@ func TestWatch(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// Whoever has seen a revision can go on after it, and meets what was written anew since.
+func TestListFromARevision(t *testing.T) {
+	t.Parallel()
+	l, _ := newLedger(t)
+	revs := map[string]uint64{}
+	for _, id := range []string{"1", "2", "3"} {
+		revs[id] = store(t, l, provision.Record{Key: provision.Key{Tenant: "acme", Source: "s", ID: id}, State: provision.StateClaimed}, 0)
+	}
+	again := store(t, l, provision.Record{Key: provision.Key{Tenant: "acme", Source: "s", ID: "1"}, State: provision.StateCreated}, revs["1"])
+	for from, want := range map[uint64][]string{
+		1: {"acme.s.1", "acme.s.2", "acme.s.3"}, revs["3"]: {"acme.s.1", "acme.s.3"}, again: {"acme.s.1"}, again + 1: nil, again + 100: nil,
+	} {
+		if got := listed(t, l, ledger.Filter{From: from}); !slices.Equal(got, want) {
+			t.Errorf("from %d: %q, want %q", from, got, want)
+		}
+	}
+}

@@ -1,0 +1,346 @@
+package consumer_test
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/natstest"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// lines is a log that can be looked into.
+type lines struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, string(p))
+	return len(p), nil
+}
+
+func (l *lines) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, line := range l.all {
+		if strings.Contains(line, text) {
+			n++
+		}
+	}
+	return n
+}
+
+// orphan publishes a message and has the broker give it up, as a consumer with a limit does.
+func (r *rig) orphan(id string) {
+	r.t.Helper()
+	r.limitDeliveries(1)
+	from, err := r.js.Consumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.submit("acme", id)
+	msg, err := from.Next(jetstream.FetchContext(r.ctx))
+	if err == nil {
+		err = msg.Nak()
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.eventually("the broker gives the message up", func() bool {
+		none, err := from.FetchNoWait(1) // the broker looks at limits when it is asked for messages
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		for msg := range none.Messages() {
+			r.t.Errorf("delivered beyond the limit: %s", msg.Subject())
+		}
+		info, err := from.Info(r.ctx)
+		return err == nil && info.NumAckPending == 0 && info.NumPending == 0
+	})
+}
+
+// limitDeliveries does to the consumer what nobody should.
+func (r *rig) limitDeliveries(most int) {
+	r.t.Helper()
+	from, err := r.js.Consumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	cfg := from.CachedInfo().Config
+	cfg.MaxDeliver = most
+	if _, err := r.js.UpdateConsumer(r.ctx, consumer.StreamRequests, cfg); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func TestOrphansAreToldAndTheRemedyWorks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	r.orphan("lost")
+	handled := make(chan string, 10)
+	var log lines
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		handled <- d.Request.Key.ID
+		return created(d)
+	})
+	cfg.Log, cfg.Sweep.Interval = slog.New(slog.NewTextHandler(&log, nil)), 20*time.Millisecond
+	w := r.run(cfg)
+	r.eventually("the orphan in the metric", func() bool { return r.metric("queue_orphans", "") == 1 })
+	r.eventually("the orphan in the log", func() bool { return log.count("will never be delivered") == 1 })
+	if n := len(handled); n > 0 {
+		t.Errorf("%d messages handled; raising the limit would have been enough", n)
+	}
+	if err := r.js.DeleteConsumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName); err != nil {
+		t.Fatal(err)
+	}
+	if id := receive(r, handled, "the orphan, after the remedy"); id != "lost" {
+		t.Errorf("handled %q", id)
+	}
+	r.eventually("no orphan in the metric", func() bool { return r.metric("queue_orphans", "") == 0 })
+	r.end(w)
+}
+
+func TestTrafficIsNoOrphan(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	var log lines
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		if d.Delivered == 1 && d.Seq%3 == 0 {
+			return provision.Outcome{Delay: time.Millisecond}
+		}
+		return created(d)
+	})
+	cfg.Log, cfg.Sweep.Interval = slog.New(slog.NewTextHandler(&log, nil)), time.Millisecond
+	w := r.run(cfg)
+	r.eventually("ready", func() bool { return w.Ready() == nil })
+	for i := range 300 {
+		r.submit("acme", fmt.Sprint(i))
+	}
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.end(w)
+	if n := log.count("will never be delivered"); n > 0 {
+		t.Errorf("%d false alarms", n)
+	}
+}
+
+func TestAChangedConsumerIsMendedWhileItRuns(t *testing.T) {
+	t.Parallel()
+	for _, manage := range []bool{true, false} {
+		r := newRig(t, natstest.Options{})
+		r.ensure(consumer.ObjectsConfig{})
+		var log lines
+		cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
+		cfg.Log, cfg.Sweep.Interval, cfg.Objects.Manage = slog.New(slog.NewTextHandler(&log, nil)), 20*time.Millisecond, manage
+		w := r.run(cfg)
+		r.eventually("ready", func() bool { return w.Ready() == nil })
+		r.limitDeliveries(5)
+		if manage {
+			r.eventually("the limit is gone", func() bool {
+				c, err := r.js.Consumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName)
+				return err == nil && c.CachedInfo().Config.MaxDeliver == -1
+			})
+			r.eventually("told", func() bool { return log.count("is as it must be again") == 1 })
+		} else {
+			r.eventually("told, with the remedy", func() bool { return log.count("worker init") > 0 })
+		}
+		r.end(w)
+	}
+}
+
+// book is a ledger whose records the test writes.
+type book struct {
+	mu   sync.Mutex
+	rev  uint64
+	all  map[provision.Key]consumer.Written
+	from []uint64 // what was asked for
+}
+
+func (b *book) write(rec provision.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rev++
+	if b.all == nil {
+		b.all = map[provision.Key]consumer.Written{}
+	}
+	b.all[rec.Key] = consumer.Written{Record: rec, Revision: b.rev}
+}
+
+func (b *book) records(_ context.Context, from uint64) iter.Seq2[consumer.Written, error] {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.from = append(b.from, from)
+	byRevision := map[uint64]consumer.Written{}
+	for _, w := range b.all {
+		byRevision[w.Revision] = w
+	}
+	last := b.rev
+	return func(yield func(consumer.Written, error) bool) {
+		for rev := from; rev <= last; rev++ {
+			if w, ok := byRevision[rev]; ok && !yield(w, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (b *book) load(_ context.Context, key provision.Key) (provision.Record, uint64, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w, ok := b.all[key]
+	if !ok {
+		return provision.Record{}, 0, provision.ErrNoRecord
+	}
+	return w.Record, w.Revision, nil
+}
+
+// old is a record of acme's that nobody has touched for an hour, and that was held by message seq.
+func old(id string, state provision.State, seq uint64) provision.Record {
+	at := time.Now().Add(-time.Hour)
+	return provision.Record{Key: provision.Key{Tenant: "acme", Source: "nats", ID: id}, State: state, HeldSeq: seq, UpdatedAt: at, HeldUntil: at, RequestedAt: at}
+}
+
+// sweeping runs a consumer that looks at b all the time and leaves all messages where they are.
+func (r *rig) sweeping(b *book, limit int) (*running, *lines) {
+	log := &lines{}
+	cfg := r.config(func(context.Context, provision.Delivery) provision.Outcome { return provision.Outcome{Delay: time.Hour} })
+	cfg.Log = slog.New(slog.NewTextHandler(log, nil))
+	cfg.DelayMax = time.Hour
+	cfg.Sweep = consumer.SweepConfig{Interval: -1, LedgerInterval: 10 * time.Millisecond, LedgerLimit: limit, Records: b.records, Load: b.load}
+	w := r.run(cfg)
+	r.eventually("ready", func() bool { return w.Ready() == nil })
+	return w, log
+}
+
+func TestStuckRequestsAreTold(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	r.submit("acme", "waits") // sequence 1
+	b := &book{}
+	b.write(old("waits", provision.StateWaiting, 1))
+	b.write(old("ended", provision.StateFailed, 7))
+	b.write(old("stuck", provision.StateUnknown, 7))
+	b.write(old("never held", provision.StateClaimed, 0))
+	b.write(old("renamed", provision.StateUnknown, 1)) // message 1 is another request's
+	busy := old("busy", provision.StatePosting, 7)
+	busy.PostedAt, busy.Lease = time.Now(), time.Minute
+	b.write(busy)
+	w, log := r.sweeping(b, 2)
+	r.eventually("three stuck", func() bool { return r.metric("ledger_stuck", "") == 3 })
+
+	ended := old("stuck", provision.StateCreated, 7)
+	b.write(ended)
+	again := old("renamed", provision.StateUnknown, 1)
+	again.HeldUntil = time.Now().Add(time.Hour)
+	b.write(again)
+	r.eventually("one stuck", func() bool { return r.metric("ledger_stuck", "") == 1 })
+	if n := log.count("a request is stuck"); n != 3 {
+		t.Errorf("%d lines in the log, want 3", n)
+	}
+	b.mu.Lock()
+	delete(b.all, provision.Key{Tenant: "acme", Source: "nats", ID: "never held"}) // it has expired
+	b.mu.Unlock()
+	r.eventually("none stuck", func() bool { return r.metric("ledger_stuck", "") == 0 })
+	r.eventually("every revision read once", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.from[len(b.from)-1] == b.rev+1
+	})
+	r.end(w)
+}
+
+func TestSweepNeedsBothWaysToReadTheLedger(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
+	cfg.Sweep.Records = (&book{}).records
+	if _, err := consumer.New(cfg); err == nil || !strings.Contains(err.Error(), "Sweep.Load") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOverdue(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	long := now.Add(-time.Hour)
+	for name, tc := range map[string]struct {
+		rec  provision.Record
+		want bool
+	}{
+		"long ago":      {provision.Record{State: provision.StateWaiting, UpdatedAt: long}, true},
+		"ended":         {provision.Record{State: provision.StateFailed, UpdatedAt: long}, false},
+		"written now":   {provision.Record{State: provision.StateWaiting, UpdatedAt: now}, false},
+		"held":          {provision.Record{State: provision.StateClaimed, UpdatedAt: long, HeldUntil: now}, false},
+		"posting":       {provision.Record{State: provision.StatePosting, UpdatedAt: long, PostedAt: long, Lease: time.Hour}, false},
+		"told to wait":  {provision.Record{State: provision.StateWaiting, UpdatedAt: long, NotBefore: now.Add(time.Hour)}, false},
+		"clocks differ": {provision.Record{State: provision.StateWaiting, UpdatedAt: now.Add(time.Hour)}, false},
+	} {
+		if got := consumer.Overdue(tc.rec, now); got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+func TestQueue(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	if _, err := consumer.OpenQueue(r.ctx, r.js, &event.Decoder{}); err == nil {
+		t.Error("a queue without a stream")
+	}
+	r.ensure(consumer.ObjectsConfig{})
+	q, err := consumer.OpenQueue(r.ctx, r.js, &event.Decoder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := q.Gone(r.ctx, old("a", provision.StateClaimed, 0)); err != nil || !gone {
+		t.Errorf("in an empty queue: gone %v, %v", gone, err)
+	}
+	for _, m := range [][2]string{{"acme", "a"}, {"globex", "b"}, {"acme", "c"}, {"acme", "d"}} {
+		r.submit(m[0], m[1])
+	}
+	if err := q.Refresh(r.ctx); err != nil {
+		t.Fatal(err)
+	}
+	recent := old("a", provision.StateClaimed, 0)
+	recent.RequestedAt = time.Now()
+	for name, tc := range map[string]struct {
+		rec  provision.Record
+		want bool
+	}{
+		"there": {old("a", provision.StateClaimed, 1), false}, "beyond": {old("a", provision.StateClaimed, 9), true},
+		"another's": {old("b", provision.StateClaimed, 2), true}, "older than all": {old("a", provision.StateClaimed, 0), true}, "who knows": {recent, false},
+	} {
+		if gone, err := q.Gone(r.ctx, tc.rec); err != nil || gone != tc.want {
+			t.Errorf("%s: gone %v, %v; want %v", name, gone, err, tc.want)
+		}
+	}
+	isA := func(d provision.Delivery) bool { return strings.Contains("ad", d.Request.Key.ID) }
+	for _, tc := range []struct {
+		tenant string
+		most   int
+		found  int
+		all    bool
+	}{{"acme", 9, 2, true}, {"", 9, 2, true}, {"globex", 9, 0, true}, {"acme", 2, 1, false}, {"nobody", 1, 0, true}} {
+		found, all, err := q.Find(r.ctx, tc.tenant, tc.most, isA)
+		if err != nil || len(found) != tc.found || all != tc.all {
+			t.Errorf("%+v: found %d, all %v, %v", tc, len(found), all, err)
+		}
+	}
+	if n, err := q.Orphans(r.ctx, time.Millisecond); err != nil || n != 0 {
+		t.Errorf("%d orphans, %v; all wait for their first delivery", n, err)
+	}
+}
