@@ -1,0 +1,35 @@
+//go:build soak && linux
+
+package fairness
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
+)
+
+// TestRateLimit is what a fleet gets out of a Flow Service that bears only so much of a tenant.
+func TestRateLimit(t *testing.T) {
+	for _, limit := range []int{20, 60} {
+		for _, after := range []time.Duration{0, time.Second} {
+			t.Run(fmt.Sprintf("limit=%d/retryAfter=%v", limit, after), func(t *testing.T) {
+				ctx := patient(t)
+				w := newWorld(ctx, t, 1)
+				w.flow.SetFaults(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectRateLimit, PerSecond: limit, RetryAfter: after})
+				for range 3 {
+					w.startWorker(ctx, t, slots, true)
+				}
+				w.publish(ctx, t, big, min(*queuedFlag, 10_000))
+				pass(ctx, *watchFlag) // to settle
+				before := w.tally(t)
+				d := w.watch(ctx, t)
+				seconds := w.tally(t).at.Sub(before.at).Seconds()
+				show(t, row{"of the limit", fmt.Sprintf("%.0f %%", 100*float64(d.created)/seconds/float64(limit))},
+					row{"429s per success", fmt.Sprintf("%.2f", float64(d.throttled)/float64(max(d.created, 1)))},
+					row{"limits", fmt.Sprint(w.workers[0].turns.Limit(big), w.workers[1].turns.Limit(big), w.workers[2].turns.Limit(big))})
+			})
+		}
+	}
+}
