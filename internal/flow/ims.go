@@ -101,7 +101,7 @@ func unusableToken() *provision.CallError {
 // fetchToken asks IMS for a token, again and again within reason, unless the gate keeps callers from
 // IMS.
 func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b bearer, err *provision.CallError) {
-	done, wait := c.gate.Allow(provision.TargetIMS)
+	done, wait := c.gate.Allow(provision.TargetIMS, cr.OrgID)
 	if done == nil {
 		return b, &provision.CallError{
 			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseNetwork,
@@ -119,7 +119,7 @@ func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b be
 // openGate lets every call through.
 type openGate struct{}
 
-func (openGate) Allow(provision.Target) (func(bool), time.Duration) { return func(bool) {}, 0 }
+func (openGate) Allow(provision.Target, string) (func(bool), time.Duration) { return func(bool) {}, 0 }
 
 // grant is what a call needs to be let in.
 type grant struct {

@@ -205,7 +205,7 @@ func TestIMSComesBack(t *testing.T) {
 // shutGate keeps callers from IMS, and lets them to the Flow Service.
 type shutGate struct{ told atomic.Int64 }
 
-func (g *shutGate) Allow(t provision.Target) (func(bool), time.Duration) {
+func (g *shutGate) Allow(t provision.Target, _ string) (func(bool), time.Duration) {
 	if t == provision.TargetIMS {
 		return nil, time.Minute
 	}

@@ -18,8 +18,9 @@ type BreakerConfig struct {
 	// Window is how far back calls are looked at. 0 means 10 s.
 	Window time.Duration
 	// Failures is how many calls must have failed within Window, without a single one served, for
-	// the target to count as down. 0 means 5: a service that fails some calls, or one tenant whose
-	// cluster hangs beside others that work, never opens the breaker.
+	// the target to count as down. 0 means 5: a service that fails some calls never opens the
+	// breaker. Nor does one tenant whose cluster hangs: the calls must have failed for two tenants at
+	// least, unless one alone has made any calls for a while.
 	Failures uint32
 	// Cooldown is how long a target that is down is left alone between two probes, give or take a
 	// quarter, so that a fleet's probes are spread. 0 means 5 s.
@@ -60,6 +61,7 @@ type breaker struct {
 	mu       sync.Mutex
 	until    time.Time // open until then; guarded by mu
 	probing  bool      // a probe is under way; guarded by mu
+	callers  callers
 	granted  time.Time // when the intake was last permitted to take a probe; guarded by mu
 }
 
@@ -77,10 +79,12 @@ func NewBreakers(cfg BreakerConfig) *Breakers {
 }
 
 func (b *Breakers) newBreaker(t provision.Target, cfg BreakerConfig) *breaker {
-	br := &breaker{cooldown: time.Duration(float64(cfg.Cooldown) * (0.75 + rand.Float64()/2))}
+	br := &breaker{cooldown: time.Duration(float64(cfg.Cooldown) * (0.75 + rand.Float64()/2)), callers: callers{window: cfg.Window}}
 	br.TwoStepCircuitBreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Name: string(t), MaxRequests: 1, Interval: cfg.Window, BucketPeriod: cfg.Window / 10, Timeout: br.cooldown,
-		ReadyToTrip:   func(c gobreaker.Counts) bool { return c.TotalSuccesses == 0 && c.TotalFailures >= cfg.Failures },
+		ReadyToTrip: func(c gobreaker.Counts) bool {
+			return c.TotalSuccesses == 0 && c.TotalFailures >= cfg.Failures && br.callers.agree(time.Now())
+		},
 		OnStateChange: func(_ string, from, to gobreaker.State) { b.changed(t, br, from, to) },
 	})
 	return br
@@ -114,7 +118,7 @@ func (b *Breakers) broadcast() {
 }
 
 // Allow implements provision.Gate. While a target is being probed, everybody else is told to wait.
-func (b *Breakers) Allow(t provision.Target) (func(served bool), time.Duration) {
+func (b *Breakers) Allow(t provision.Target, tenant string) (func(served bool), time.Duration) {
 	br := b.targets[t]
 	if br == nil {
 		return func(bool) {}, 0
@@ -129,6 +133,7 @@ func (b *Breakers) Allow(t provision.Target) (func(served bool), time.Duration) 
 		br.mu.Unlock()
 	}
 	return func(served bool) {
+		br.callers.called(tenant, served, time.Now())
 		if served {
 			done(nil)
 		} else {

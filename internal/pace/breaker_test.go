@@ -14,9 +14,9 @@ import (
 const flow = provision.TargetFlow
 
 // call asks for one call and reports how it went; it fails the test where the gate is shut.
-func call(t *testing.T, b *Breakers, served bool) {
+func call(t *testing.T, b *Breakers, tenant string, served bool) {
 	t.Helper()
-	done, wait := b.Allow(flow)
+	done, wait := b.Allow(flow, tenant)
 	if done == nil {
 		t.Fatalf("the gate is shut for %v", wait)
 	}
@@ -26,7 +26,7 @@ func call(t *testing.T, b *Breakers, served bool) {
 func trip(t *testing.T, b *Breakers) {
 	t.Helper()
 	for range 5 {
-		call(t, b, false)
+		call(t, b, "a", false)
 	}
 }
 
@@ -46,7 +46,7 @@ func TestOpensWhenNothingIsServed(t *testing.T) {
 		trip(t, b)
 		<-wake
 		checkPermits(t, b, 0)
-		if done, wait := b.Allow(flow); done != nil || wait <= 0 {
+		if done, wait := b.Allow(flow, "a"); done != nil || wait <= 0 {
 			t.Errorf("still allowed, wait %v", wait)
 		}
 		if !b.Open()["flow"] || b.Open()["vault"] {
@@ -62,7 +62,7 @@ func TestStaysClosedWhileSomeCallsAreServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
 		for i := range 500 {
-			call(t, b, i%20 == 0)
+			call(t, b, "a", i%20 == 0)
 			<-time.After(50 * time.Millisecond)
 		}
 		checkPermits(t, b, 64)
@@ -78,12 +78,12 @@ func TestProbesWithOneAndCloses(t *testing.T) {
 		<-wake // the cool-down is over
 		checkPermits(t, b, 1)
 		checkPermits(t, b, 0) // several pullers ask; one probe is enough
-		probe, _ := b.Allow(flow)
+		probe, _ := b.Allow(flow, "a")
 		if probe == nil {
 			t.Fatal("no probe allowed")
 		}
 		checkPermits(t, b, 0)
-		if second, _ := b.Allow(flow); second != nil {
+		if second, _ := b.Allow(flow, "b"); second != nil {
 			t.Error("a second probe at the same time")
 		}
 		probe(true)
@@ -106,12 +106,40 @@ func TestFailedProbeWaitsAgain(t *testing.T) {
 				}
 				continue
 			}
-			call(t, b, false)
+			call(t, b, "a", false)
 			probes++
 		}
 		if probes < 8 || probes > 17 {
 			t.Errorf("%d probes in a minute, want about one per 5 s", probes)
 		}
+	})
+}
+
+// TestOneTenantsTroubleIsNoOutage: its cluster hangs, and nobody else happens to be served just then.
+func TestOneTenantsTroubleIsNoOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		call(t, b, "b", true)
+		<-time.After(30 * time.Second)
+		for range 50 {
+			call(t, b, "a", false)
+		}
+		checkPermits(t, b, 64)
+		call(t, b, "b", false)
+		checkPermits(t, b, 0)
+	})
+}
+
+// TestTheOnlyTenantsTroubleIsAnOutage: there is nobody else to tell the difference by.
+func TestTheOnlyTenantsTroubleIsAnOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		call(t, b, "b", true)
+		<-time.After(5 * time.Minute)
+		trip(t, b)
+		checkPermits(t, b, 0)
 	})
 }
 
@@ -124,7 +152,7 @@ func TestTargetsAreApart(t *testing.T) {
 			t.Errorf("%d series, want one per target from the start", n)
 		}
 		trip(t, b)
-		if done, _ := b.Allow(provision.TargetVault); done == nil {
+		if done, _ := b.Allow(provision.TargetVault, "a"); done == nil {
 			t.Error("Vault is kept from callers because the Flow Service fails")
 		}
 		if got := testutil.ToFloat64(b.gauge.WithLabelValues("flow")); got != 1 {

@@ -57,8 +57,9 @@ const (
 // Gate says whether a target is worth calling just now. It is safe for concurrent use.
 type Gate interface {
 	// Allow returns a function that must be called once, with whether the target served the call
-	// (a refusal is service too), or nil and how long to leave the target alone.
-	Allow(Target) (done func(served bool), wait time.Duration)
+	// (a refusal is service too), or nil and how long to leave the target alone. The tenant is on
+	// whose behalf the call is made: what fails for one only isn't down.
+	Allow(t Target, tenant string) (done func(served bool), wait time.Duration)
 }
 
 // Turns shares the worker among tenants. It is safe for concurrent use.
@@ -185,7 +186,7 @@ func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 
 type openGate struct{}
 
-func (openGate) Allow(Target) (func(bool), time.Duration) { return func(bool) {}, 0 }
+func (openGate) Allow(Target, string) (func(bool), time.Duration) { return func(bool) {}, 0 }
 
 type freeTurns struct{}
 

@@ -215,7 +215,7 @@ func TestClosedGateCostsNoChance(t *testing.T) {
 
 type shutGate struct{}
 
-func (shutGate) Allow(t Target) (func(bool), time.Duration) {
+func (shutGate) Allow(t Target, _ string) (func(bool), time.Duration) {
 	if t == TargetFlow {
 		return nil, 2 * time.Minute
 	}

@@ -197,7 +197,7 @@ func (t *task) find(ctx context.Context, q Query) ([]Found, error) {
 	if err := t.hub.Connections.Authorize(ctx, t.account()); err != nil {
 		return nil, err
 	}
-	done, wait := t.hub.Gate.Allow(TargetFlow)
+	done, wait := t.hub.Gate.Allow(TargetFlow, t.rec.Key.Tenant)
 	if done == nil {
 		return nil, &closedError{TargetFlow, wait}
 	}

@@ -9,7 +9,7 @@ import (
 
 // post announces a POST in the ledger, sends it, and takes its answer.
 func (t *task) post(ctx context.Context) step {
-	done, wait := t.hub.Gate.Allow(TargetFlow)
+	done, wait := t.hub.Gate.Allow(TargetFlow, t.rec.Key.Tenant)
 	if done == nil {
 		err := &closedError{TargetFlow, wait}
 		if t.rec.LastFail == nil {

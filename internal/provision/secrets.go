@@ -76,7 +76,7 @@ func (t *task) readCredentials(ctx context.Context) error {
 
 // fromVault calls read unless the gate keeps callers from Vault, and tells the gate how it went.
 func (t *task) fromVault(read func() error) error {
-	done, wait := t.hub.Gate.Allow(TargetVault)
+	done, wait := t.hub.Gate.Allow(TargetVault, t.rec.Key.Tenant)
 	if done == nil {
 		return &closedError{TargetVault, wait}
 	}
