@@ -20,7 +20,7 @@ func (c *cli) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "List requests by state, tenant and age",
-		Example: "  worker list --state failed --newer-than 24h\n  worker list --tenant acme --state posting,unknown --older-than 10m",
+		Example: "  worker list --state failed --newer-than 24h\n  worker list --tenant acme --state posting,unknown --older-than 10m\n  worker list --stuck",
 		Args:    cobra.NoArgs,
 	}
 	var filter requester.Filter
@@ -31,6 +31,7 @@ func (c *cli) listCommand() *cobra.Command {
 	f.DurationVar(&filter.OlderThan, "older-than", 0, "only those that entered the stream at least so long ago")
 	f.DurationVar(&filter.NewerThan, "newer-than", 0, "only those that entered the stream at most so long ago")
 	asJSON := f.Bool("json", false, "print the ledger's records as JSON lines")
+	onlyStuck := f.Bool("stuck", false, "only those that have not ended and that no message carries any more")
 	load := c.settingsOf(cmd, settings.NATS)
 	cmd.RunE = work(func(ctx context.Context, _ []string) error {
 		set, err := load()
@@ -40,11 +41,14 @@ func (c *cli) listCommand() *cobra.Command {
 		if filter.States, err = parseStates(*states); err != nil {
 			return err
 		}
-		client, stop, err := c.client(ctx, set.Settings, "list")
+		client, js, err := c.client(ctx, set.Settings, "list")
 		if err != nil {
 			return err
 		}
-		defer stop()
+		defer js.Conn().Close()
+		if *onlyStuck {
+			return c.listStuck(ctx, client, js, filter, *asJSON)
+		}
 		recs, err := client.List(ctx, filter)
 		return errors.Join(c.printRecords(recs, *asJSON), err)
 	})

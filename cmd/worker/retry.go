@@ -53,11 +53,11 @@ failed (any more), and those of whose message something had to be redacted.`,
 		if err != nil {
 			return err
 		}
-		client, stop, err := c.client(ctx, set.Settings, "retry")
+		client, js, err := c.client(ctx, set.Settings, "retry")
 		if err != nil {
 			return err
 		}
-		defer stop()
+		defer js.Conn().Close()
 		r.client = client
 		return r.run(ctx, selection)
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
@@ -39,18 +40,18 @@ func (c *cli) statusCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		client, stop, err := c.client(ctx, set.Settings, "status")
+		client, js, err := c.client(ctx, set.Settings, "status")
 		if err != nil {
 			return err
 		}
-		defer stop()
-		return q.run(ctx, client, args[0])
+		defer js.Conn().Close()
+		return q.run(ctx, client, js, args[0])
 	})
 	return cmd
 }
 
-// client connects a command that reads the ledger.
-func (c *cli) client(ctx context.Context, s settings.Settings, command string) (*requester.Client, func(), error) {
+// client connects a command that reads the ledger. The caller has to close the connection.
+func (c *cli) client(ctx context.Context, s settings.Settings, command string) (*requester.Client, jetstream.JetStream, error) {
 	nc, err := connect(s, command)
 	if err != nil {
 		return nil, nil, err
@@ -60,23 +61,28 @@ func (c *cli) client(ctx context.Context, s settings.Settings, command string) (
 		nc.Close()
 		return nil, nil, err
 	}
-	return client, nc.Close, nil
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
+	}
+	return client, js, nil
 }
 
-func (q *statusQuery) run(ctx context.Context, client *requester.Client, id string) error {
+func (q *statusQuery) run(ctx context.Context, client *requester.Client, js jetstream.JetStream, id string) error {
 	recs, err := client.Find(ctx, requester.Filter{Filter: ledger.Filter{ID: id, Tenant: q.tenant, Source: q.source}})
 	switch {
 	case errors.Is(err, requester.ErrUnknown):
-		return fmt.Errorf("no worker has taken up a request with id %q yet, or its record has expired; check the id, --tenant and --source", id)
+		return q.queued(ctx, client, js, id)
 	case errors.Is(err, requester.ErrAmbiguous):
 		return q.candidates(recs)
 	case err != nil:
 		return err
-	case q.watch:
-		return q.follow(ctx, client, recs[0])
-	default:
-		return q.print(recs[0])
 	}
+	if err := q.print(recs[0]); err != nil || !q.watch || recs[0].Final != nil {
+		return err
+	}
+	return q.follow(ctx, client, recs[0])
 }
 
 func (q *statusQuery) candidates(recs []provision.Record) error {
@@ -101,11 +107,8 @@ func (q *statusQuery) print(rec provision.Record) error {
 	return q.printTable(story.Attempts(rec)...)
 }
 
-// follow prints the record and then its news; with --json every version of it.
+// follow prints what happens after rec, until the request has ended; with --json every version of it.
 func (q *statusQuery) follow(ctx context.Context, client *requester.Client, rec provision.Record) error {
-	if err := q.print(rec); err != nil {
-		return err
-	}
 	var err error
 	follow := func(now provision.Record) bool {
 		if now.Nonce != rec.Nonce && q.asJSON {
@@ -117,9 +120,6 @@ func (q *statusQuery) follow(ctx context.Context, client *requester.Client, rec 
 		}
 		rec = now
 		return err == nil && now.Final == nil
-	}
-	if rec.Final != nil {
-		return nil
 	}
 	return errors.Join(client.Follow(ctx, rec.Key, follow), err)
 }

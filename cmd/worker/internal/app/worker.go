@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	vaultapi "github.com/hashicorp/vault/api"
@@ -18,6 +19,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/flow"
+	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/ops"
 	"github.com/flow-worker/flow-worker/internal/pace"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -38,6 +40,7 @@ type worker struct {
 	nats     *nats.Conn
 	js       jetstream.JetStream
 	hubs     *hubs
+	book     atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
 	consumer *consumer.Consumer
 	health   *ops.Health
 	status   *ops.Status
@@ -139,8 +142,8 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 	s := w.settings
 	return consumer.New(consumer.Config{
 		JS: w.js, Handle: w.hubs.handle, Codec: &event.Decoder{AllowedDomains: s.AllowedDomains},
-		Objects:     consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
-		Concurrency: s.Concurrency, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
+		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
+		Sweep:   w.sweep(), Concurrency: s.Concurrency, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnStart: w.started, OnSettled: w.settled,
 		Metrics: w.metrics, Log: w.log.With("part", "consumer"),
 	})
@@ -194,5 +197,6 @@ func (w *worker) openLedger(ctx context.Context) (provision.Ledger, time.Time, e
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("the ledger: %w", err)
 	}
+	w.book.Store(book)
 	return &watchedLedger{book, w.inWork.reached}, book.Created(), nil
 }

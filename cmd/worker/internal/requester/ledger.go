@@ -40,6 +40,12 @@ func (c *Client) List(ctx context.Context, f Filter) ([]provision.Record, error)
 	return recs, errors.Join(unreadable...)
 }
 
+// Load returns the record of key as it is now, or provision.ErrNoRecord.
+func (c *Client) Load(ctx context.Context, key provision.Key) (provision.Record, error) {
+	rec, _, err := c.ledger.Load(ctx, key)
+	return rec, err
+}
+
 // Errors of Find.
 var (
 	ErrUnknown   = errors.New("the ledger knows no such request")

@@ -196,6 +196,19 @@ func Head(rec provision.Record) [][]string {
 	return rows
 }
 
+// Queued returns rows of name and value for a request that no worker has taken up yet. The note may be
+// empty.
+func Queued(key provision.Key, entered time.Time, note string) [][]string {
+	rows := [][]string{
+		{"request", key.ID}, {"tenant", key.Tenant}, {"source", key.Source},
+		{"state", "queued: no worker has taken it up yet"}, {"entered the stream", stamp(entered)},
+	}
+	if note != "" {
+		rows = append(rows, []string{"in the way", note})
+	}
+	return rows
+}
+
 // Attempts returns a table of the record's attempts, with its header.
 func Attempts(rec provision.Record) [][]string {
 	rows := [][]string{{"AT", "RETRY", "STEP", "RESULT", "TOOK", "WORKER", "DETAIL"}}
