@@ -12,19 +12,25 @@ import (
 // workers settles at the rate the service bears, without any of them knowing the others, and a
 // tenant in trouble doesn't hold the slots that others need.
 //
-// No tenant may have all slots. The few that are left look ahead: they go through a tenant's backlog and
-// send it back to the stream, until they meet a request of somebody else. So one tenant's 50,000 queued
-// requests don't hold up another's single one, although the stream has one consumer and it is in order.
+// Not all slots are for work. The few that are left look ahead: they go through the backlogs and send
+// them back to the stream, until they meet a request of somebody who has less than others. Half of them are
+// for tenants with less than an even part of the work, the next quarter only for those with nothing in
+// hand, the last for nobody. So neither one tenant's 50,000 queued requests nor those of several hold up
+// another's single one, although the stream has one consumer and it is in order.
 //
 // What has to wait is given a time to come back at which its tenant should have a turn for it: a
 // virtual queue, so that a large backlog isn't delivered over and over. Where turns come and go so fast
 // that the backlog is gone in no time, the wait is a few milliseconds, worth waiting for in the slot.
 // It is safe for concurrent use.
 type Turns struct {
-	max    float64 // of one tenant
-	now    func() time.Time
-	mu     sync.Mutex
-	shares map[string]*share // :: tenant → its share; guarded by mu
+	slots, ahead int
+	max          float64 // of one tenant
+	now          func() time.Time
+
+	mu     sync.Mutex        // guards the rest
+	shares map[string]*share // :: tenant → its share
+	inHand int               // turns of all tenants
+	active int               // tenants with a turn
 }
 
 // share is one tenant's. Its fields are guarded by Turns.mu.
@@ -33,6 +39,7 @@ type share struct {
 	inHand  int
 	cutAt   time.Time     // of the last halving
 	service time.Duration // moving average of a turn's length
+	endedAt time.Time     // the last end of a turn, or the beginning of the first one since there was none
 	next    time.Time     // end of the virtual queue
 	usedAt  time.Time
 }
@@ -43,6 +50,7 @@ const (
 	maxWait  = 5 * time.Minute
 	fastRate = 1000 // turns per second, from which on a backlog is worked off rather than looked through
 	fastWait = 5 * time.Millisecond
+	surplus  = 1.25             // as many come back as can have a turn, so that chance leaves few turns unused
 	forgetAt = 10 * time.Minute // a share not used for so long is forgotten
 	sweepAt  = 1024             // shares, from which on forgetting is worth the sweep
 )
@@ -52,47 +60,84 @@ func NewTurns(slots int, now func() time.Time) *Turns {
 	if now == nil {
 		now = time.Now
 	}
-	return &Turns{max: float64(max(slots-lookAhead(slots), 1)), now: now, shares: map[string]*share{}}
+	ahead := lookAhead(slots)
+	return &Turns{slots: slots, ahead: ahead, max: float64(max(slots-ahead, 1)), now: now, shares: map[string]*share{}}
 }
 
-// lookAhead returns how many slots are kept from any one tenant: enough to get through a backlog of
-// tens of thousands in seconds, and no more than 3 % of many.
-func lookAhead(slots int) int { return max(min(4, slots/8), slots/32) }
+// lookAhead returns how many slots are kept for it: enough to get through a backlog of tens of thousands
+// in seconds, and no more than 3 % of many.
+func lookAhead(slots int) int { return max(min(8, slots/8), slots/32) }
 
-// Take implements provision.Turns.
+// Take implements provision.Turns. The caller holds one of the slots.
 func (t *Turns) Take(tenant string) (done func(strained bool), wait time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
 	s := t.share(tenant, now)
-	if float64(s.inHand) >= max(s.limit, 1) {
+	if !t.free(s) {
 		return nil, s.queue(now)
 	}
+	if s.inHand == 0 {
+		s.endedAt = now
+		t.active++
+	}
 	s.inHand++
+	t.inHand++
 	return func(strained bool) { t.back(s, now, strained) }, 0
 }
 
-// queue returns when to come back, by putting one more into the virtual queue. Twice as many come
-// back as can have a turn, so that chance leaves no turn unused.
+// free reports whether there is one more turn for the share.
+func (t *Turns) free(s *share) bool {
+	if float64(s.inHand) >= max(s.limit, 1) {
+		return false
+	}
+	switch left := t.slots - t.inHand; {
+	case left > t.ahead:
+		return true
+	case s.inHand == 0:
+		return left > t.ahead/4
+	default:
+		return left > t.ahead/2 && s.inHand < int(t.max)/t.active
+	}
+}
+
+// queue returns when to come back, by putting one more into the virtual queue. Its pace is that of the
+// turns the tenant has, however many it might have.
 func (s *share) queue(now time.Time) time.Duration {
-	each := float64(s.service) / max(s.limit, 1)
-	if each < float64(time.Second/fastRate) {
+	each := max(s.service, s.overdue(now)) / time.Duration(max(s.inHand, 1))
+	if each < time.Second/fastRate {
 		return fastWait
 	}
 	if s.next.Before(now) {
 		s.next = now
 	}
-	s.next = s.next.Add(time.Duration(each / 2))
-	wait := min(max(s.next.Sub(now), minWait), maxWait)
-	return wait/2 + rand.N(wait)
+	s.next = s.next.Add(time.Duration(float64(each) / surplus))
+	wait := max(s.next.Sub(now), minWait)
+	if wait < maxWait {
+		return wait*9/10 + rand.N(wait/5)
+	}
+	s.next = now.Add(maxWait) // so that it is soon forgotten when times get better
+	return maxWait/2 + rand.N(maxWait/2)
+}
+
+// overdue returns how long no turn has ended although there are some: none of them may ever.
+func (s *share) overdue(now time.Time) time.Duration {
+	if s.inHand == 0 {
+		return 0
+	}
+	return now.Sub(s.endedAt)
 }
 
 func (t *Turns) back(s *share, began time.Time, strained bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.now()
+	t.inHand--
 	s.inHand--
-	s.usedAt = now
+	if s.inHand == 0 {
+		t.active--
+	}
+	s.usedAt, s.endedAt = now, now
 	s.served(now.Sub(began))
 	switch {
 	case !strained:

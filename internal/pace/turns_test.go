@@ -2,6 +2,7 @@ package pace
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,7 @@ func take(t *testing.T, turns *Turns, tenant string) func(bool) {
 func TestShareHalvesAndGrows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns(68, nil) // 64 and a look-ahead of 4
+		turns := NewTurns(72, nil) // 64 and a look-ahead of 8
 		for want := 32; want >= 1; want /= 2 {
 			<-time.After(time.Second)
 			take(t, turns, "a")(true)
@@ -43,7 +44,7 @@ func TestShareHalvesAndGrows(t *testing.T) {
 func TestOneBurstHalvesOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns(68, nil)
+		turns := NewTurns(72, nil)
 		var dones []func(bool)
 		for range 64 {
 			dones = append(dones, take(t, turns, "a"))
@@ -61,15 +62,73 @@ func TestOneBurstHalvesOnce(t *testing.T) {
 func TestNoMoreInHandThanTheShare(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns(4, nil)
-		for range 4 {
+		turns := NewTurns(8, nil)
+		for range 7 {
 			take(t, turns, "a")
 		}
 		if done, wait := turns.Take("a"); done != nil || wait <= 0 {
-			t.Errorf("a fifth turn, wait %v", wait)
+			t.Errorf("an eighth turn, wait %v", wait)
 		}
 		take(t, turns, "b")
 	})
+}
+
+// TestSeveralBacklogsLeaveTheLookAheadFree: tenants that want all there is end with even parts of the
+// work, and the last slots go on looking ahead.
+func TestSeveralBacklogsLeaveTheLookAheadFree(t *testing.T) {
+	t.Parallel()
+	for _, tenants := range []int{2, 5, 28} {
+		t.Run(fmt.Sprint(tenants), func(t *testing.T) {
+			t.Parallel()
+			turns := NewTurns(64, nil)
+			held := make([][]func(bool), tenants)
+			want := func(i int) bool {
+				done, _ := turns.Take(fmt.Sprint(i))
+				if done != nil {
+					held[i] = append(held[i], done)
+				}
+				return done != nil
+			}
+			for want(0) { // the first one is alone
+			}
+			for range 2000 { // then somebody has done, and others ask
+				if i := rand.IntN(tenants); len(held[i]) > 0 {
+					held[i][0](false)
+					held[i] = held[i][1:]
+				}
+				for range 4 {
+					want(rand.IntN(tenants))
+				}
+				if turns.inHand > 62 {
+					t.Fatalf("%d of 64 slots taken", turns.inHand)
+				}
+			}
+			for i := range tenants {
+				for range tenants * 100 {
+					want(rand.IntN(tenants))
+				}
+				if n, even := len(held[i]), 56/tenants; n < min(even, 2) || n > 2*even+2 {
+					t.Errorf("tenant %d has %d turns, even would be %d", i, n, even)
+				}
+			}
+			take(t, turns, "new")
+		})
+	}
+}
+
+// TestOneSlotAlwaysLooks: however many tenants have something in hand, the last slots go to nobody.
+func TestOneSlotAlwaysLooks(t *testing.T) {
+	t.Parallel()
+	turns := NewTurns(64, nil)
+	n := 0
+	for i := range 100 {
+		if done, _ := turns.Take(fmt.Sprint(i)); done != nil {
+			n++
+		}
+	}
+	if n != 62 {
+		t.Errorf("%d tenants have a turn, want 62", n)
+	}
 }
 
 // TestBacklogIsSpread: a large backlog isn't delivered over and over: each message comes back when
@@ -80,7 +139,7 @@ func TestBacklogIsSpread(t *testing.T) {
 		turns := NewTurns(1, nil)
 		for range 50 { // the moving average learns that a turn takes 100 ms
 			done := take(t, turns, "a")
-			<-time.After(100 * time.Millisecond)
+			time.Sleep(100 * time.Millisecond)
 			done(false)
 		}
 		take(t, turns, "a")
@@ -90,8 +149,59 @@ func TestBacklogIsSpread(t *testing.T) {
 			_, wait := turns.Take("a")
 			sum += wait
 		}
-		if mean := sum / n; mean < 5*time.Second || mean > 15*time.Second {
-			t.Errorf("400 turns of 100 ms, twice as many to come as can be served: mean wait %v, want about 10 s", mean)
+		if mean := sum / n; mean < 12*time.Second || mean > 20*time.Second {
+			t.Errorf("400 turns of 100 ms, a quarter more to come than can be served: mean wait %v, want about 16 s", mean)
+		}
+	})
+}
+
+// TestLongestWaitIsForgotten: what was put off for minutes while nothing went doesn't put off what
+// comes later, when all is well.
+func TestLongestWaitIsForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		turns := NewTurns(1, nil)
+		done := take(t, turns, "a")
+		time.Sleep(time.Minute)
+		for range 10_000 {
+			if _, wait := turns.Take("a"); wait > maxWait {
+				t.Fatalf("wait %v", wait)
+			}
+		}
+		done(false)
+		for range 50 {
+			done := take(t, turns, "a")
+			time.Sleep(100 * time.Millisecond)
+			done(false)
+		}
+		time.Sleep(maxWait)
+		take(t, turns, "a")
+		if _, wait := turns.Take("a"); wait > 2*minWait {
+			t.Errorf("wait %v", wait)
+		}
+	})
+}
+
+// TestTurnsThatNeverEnd: where no turn has ended yet nobody knows how long one takes, but it is at least
+// as long as the present ones last. What is sent back until then doesn't come back at once, before what
+// is still to be looked through.
+func TestTurnsThatNeverEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		turns := NewTurns(64, nil)
+		for range 56 {
+			take(t, turns, "a")
+		}
+		if _, wait := turns.Take("a"); wait != fastWait {
+			t.Errorf("at once: wait %v, want a short one", wait)
+		}
+		time.Sleep(10 * time.Second)
+		var last time.Duration
+		for range 1000 {
+			_, last = turns.Take("a")
+		}
+		if last < time.Minute {
+			t.Errorf("after 10 s the thousandth wait is %v, want more than a minute", last)
 		}
 	})
 }
@@ -99,7 +209,7 @@ func TestBacklogIsSpread(t *testing.T) {
 // TestNoTenantHasAllSlots: a few are kept to look ahead, and no more than 3 % of many.
 func TestNoTenantHasAllSlots(t *testing.T) {
 	t.Parallel()
-	for slots, want := range map[int]int{1: 1, 2: 2, 8: 7, 64: 60, 512: 496} {
+	for slots, want := range map[int]int{1: 1, 2: 2, 8: 7, 64: 56, 512: 496} {
 		if got := NewTurns(slots, nil).Limit("a"); got != want {
 			t.Errorf("%d slots: one tenant may have %d, want %d", slots, got, want)
 		}
@@ -117,7 +227,7 @@ func TestFastTurnsAreWaitedFor(t *testing.T) {
 			<-time.After(time.Millisecond)
 			done(false)
 		}
-		for range 60 {
+		for range 56 {
 			take(t, turns, "a")
 		}
 		if _, wait := turns.Take("a"); wait != fastWait {
