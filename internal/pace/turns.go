@@ -114,7 +114,7 @@ func (s *share) queue(now time.Time) time.Duration {
 	s.next = s.next.Add(time.Duration(float64(each) / surplus))
 	wait := max(s.next.Sub(now), minWait)
 	if wait < maxWait {
-		return wait*9/10 + rand.N(wait/5)
+		return min(wait*9/10+rand.N(wait/5), maxWait)
 	}
 	s.next = now.Add(maxWait) // so that it is soon forgotten when times get better
 	return maxWait/2 + rand.N(maxWait/2)
