@@ -81,7 +81,7 @@ func newAsk(rng *rand.Rand, i int, mix askMix) *ask {
 		params(d)["accessToken"] = "dapi-soak-plaintext"
 	case is(mix.unknownField):
 		a.want = string(provision.ReasonInvalidRequest)
-		d["nmae"] = "typo"
+		d["labels"] = "none of the schema"
 	case is(mix.noSecret):
 		a.want = string(provision.ReasonSecretNotFound)
 		params(d)["accessToken"] = "vault:databricks/nowhere#accessToken"

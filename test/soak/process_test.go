@@ -33,7 +33,7 @@ func launch(dir, name string, env []string, path string, args ...string) (*proce
 		return nil, err
 	}
 	p := &process{name: name, log: log, done: make(chan struct{})}
-	p.cmd = exec.Command(path, args...) //nolint:noctx // it is ended by signals
+	p.cmd = exec.Command(path, args...) // it is ended by signals
 	p.cmd.Env, p.cmd.Dir, p.cmd.SysProcAttr = env, dir, reaped()
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
