@@ -2,7 +2,6 @@ package event
 
 import (
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +30,12 @@ func knownAttribute(name string) bool {
 	return false
 }
 
-var attributeName = regexp.MustCompile(`^[a-z0-9]+$`)
+// attributeName reports whether name is made of lower-case letters and digits only.
+func attributeName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	})
+}
 
 // checkAttributes looks at everything that a CloudEvent of ours must have. A bare message has no
 // attributes but those that name it.
@@ -39,7 +43,7 @@ func (m *message) checkAttributes() {
 	for name, a := range m.attrs {
 		if a.fault != "" {
 			m.bad.add(under("", name), "%s", a.fault)
-		} else if !attributeName.MatchString(name) {
+		} else if !attributeName(name) {
 			m.bad.add(under("", name), "not an attribute; their names are lower-case letters and digits")
 		}
 	}
@@ -91,7 +95,10 @@ func checkType(v string) string {
 }
 
 func checkIDLen(v string) string {
-	return unless(validID(v), fmt.Sprintf("%d bytes long; want 1 to %d", len(v), maxIDLen))
+	if validID(v) {
+		return ""
+	}
+	return fmt.Sprintf("%d bytes long; want 1 to %d", len(v), maxIDLen)
 }
 
 func validID(v string) bool { return v != "" && len(v) <= maxIDLen }

@@ -1,7 +1,6 @@
 package event
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -40,9 +39,12 @@ type dataCheck struct {
 }
 
 // run adds all violations. The rules in code go first, for they speak more clearly; the schema adds
-// only what they were silent about.
+// only what they were silent about. The validator is asked only for what it has to say.
 func (c dataCheck) run(data *node) {
 	c.walk(data, createSchema(), atData)
+	if fits(data, createSchema()) {
+		return
+	}
 	var invalid *jsonschema.ValidationError
 	if err := createSchema().Validate(data.plain()); errors.As(err, &invalid) {
 		c.schema(invalid)
@@ -185,13 +187,20 @@ func quoted(values []any) string {
 	return strings.Join(words, ", ")
 }
 
-// decodeData reads data that has no violations.
+// decodeData reads data that has no violations, so that every name in it is known and has a string.
 func decodeData(n *node) (provision.Data, error) {
-	var data provision.Data
-	if err := json.Unmarshal(n.raw, &data); err != nil {
-		return provision.Data{}, err
-	}
-	ref, err := provision.ParseSecretRef(n.member("auth").member("params").member("accessToken").text)
-	data.Auth.Params.AccessToken = ref
-	return data, err
+	auth, spec := n.member("auth"), n.member("connectionSpec")
+	params := auth.member("params")
+	ref, err := provision.ParseSecretRef(params.string("accessToken"))
+	return provision.Data{
+		Sandbox:     n.string("sandbox"),
+		Name:        n.string("name"),
+		Description: n.string("description"),
+		Auth: provision.Auth{SpecName: auth.string("specName"), Params: provision.Params{
+			Domain: params.string("domain"), ClusterID: params.string("clusterId"), AccessToken: ref,
+			Database: params.string("database"), Catalog: params.string("catalog"),
+		}},
+		ConnectionSpec: provision.ConnectionSpec{ID: spec.string("id"), Version: spec.string("version")},
+		IfExists:       provision.IfExists(n.string("ifExists")),
+	}, err
 }

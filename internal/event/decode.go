@@ -1,6 +1,7 @@
 package event
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
@@ -107,10 +108,22 @@ func (m *message) retry() (n int, salt string) {
 func (m *message) fingerprint(max int) string {
 	raw := m.dataRaw
 	if len(raw) <= max {
-		if canonical, err := jcs.Transform(raw); err == nil {
-			raw = canonical
-		}
+		raw = m.canonical(raw)
 	}
 	sum := sha256.Sum256(raw)
 	return hex.EncodeToString(sum[:])
+}
+
+// canonical returns the canonical form of raw, or raw where there is none. Where data is all that raw
+// holds, it need not be read again.
+func (m *message) canonical(raw []byte) []byte {
+	if m.data != nil && len(bytes.TrimSpace(raw)) == len(m.data.raw) {
+		if out, ok := appendCanonical(make([]byte, 0, len(raw)), m.data); ok {
+			return out
+		}
+	}
+	if out, err := jcs.Transform(raw); err == nil {
+		return out
+	}
+	return raw
 }

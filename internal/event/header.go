@@ -2,7 +2,6 @@ package event
 
 import (
 	"errors"
-	"mime"
 	"net/url"
 	"strings"
 	"unicode/utf8"
@@ -66,10 +65,7 @@ func (h headers) attributes() (found, event bool) {
 // mediaType returns the Content-Type without its parameters, in lower case.
 func (h headers) mediaType() string {
 	value, _, _ := h.get(HeaderContentType)
-	mediaType, _, err := mime.ParseMediaType(value)
-	if err != nil {
-		mediaType, _, _ = strings.Cut(value, ";")
-	}
+	mediaType, _, _ := strings.Cut(value, ";")
 	return strings.ToLower(strings.TrimSpace(mediaType))
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/gowebpki/jcs"
@@ -48,9 +49,9 @@ func parse(src []byte) (*node, error) {
 	if !utf8.Valid(src) {
 		return nil, errors.New("not valid UTF-8")
 	}
-	var ignored json.RawMessage
-	if err := json.Unmarshal(src, &ignored); err != nil {
-		return nil, syntaxError(err, src)
+	if !json.Valid(src) {
+		var ignored json.RawMessage
+		return nil, syntaxError(json.Unmarshal(src, &ignored), src)
 	}
 	s := scanner{src: src}
 	return s.value(1)
@@ -106,7 +107,7 @@ func (s *scanner) value(depth int) (*node, error) {
 
 func (s *scanner) object(n *node, depth int) error {
 	s.pos++
-	seen := map[string]bool{} // :: name → seen
+	var seen names
 	for s.next() != '}' {
 		name := &node{kind: kindString, start: s.pos}
 		s.skipString()
@@ -116,16 +117,36 @@ func (s *scanner) object(n *node, depth int) error {
 		if err != nil {
 			return err
 		}
-		if seen[name.text] {
+		if seen.add(n.members, name.text) {
 			value.flaw = "given more than once"
 		} else if name.flaw != "" {
 			value.flaw = "its name holds half a surrogate pair"
 		}
-		seen[name.text] = true
 		n.members = append(n.members, member{name.text, value})
 	}
 	s.pos++
 	return nil
+}
+
+// names are those of one object. Few are searched for among its members; a set is made of many.
+type names map[string]bool
+
+const fewNames = 16
+
+// add reports whether the name is one of members already.
+func (s *names) add(members []member, name string) (twice bool) {
+	if len(members) < fewNames {
+		return slices.ContainsFunc(members, func(m member) bool { return m.name == name })
+	}
+	if *s == nil {
+		*s = make(names, 4*fewNames)
+		for _, m := range members {
+			(*s)[m.name] = true
+		}
+	}
+	twice = (*s)[name]
+	(*s)[name] = true
+	return twice
 }
 
 func (s *scanner) array(n *node, depth int) error {
@@ -160,6 +181,10 @@ func (s *scanner) skipLiteral() {
 func (n *node) settle() {
 	switch n.kind {
 	case kindString:
+		if bytes.IndexByte(n.raw, '\\') < 0 {
+			n.text = string(n.raw[1 : len(n.raw)-1])
+			return
+		}
 		_ = json.Unmarshal(n.raw, &n.text) // valid by now, and a string
 		if bytes.Contains(n.raw, []byte(`\u`)) && !canonical(n.raw) {
 			n.flaw = "holds half a surrogate pair"
@@ -188,6 +213,14 @@ func (n *node) member(name string) *node {
 		}
 	}
 	return found
+}
+
+// string returns the text of the member of that name, empty if there is none.
+func (n *node) string(name string) string {
+	if m := n.member(name); m != nil {
+		return m.text
+	}
+	return ""
 }
 
 // plain returns the value as jsonschema wants it. Numbers are all 0: the request's schema has none,

@@ -81,6 +81,9 @@ var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
 // under returns the JSON pointer of a name below at. Long names are cut and unprintable characters
 // replaced: names come from outside and end in logs.
 func under(at, name string) string {
+	if plainName(name) {
+		return at + "/" + name
+	}
 	name = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '\uFFFD'
@@ -91,4 +94,11 @@ func under(at, name string) string {
 		name = strings.ToValidUTF8(name[:maxNameLen], "") + "…"
 	}
 	return at + "/" + pointerEscape.Replace(name)
+}
+
+// plainName reports whether a pointer shows the name as it is.
+func plainName(name string) bool {
+	return len(name) <= maxNameLen && !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || r == '~' || r == '/'
+	})
 }
