@@ -14,6 +14,7 @@ func (c *cli) commands() []*cobra.Command {
 		c.retryCommand(),
 		c.pauseCommand(),
 		c.resumeCommand(),
+		c.doctorCommand(),
 		c.emulatorCommand(),
 		c.configCommand(),
 		c.versionCommand(),

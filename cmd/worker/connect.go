@@ -14,8 +14,8 @@ import (
 const dialTimeout = 5 * time.Second
 
 // connect connects a command, as opposed to the worker, to NATS.
-func connect(s settings.Settings, command string) (*nats.Conn, error) {
-	opts := []nats.Option{nats.Name("worker " + command), nats.Timeout(dialTimeout)}
+func connect(s settings.Settings, command string, more ...nats.Option) (*nats.Conn, error) {
+	opts := append(more, nats.Name("worker "+command), nats.Timeout(dialTimeout))
 	if s.NATSCreds != "" {
 		opts = append(opts, nats.UserCredentials(s.NATSCreds))
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -26,14 +25,11 @@ func stuck(ctx context.Context, client *requester.Client, js jetstream.JetStream
 	}
 	var found []provision.Record
 	for _, rec := range recs {
-		if !consumer.Overdue(rec, time.Now()) {
-			continue
-		}
-		gone, err := queue.Gone(ctx, rec)
+		is, err := queue.Stuck(ctx, rec, client.Load)
 		if err != nil {
 			return found, err
 		}
-		if now, err := client.Load(ctx, rec.Key); gone && err == nil && now.Nonce == rec.Nonce { // else it has just gone on
+		if is {
 			found = append(found, rec)
 		}
 	}

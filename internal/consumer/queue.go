@@ -61,6 +61,23 @@ func (q *Queue) Gone(ctx context.Context, rec provision.Record) (bool, error) {
 	return q.decode(msg).Request.Key != rec.Key, nil // the stream was made anew, and this is another one
 }
 
+// Stuck reports whether rec is overdue and carried by no message, and still what load finds: else it has
+// just gone on. It needs a Refresh, or to be opened, after rec was read.
+func (q *Queue) Stuck(ctx context.Context, rec provision.Record, load func(context.Context, provision.Key) (provision.Record, uint64, error)) (bool, error) {
+	if !Overdue(rec, time.Now()) {
+		return false, nil
+	}
+	gone, err := q.Gone(ctx, rec)
+	if err != nil || !gone {
+		return false, err
+	}
+	now, _, err := load(ctx, rec.Key)
+	if errors.Is(err, provision.ErrNoRecord) {
+		return false, nil
+	}
+	return err == nil && now.Nonce == rec.Nonce, err
+}
+
 func (q *Queue) decode(msg *jetstream.RawStreamMsg) provision.Delivery {
 	return q.codec.Decode(tenantOf(msg.Subject), msg.Header, msg.Data, event.Meta{Seq: msg.Sequence, Timestamp: msg.Time, Delivered: 1})
 }

@@ -216,7 +216,9 @@ func old(id string, state provision.State, seq uint64) provision.Record {
 // sweeping runs a consumer that looks at b all the time and leaves all messages where they are.
 func (r *rig) sweeping(b *book, limit int) (*running, *lines) {
 	log := &lines{}
-	cfg := r.config(func(context.Context, provision.Delivery) provision.Outcome { return provision.Outcome{Delay: time.Hour} })
+	cfg := r.config(func(context.Context, provision.Delivery) provision.Outcome {
+		return provision.Outcome{Delay: time.Hour}
+	})
 	cfg.Log = slog.New(slog.NewTextHandler(log, nil))
 	cfg.DelayMax = time.Hour
 	cfg.Sweep = consumer.SweepConfig{Interval: -1, LedgerInterval: 10 * time.Millisecond, LedgerLimit: limit, Records: b.records, Load: b.load}
@@ -316,7 +318,7 @@ func TestQueue(t *testing.T) {
 		t.Fatal(err)
 	}
 	recent := old("a", provision.StateClaimed, 0)
-	recent.RequestedAt = time.Now()
+	recent.RequestedAt, recent.UpdatedAt = time.Now(), time.Now()
 	for name, tc := range map[string]struct {
 		rec  provision.Record
 		want bool
@@ -326,6 +328,21 @@ func TestQueue(t *testing.T) {
 	} {
 		if gone, err := q.Gone(r.ctx, tc.rec); err != nil || gone != tc.want {
 			t.Errorf("%s: gone %v, %v; want %v", name, gone, err, tc.want)
+		}
+	}
+	b := &book{}
+	stuck := old("x", provision.StateUnknown, 9)
+	for name, tc := range map[string]struct {
+		rec, now provision.Record
+		want     bool
+	}{
+		"stuck": {stuck, stuck, true}, "there": {old("a", provision.StateWaiting, 1), stuck, false}, "not overdue": {recent, stuck, false},
+		"gone on": {stuck, provision.Record{Key: stuck.Key, Nonce: "new"}, false}, "expired": {stuck, old("y", provision.StateUnknown, 9), false},
+	} {
+		b.all = nil
+		b.write(tc.now)
+		if got, err := q.Stuck(r.ctx, tc.rec, b.load); err != nil || got != tc.want {
+			t.Errorf("%s: stuck %v, %v; want %v", name, got, err, tc.want)
 		}
 	}
 	isA := func(d provision.Delivery) bool { return strings.Contains("ad", d.Request.Key.ID) }

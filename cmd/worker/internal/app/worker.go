@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	vaultapi "github.com/hashicorp/vault/api"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,10 +59,10 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	w.registry = newRegistry(d.Build)
 	w.metrics = consumer.NewMetrics(w.registry)
 	w.breakers = pace.NewBreakers(pace.BreakerConfig{Registerer: w.registry, Log: w.log})
-	if w.vault, err = w.newVault(); err != nil {
+	if w.vault, err = NewVault(s, w.parts()); err != nil {
 		return w, err
 	}
-	if w.flow, err = w.newFlow(); err != nil {
+	if w.flow, err = NewFlow(s, w.parts()); err != nil {
 		return w, err
 	}
 	if err = w.connect(); err != nil {
@@ -87,32 +86,9 @@ func (w *worker) close() {
 	}
 }
 
-func (w *worker) newVault() (*vault.Client, error) {
-	s := w.settings
-	return vault.New(vault.Config{
-		Address: s.VaultAddr, Token: provision.Sensitive(s.VaultToken), Namespace: s.VaultNamespace,
-		TLS: &vaultapi.TLSConfig{
-			CACert: s.VaultCACert, CAPath: s.VaultCAPath, ClientCert: s.VaultClientCert, ClientKey: s.VaultClientKey,
-			TLSServerName: s.VaultTLSServerName, Insecure: s.VaultSkipVerify,
-		},
-		Auth: vault.AuthMethod(s.VaultAuth), AuthMount: s.VaultAuthMount, Role: s.VaultRole, RoleID: s.VaultRoleID,
-		SecretIDFile: s.VaultSecretIDFile, JWTFile: s.VaultJWTFile,
-		KVMount: s.VaultKVMount, TenantPrefix: s.VaultTenantPrefix, CacheTTL: s.VaultCacheTTL,
-		Log: w.log.With("part", "vault"), Registerer: w.registry, OnRetry: w.metrics.Retried,
-	})
-}
-
-// retryMax bounds the waits inside one listing or one fetch of a token; waiting longer is the hub's.
-const retryMax = 10 * time.Second
-
-func (w *worker) newFlow() (*flow.Client, error) {
-	s := w.settings
-	return flow.New(flow.Config{
-		BaseURL: s.FlowURL, IMSURL: s.IMSURL, Timeout: s.FlowTimeout,
-		RetryInitial: s.RetryInitial, RetryMax: min(s.RetryDelayMax, retryMax),
-		UserAgent: "flow-worker/" + cmp.Or(w.deps.Build.Version, "unknown"),
-		Log:       w.log.With("part", "flow"), Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: w.breakers,
-	})
+// parts are what the clients of Vault and of the Flow Service report to.
+func (w *worker) parts() Parts {
+	return Parts{Log: w.log, Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: w.breakers, Version: w.deps.Build.Version}
 }
 
 func (w *worker) connect() (err error) {

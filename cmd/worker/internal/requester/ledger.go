@@ -40,10 +40,9 @@ func (c *Client) List(ctx context.Context, f Filter) ([]provision.Record, error)
 	return recs, errors.Join(unreadable...)
 }
 
-// Load returns the record of key as it is now, or provision.ErrNoRecord.
-func (c *Client) Load(ctx context.Context, key provision.Key) (provision.Record, error) {
-	rec, _, err := c.ledger.Load(ctx, key)
-	return rec, err
+// Load returns the record of key as it is now and its revision, or provision.ErrNoRecord.
+func (c *Client) Load(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
+	return c.ledger.Load(ctx, key)
 }
 
 // Errors of Find.

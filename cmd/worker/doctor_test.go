@@ -1,0 +1,166 @@
+package main
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/doctor"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// examined runs the doctor and returns its findings.
+func (w *testWorld) examined(args ...string) (int, []doctor.Finding) {
+	w.t.Helper()
+	r := w.worker("", append([]string{"doctor", "--json"}, args...)...)
+	var all []doctor.Finding
+	for line := range strings.Lines(r.stdout) {
+		var f doctor.Finding
+		if err := json.Unmarshal([]byte(line), &f); err != nil {
+			w.t.Fatalf("%v in %q", err, line)
+		}
+		all = append(all, f)
+	}
+	if len(all) == 0 {
+		w.t.Fatalf("nothing found: exit %d: %s", r.code, r.stderr)
+	}
+	return r.code, all
+}
+
+// told reports whether a finding of that check and status says all of texts.
+func told(all []doctor.Finding, check string, status doctor.Status, texts ...string) bool {
+	return slices.ContainsFunc(all, func(f doctor.Finding) bool {
+		ok := f.Check == check && f.Status == status
+		for _, text := range texts {
+			ok = ok && strings.Contains(f.What+" → "+f.Remedy, text)
+		}
+		return ok
+	})
+}
+
+func TestDoctorOfAHealthyWorld(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.start()
+	w.worker(request("A", goodToken), "submit", "--tenant", "acme", "--id", "r-1", "--wait", "-")
+	posts, before := w.flow.Count(flowtest.OpCreate), w.messages()
+	r := w.worker("", "doctor", "--tenant", "acme", "--sandbox", "prod")
+	if r.code != exitOK || strings.Contains(r.stdout, "FAIL") || strings.Contains(r.stdout, "warn") {
+		t.Errorf("exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	for _, want := range []string{"ok    nats ", "CONNECTION_REQUESTS is as it must be", "this user may take requests, publish results", "none stuck",
+		"unsealed", "the token never ends", "well-formed (OAuth server-to-server)", "gives a token for acme", "can be listed by acme",
+		"that of NATS agree", "that of the Flow Service agree"} {
+		if !strings.Contains(r.stdout, want) {
+			t.Errorf("no %q in:\n%s", want, r.stdout)
+		}
+	}
+	if code, all := w.examined(); code != exitOK || !told(all, "tenants", doctor.OK, "acme") {
+		t.Errorf("all tenants: exit %d: %+v", code, all)
+	}
+	if after := w.messages(); w.flow.Count(flowtest.OpCreate) != posts || !slices.Equal(before, after) {
+		t.Errorf("something was changed: messages %v before, %v after", before, after)
+	}
+}
+
+// messages returns how many messages the streams hold, and how many they ever held.
+func (w *testWorld) messages() (counts []uint64) {
+	w.t.Helper()
+	js := w.broker()
+	for _, name := range []string{consumer.StreamRequests, consumer.StreamResults, consumer.StreamDeadLetters, "KV_connection-ledger"} {
+		s, err := js.Stream(w.t.Context(), name)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		counts = append(counts, s.CachedInfo().State.Msgs, s.CachedInfo().State.LastSeq)
+	}
+	return counts
+}
+
+func TestDoctorOfASickWorld(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	if code, all := w.examined(); code != exitFailed || !told(all, "nats objects", doctor.Fail, "worker init") || told(all, "intake", doctor.OK) {
+		t.Errorf("without objects: exit %d: %+v", code, all)
+	}
+	w.worker("", "init")
+	w.worker("", "pause")
+	js := w.broker()
+	w.store(js, "stuck", provision.StateUnknown, 7)
+	w.flow.AddFault(flowtest.Fault{Operation: flowtest.OpToken, Effect: flowtest.EffectStatus, Status: 401})
+	w.vault.Put("flow/tenants/globex/adobe", map[string]any{"orgId": "x", "clientId": "id", "clientSecret": clientSecret})
+	code, all := w.examined("--tenant", "acme", "--sandbox", "prod")
+	if code != exitFailed || !told(all, "intake", doctor.Warn, "PAUSED", "worker resume") || !told(all, "intake", doctor.Warn, "no worker asks") ||
+		!told(all, "ledger", doctor.Fail, "are stuck: 1", "worker list --stuck") || !told(all, "ims", doctor.Fail) {
+		t.Errorf("exit %d: %+v", code, all)
+	}
+	if code, all := w.examined("--tenant", "globex"); code != exitFailed || !told(all, "tenant globex", doctor.Fail, "orgId") {
+		t.Errorf("a malformed secret: exit %d: %+v", code, all)
+	}
+	if code, all := w.examined("--tenant", "initech"); code != exitFailed || !told(all, "tenant initech", doctor.Fail, "vault kv put") {
+		t.Errorf("an unknown tenant: exit %d: %+v", code, all)
+	}
+	w.checkSickUpstream()
+	w.checkSickQueue(js)
+}
+
+func (w *testWorld) checkSickUpstream() {
+	t := w.t
+	t.Helper()
+	if code, all := w.examined("--vault-token", "wrong"); code != exitFailed || !told(all, "vault login", doctor.Fail, "VAULT_AUTH=token") {
+		t.Errorf("a wrong token: exit %d: %+v", code, all)
+	}
+	if code, all := w.examined("--vault-addr", "http://127.0.0.1:1"); code != exitFailed || !told(all, "vault", doctor.Fail, "VAULT_ADDR") {
+		t.Errorf("no Vault: exit %d: %+v", code, all)
+	}
+	if code, all := w.examined("--flow-url", "http://127.0.0.1:1"); code != exitFailed || !told(all, "flow service", doctor.Fail, "FLOW_URL") {
+		t.Errorf("no Flow Service: exit %d: %+v", code, all)
+	}
+	code, all := w.examined("--nats-url", "nats://127.0.0.1:1")
+	if code != exitFailed || !told(all, "nats", doctor.Fail, "NATS_URL") || !told(all, "vault", doctor.OK) {
+		t.Errorf("no NATS: exit %d: %+v", code, all)
+	}
+}
+
+// checkSickQueue has the broker give a message up.
+func (w *testWorld) checkSickQueue(js jetstream.JetStream) {
+	t := w.t
+	t.Helper()
+	ctx := t.Context()
+	w.worker("", "resume")
+	w.worker(request("A", goodToken), "submit", "--tenant", "acme", "-")
+	from, err := js.Consumer(ctx, consumer.StreamRequests, consumer.ConsumerName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := from.CachedInfo().Config
+	cfg.MaxDeliver = 1
+	if _, err := js.UpdateConsumer(ctx, consumer.StreamRequests, cfg); err != nil {
+		t.Fatal(err)
+	}
+	if code, all := w.examined(); code != exitFailed || !told(all, "nats objects", doctor.Fail, "max deliver") {
+		t.Errorf("a consumer with a limit: exit %d: %+v", code, all)
+	}
+	msg, err := from.Next()
+	if err == nil {
+		err = msg.Nak()
+	}
+	if err == nil {
+		_, err = from.Info(ctx)
+	}
+	for info := from.CachedInfo(); err == nil && info.NumAckPending > 0; info, err = from.Info(ctx) {
+		_, err = from.FetchNoWait(1) // the broker looks at limits when it is asked for messages
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.worker("", "init") // mends the limit, but not what it has done
+	if code, all := w.examined(); code != exitFailed || !told(all, "queue", doctor.Fail, "delivered again: 1", "nats consumer rm") {
+		t.Errorf("an orphan: exit %d: %+v", code, all)
+	}
+}

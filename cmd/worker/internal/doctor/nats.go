@@ -1,0 +1,150 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/ledger"
+)
+
+// nats makes all checks that need NATS.
+func (x *examination) nats(ctx context.Context) {
+	nc, err := x.Connect()
+	if err != nil {
+		x.fail("nats", err.Error(), "")
+		return
+	}
+	defer nc.Close()
+	x.ok("nats", fmt.Sprintf("connected to %s, server %s", settings.MaskURLs(nc.ConnectedUrlRedacted()), nc.ConnectedServerVersion()))
+	x.version(nc)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		x.fail("nats", err.Error(), "")
+		return
+	}
+	if !x.objects(ctx, js) {
+		return
+	}
+	x.replicas(ctx, nc, js)
+	x.rights(nc)
+	x.intake(ctx, js)
+	x.natsClock(ctx, js)
+	x.orphans(ctx, js)
+	x.ledger(ctx, js)
+}
+
+func (x *examination) version(nc *nats.Conn) {
+	if err := consumer.CheckServer(nc); err != nil {
+		x.fail("nats version", err.Error(), "")
+	} else if err := consumer.CheckPause(nc); err != nil {
+		x.warn("nats version", "the intake can't be paused: "+err.Error(), "")
+	}
+}
+
+// objects compares streams, consumer and bucket with what is needed. It reports whether all are there
+// and good enough.
+func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	s := x.Settings
+	s.ManageStreams = false // only look
+	objects, err := app.EnsureObjects(ctx, js, s)
+	for _, o := range objects.Report {
+		if odd := risky(o.Kept); odd != "" {
+			x.warn("nats objects", o.Name+": "+odd, "set it to the default, unless that was meant")
+			continue
+		}
+		what := o.Name + " is as it must be"
+		if len(o.Kept) > 0 {
+			what += " (beyond the default: " + strings.Join(o.Kept, ", ") + ")"
+		}
+		x.ok("nats objects", what)
+	}
+	if err != nil {
+		x.fail("nats objects", err.Error(), `run "worker init", if nothing else is said`)
+	}
+	return err == nil
+}
+
+// risky returns those settings that go beyond the default and may cost requests.
+func risky(kept []string) string {
+	var odd []string
+	for _, k := range kept {
+		if strings.Contains(k, "lost") || strings.Contains(k, "swallow") {
+			odd = append(odd, k)
+		}
+	}
+	return strings.Join(odd, ", ")
+}
+
+func (x *examination) replicas(ctx context.Context, nc *nats.Conn, js jetstream.JetStream) {
+	if nc.ConnectedClusterName() == "" {
+		return // a single server can't have more than one
+	}
+	bucket, err := js.Stream(ctx, "KV_"+ledger.DefaultBucket)
+	if err != nil {
+		return // objects has told
+	}
+	if n := bucket.CachedInfo().Config.Replicas; n < 3 {
+		x.warn("nats replicas", fmt.Sprintf("the ledger has %d replica(s) in a cluster; losing one server can lose it", n),
+			`set WORKER_REPLICAS=3 and run "worker init"`)
+	}
+}
+
+// intake tells whether requests are being taken.
+func (x *examination) intake(ctx context.Context, js jetstream.JetStream) {
+	from, err := js.Consumer(ctx, consumer.StreamRequests, consumer.ConsumerName)
+	if err != nil {
+		x.fail("intake", err.Error(), "")
+		return
+	}
+	info := from.CachedInfo()
+	if info.Paused {
+		x.warn("intake", "THE INTAKE OF ALL WORKERS IS PAUSED", `"worker resume" ends it`)
+	}
+	queue := fmt.Sprintf("%d requests wait, %d are in workers' hands or rest", info.NumPending, info.NumAckPending)
+	if info.NumWaiting == 0 && info.NumAckPending == 0 {
+		x.warn("intake", queue+"; no worker asks for more", `is one running? "worker run"`)
+		return
+	}
+	x.ok("intake", queue)
+}
+
+// natsClock compares the clock of JetStream's leader with this machine's.
+func (x *examination) natsClock(ctx context.Context, js jetstream.JetStream) {
+	stream, err := js.Stream(ctx, consumer.StreamRequests)
+	if err != nil {
+		return // objects has told
+	}
+	before := time.Now()
+	info, err := stream.Info(ctx)
+	if err != nil || info.TimeStamp.IsZero() {
+		return
+	}
+	x.clock("NATS", info.TimeStamp, before, time.Now(), 0)
+}
+
+// clock compares another's clock, read between two moments and as fine as grain, with this machine's.
+func (x *examination) clock(whose string, theirs, before, after time.Time, grain time.Duration) {
+	ahead := max(theirs.Sub(after), 0)              // at least so much
+	behind := max(before.Sub(theirs.Add(grain)), 0) // likewise
+	off := max(ahead, behind).Round(100 * time.Millisecond)
+	if off <= clockTolerance {
+		x.ok("clock", fmt.Sprintf("this machine's and that of %s agree", whose))
+		return
+	}
+	direction := "ahead of"
+	if behind > 0 {
+		direction = "behind"
+	}
+	x.warn("clock", fmt.Sprintf("the clock of %s is %v %s this machine's", whose, off, direction),
+		"keep the workers' clocks in step (NTP): they may differ by 10 s at most")
+}

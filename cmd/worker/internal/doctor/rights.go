@@ -1,0 +1,84 @@
+package doctor
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/ledger"
+)
+
+// right is something that a worker, or who submits requests, must be allowed to publish.
+type right struct {
+	name    string
+	subject string
+	body    string
+}
+
+// probe stands in a tenant's place: no tenant can be called so.
+const probe = "_doctor"
+
+// workerRights are what a worker does. A request for messages that isn't JSON takes none.
+var workerRights = []right{
+	{"take requests", "$JS.API.CONSUMER.MSG.NEXT." + consumer.StreamRequests + "." + consumer.ConsumerName, "{"},
+	{"publish results", "connections.results." + probe + ".failed", ""},
+	{"publish dead letters", "connections.deadletters." + probe, ""},
+	{"write the ledger", "$KV." + ledger.DefaultBucket + "." + probe, ""},
+}
+
+// rights tries what this user may publish. A user that may take requests must be able to do the rest of
+// a worker's work; one that may not is taken for an operator or a requester.
+func (x *examination) rights(nc *nats.Conn) {
+	var may, mayNot []string
+	for _, r := range workerRights {
+		allowed, err := tryRight(nc, r)
+		if err != nil {
+			x.fail("nats rights", "can't be tried: "+err.Error(), "")
+			return
+		}
+		if allowed {
+			may = append(may, r.name)
+		} else {
+			mayNot = append(mayNot, r.name)
+		}
+	}
+	submit, _ := tryRight(nc, right{"submit", "connections.requests." + x.requestsOf(), ""})
+	x.tellRights(may, mayNot, submit)
+}
+
+func (x *examination) requestsOf() string {
+	if x.Tenant == "" {
+		return probe
+	}
+	return x.Tenant
+}
+
+func (x *examination) tellRights(may, mayNot []string, submit bool) {
+	works := len(may) > 0 && may[0] == workerRights[0].name
+	switch {
+	case len(mayNot) == 0:
+		x.ok("nats rights", "this user may "+strings.Join(may, ", "))
+	case works:
+		x.fail("nats rights", "this user may take requests, but not "+strings.Join(mayNot, ", "), "grant what deploy/nats/accounts.conf grants the worker")
+	case submit:
+		x.ok("nats rights", "this user may submit and retry requests, but not work on them; run doctor with the worker's credentials to try those")
+	default:
+		x.warn("nats rights", "this user may neither work on requests nor submit them", "use the worker's or an operator's credentials; see deploy/nats/accounts.conf")
+	}
+}
+
+// tryRight reports whether nc's user may publish on the subject. The message demands a stream that does
+// not exist, so the server stores nothing.
+func tryRight(nc *nats.Conn, r right) (bool, error) {
+	msg := &nats.Msg{Subject: r.subject, Data: []byte(r.body), Header: nats.Header{nats.ExpectedStreamHdr: {"no-such-stream"}}}
+	if err := nc.PublishMsg(msg); err != nil {
+		return false, err
+	}
+	if err := nc.FlushTimeout(patience); err != nil { // a refusal comes ahead of the answer
+		return false, err
+	}
+	err := nc.LastError()
+	return !errors.Is(err, nats.ErrPermissionViolation) || !strings.Contains(err.Error(), `"`+r.subject+`"`), nil
+}

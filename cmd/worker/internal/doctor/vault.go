@@ -1,0 +1,140 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault"
+)
+
+// upstream makes all checks of Vault and of Adobe.
+func (x *examination) upstream(ctx context.Context) {
+	x.flowService(ctx)
+	registry := prometheus.NewRegistry()
+	client, err := app.NewVault(x.Settings, app.Parts{Registerer: registry})
+	if err != nil {
+		x.fail("vault", err.Error(), "")
+		return
+	}
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = client.Run(running) }() // it returns nil
+	defer func() { stop(); <-ended }()
+	if !x.vaultHealth(ctx, client) || !x.vaultLogin(ctx, client, registry) {
+		return
+	}
+	if x.Tenant == "" {
+		x.allTenants(ctx, client)
+		return
+	}
+	credentials, err := x.credentials(ctx, client, x.Tenant)
+	if err != nil {
+		x.fail("tenant "+x.Tenant, err.Error(), "")
+		return
+	}
+	x.ok("tenant "+x.Tenant, fmt.Sprintf("its adobe secret is well-formed (%s)", kindOf(credentials)))
+	x.adobe(ctx, credentials)
+}
+
+func kindOf(c provision.Credentials) string {
+	if c.AccessToken != "" {
+		return "a ready-made token"
+	}
+	return "OAuth server-to-server"
+}
+
+func (x *examination) vaultHealth(ctx context.Context, client *vault.Client) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := client.Health(ctx); err != nil {
+		x.fail("vault", err.Error(), "check VAULT_ADDR, VAULT_CACERT and that Vault runs unsealed")
+		return false
+	}
+	x.ok("vault", "reachable at "+x.Settings.VaultAddr+", unsealed")
+	return true
+}
+
+// shortToken is how long a token should last at least; the alert on it fires there, too.
+const shortToken = 5 * time.Minute
+
+func (x *examination) vaultLogin(ctx context.Context, client *vault.Client, metrics prometheus.Gatherer) bool {
+	if err := awaitLogin(ctx, client, metrics); err != nil {
+		x.fail("vault login", err.Error(), "check VAULT_AUTH="+x.Settings.VaultAuth+" and what goes with it")
+		return false
+	}
+	ttl := metric(metrics, "flow_worker_vault_token_ttl_seconds", "")
+	switch {
+	case math.IsInf(ttl, 1):
+		x.ok("vault login", "by "+x.Settings.VaultAuth+"; the token never ends")
+	case ttl < shortToken.Seconds():
+		x.warn("vault login", fmt.Sprintf("the token has %v left", seconds(ttl)), "give the worker tokens that last 30 minutes at least, and may be renewed")
+	default:
+		x.ok("vault login", fmt.Sprintf("by %s; the token has %v left", x.Settings.VaultAuth, seconds(ttl)))
+	}
+	return true
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s) * time.Second }
+
+// loginPoll is how often the client is asked whether it has tried to log in.
+const loginPoll = 20 * time.Millisecond
+
+// awaitLogin waits for the first attempt to log in, and returns why it failed.
+func awaitLogin(ctx context.Context, client *vault.Client, metrics prometheus.Gatherer) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(loginPoll)
+	defer tick.Stop()
+	tried := false // as of the last tick, so that its outcome is in by now
+	for {
+		err := client.Ready()
+		if err == nil || tried {
+			return err
+		}
+		tried = metric(metrics, "flow_worker_vault_requests_total", "login") > 0
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+func (x *examination) credentials(ctx context.Context, client *vault.Client, tenant string) (provision.Credentials, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return client.Credentials(ctx, tenant, true)
+}
+
+// allTenants reads the Adobe credentials of every tenant that the ledger knows.
+func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
+	var good []string
+	for _, tenant := range x.tenants {
+		_, err := x.credentials(ctx, client, tenant)
+		if err == nil {
+			good = append(good, tenant)
+			continue
+		}
+		x.fail("tenant "+tenant, err.Error(), "")
+		if se := (*provision.SecretError)(nil); errors.As(err, &se) && se.Problem != provision.SecretMissing {
+			return // it is not about this tenant
+		}
+	}
+	const most = 10
+	switch {
+	case len(x.tenants) == 0:
+		x.ok("tenants", "none has sent a request yet; --tenant looks at one")
+	case len(good) > most:
+		x.ok("tenants", fmt.Sprintf("the adobe secrets of %s and %d more are well-formed", strings.Join(good[:most], ", "), len(good)-most))
+	case len(good) > 0:
+		x.ok("tenants", "well-formed adobe secrets: "+strings.Join(good, ", "))
+	}
+}
