@@ -105,7 +105,7 @@ func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b be
 	if done == nil {
 		return b, &provision.CallError{
 			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseNetwork,
-			Message: "IMS is not being called for now, because it fails", RetryAfter: wait,
+			RetryAfter: wait, Err: provision.ErrCircuitOpen,
 		}
 	}
 	err = c.repeat(ctx, func() (cerr *provision.CallError) {

@@ -55,8 +55,10 @@ func freePorts(ctx context.Context, n int) ([]int, error) {
 		if err != nil {
 			return nil, fmt.Errorf("natstest: %w", err)
 		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		defer func() { _ = l.Close() }()
+		if at, ok := l.Addr().(*net.TCPAddr); ok {
+			ports = append(ports, at.Port)
+		}
 	}
 	return ports, nil
 }

@@ -151,13 +151,15 @@ func (br *breaker) wait() time.Duration {
 	return left + time.Duration((0.5+rand.Float64())*float64(br.cooldown))
 }
 
-// Permits says how many of free messages the intake may take: all while every breaker is closed,
-// none while one is open, one as a probe in between. The channel is closed when to ask again.
+// Permits says how many of free messages the intake may take: all while the breakers of the Flow
+// Service and of Vault are closed, none while one is open, one as a probe in between. The channel is
+// closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
 func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	b.mu.Lock()
 	wake := b.wake
 	b.mu.Unlock()
-	for _, br := range b.targets {
+	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
+		br := b.targets[t]
 		switch br.State() {
 		case gobreaker.StateOpen:
 			return 0, wake

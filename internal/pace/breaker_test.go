@@ -143,6 +143,22 @@ func TestTheOnlyTenantsTroubleIsAnOutage(t *testing.T) {
 	})
 }
 
+// TestIMSDoesNotStopTheIntake: a tenant with a token, or with a static one, doesn't need it.
+func TestIMSDoesNotStopTheIntake(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		for range 5 {
+			done, _ := b.Allow(provision.TargetIMS, "a")
+			done(false)
+		}
+		checkPermits(t, b, 64)
+		if done, _ := b.Allow(provision.TargetIMS, "a"); done != nil {
+			t.Error("IMS is still called")
+		}
+	})
+}
+
 func TestTargetsAreApart(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

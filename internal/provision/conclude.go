@@ -74,7 +74,7 @@ func (t *task) detached(f *Failure) Outcome {
 	t.rec = t.firstRecord()
 	res := t.result(OutcomeFailed)
 	res.EventID = digest(r.Key.String(), r.Fingerprint, strconv.Itoa(r.Retry), t.d.EventSalt, string(f.Reason))[:32]
-	res.CompletedAt = res.StartedAt
+	res.StartedAt, res.CompletedAt = res.RequestedAt, res.RequestedAt // told again, it is the same to the byte
 	res.Error = f
 	return Outcome{Result: &res}
 }

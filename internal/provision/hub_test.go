@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -220,6 +221,62 @@ func (shutGate) Allow(t Target, _ string) (func(bool), time.Duration) {
 		return nil, 2 * time.Minute
 	}
 	return func(bool) {}, 0
+}
+
+// TestClosedIMSIsNotWaitedForInASlot: only this tenant needs a token just now; others may pass.
+func TestClosedIMSIsNotWaitedForInASlot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newMemLedger()
+		h := newTestHub(t, func(c *Config) { c.Ledger, c.Connections = l, noToken{} })
+		began := time.Now()
+		out := h.Handle(t.Context(), delivery())
+		if out.Result != nil || out.Delay < 5*time.Second || time.Since(began) > 0 {
+			t.Errorf("%+v after %v", out, time.Since(began))
+		}
+		if rec := l.record(testRequest().Key); rec.Posts != 0 || rec.Held {
+			t.Errorf("%d POSTs, held=%v", rec.Posts, rec.Held)
+		}
+	})
+}
+
+type noToken struct{ scriptedFlow }
+
+func (noToken) Authorize(context.Context, Account) error { return closedError(TargetIMS, 5*time.Second) }
+
+// TestAttemptsNameTheirOwner: who looks at the ledger wants to know which worker did what.
+func TestAttemptsNameTheirOwner(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := newMemLedger()
+		k := testRequest().Key
+		l.put(Record{Key: k, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, Owner: "dead", Deadline: time.Now().Add(time.Hour)})
+		d := delivery()
+		d.Delivered = 2
+		newTestHub(t, func(c *Config) { c.Ledger = l }).Handle(t.Context(), d)
+		for _, a := range l.record(k).Attempts {
+			if a.Owner != "w" {
+				t.Errorf("%s %s by %q", a.Step, a.Result, a.Owner)
+			}
+		}
+	})
+}
+
+// TestMessageOutcomeIsTheSameWhenToldAgain: an outcome that isn't in the ledger is made anew for every
+// delivery, so nothing in it may depend on when that is.
+func TestMessageOutcomeIsTheSameWhenToldAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHub(t, nil)
+		d := delivery()
+		d.Invalid, d.Detached, d.EventSalt = Fail(ReasonInvalidRequest, "a bad header"), true, "x"
+		first := h.Handle(t.Context(), d)
+		<-time.After(time.Minute)
+		d.Delivered = 2
+		if again := h.Handle(t.Context(), d); !reflect.DeepEqual(first.Result, again.Result) {
+			t.Errorf("%+v\n%+v", first.Result, again.Result)
+		}
+	})
 }
 
 // TestNoTurnIsNoLostRecord: a message that had to wait for its tenant's turn is recorded at once, and

@@ -60,10 +60,10 @@ func (t *task) unresolved(ctx context.Context, settled bool, err error, detail s
 		t.fail(t.unknownFailure(detail))
 		return t.conclude
 	}
-	if closed := (*closedError)(nil); errors.As(err, &closed) {
-		return t.handBack(ctx, closed.wait)
-	}
 	cause, atLeast := hindrance(err)
+	if errors.Is(err, ErrCircuitOpen) {
+		return t.handBack(ctx, atLeast)
+	}
 	if err != nil {
 		t.strained = true
 		t.hub.Observer.Retried(targetOf(err), cause)
@@ -153,7 +153,7 @@ func (t *task) lookFirst(ctx context.Context) step {
 // lookFirstFailed goes on after the look before the first POST failed. A definite refusal is the
 // tenant's affair, as it would be for the POST.
 func (t *task) lookFirstFailed(ctx context.Context, err error) step {
-	if vaultDown(err) && isSecretError(err) {
+	if targetOf(err) == TargetVault {
 		return t.secretTrouble(ctx, err, t.lookFirst)
 	}
 	ce := asCallError(err)
@@ -199,7 +199,7 @@ func (t *task) find(ctx context.Context, q Query) ([]Found, error) {
 	}
 	done, wait := t.hub.Gate.Allow(TargetFlow, t.rec.Key.Tenant)
 	if done == nil {
-		return nil, &closedError{TargetFlow, wait}
+		return nil, closedError(TargetFlow, wait)
 	}
 	found, err := t.hub.Connections.Find(ctx, t.account(), q)
 	done(ctx.Err() != nil || served(err))

@@ -176,6 +176,7 @@ func (t *task) takeOver(context.Context) step {
 // claim records that this worker has the request, then goes where its state leads. The claim of a
 // first delivery goes into the ledger with the next write.
 func (t *task) claim(ctx context.Context) step {
+	t.rec.Owner = t.hub.Instance
 	if t.d.Invalid != nil && t.rec.State == StateClaimed && t.rec.FirstPostAt.IsZero() {
 		t.fail(t.d.Invalid)
 		return t.conclude

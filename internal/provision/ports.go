@@ -155,6 +155,10 @@ func (v Verdict) String() string {
 	return names[v]
 }
 
+// ErrCircuitOpen in a CallError says that the target was not called, because a Gate keeps callers from
+// it. RetryAfter says for how long.
+var ErrCircuitOpen = errors.New("it is not being called for now, because it fails")
+
 // Target is a service the worker depends on.
 type Target string
 

@@ -11,7 +11,7 @@ import (
 func (t *task) post(ctx context.Context) step {
 	done, wait := t.hub.Gate.Allow(TargetFlow, t.rec.Key.Tenant)
 	if done == nil {
-		err := &closedError{TargetFlow, wait}
+		err := closedError(TargetFlow, wait)
 		if t.rec.LastFail == nil {
 			t.rec.LastFail = Fail(ReasonFlowUnavailable, "the Flow Service is not being called for now, because it fails")
 		}

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 )
@@ -78,21 +77,16 @@ func (t *task) readCredentials(ctx context.Context) error {
 func (t *task) fromVault(read func() error) error {
 	done, wait := t.hub.Gate.Allow(TargetVault, t.rec.Key.Tenant)
 	if done == nil {
-		return &closedError{TargetVault, wait}
+		return closedError(TargetVault, wait)
 	}
 	err := read()
 	done(!vaultDown(err))
 	return err
 }
 
-// closedError means that the gate keeps callers from a target.
-type closedError struct {
-	target Target
-	wait   time.Duration
-}
-
-func (e *closedError) Error() string {
-	return fmt.Sprintf("%s is not being called for now, because it fails", e.target)
+// closedError says that the gate keeps callers from a target.
+func closedError(target Target, wait time.Duration) error {
+	return &CallError{Verdict: VerdictNotSent, Target: target, Cause: CauseNetwork, RetryAfter: wait, Err: ErrCircuitOpen}
 }
 
 // tenantError is a SecretError about the tenant's Adobe credentials.
@@ -132,11 +126,10 @@ func missingSecret(err error) *Failure {
 // hindered waits after a target was in the way, without any POST having been sent, then tries again.
 func (t *task) hindered(ctx context.Context, target Target, err error, again step) step {
 	cause, atLeast := hindrance(err)
-	var closed *closedError
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(target), Result: string(cause), Detail: text(err)})
 	t.log.Info("hindered", "target", target, "cause", cause, "error", err)
-	if errors.As(err, &closed) {
-		return t.handBack(ctx, closed.wait) // an outage isn't waited for in a slot
+	if errors.Is(err, ErrCircuitOpen) {
+		return t.handBack(ctx, atLeast) // an outage isn't waited for in a slot
 	}
 	t.hub.Observer.Retried(target, cause)
 	return t.pause(ctx, atLeast, again)
