@@ -242,7 +242,9 @@ func TestClosedIMSIsNotWaitedForInASlot(t *testing.T) {
 
 type noToken struct{ scriptedFlow }
 
-func (noToken) Authorize(context.Context, Account) error { return closedError(TargetIMS, 5*time.Second) }
+func (noToken) Authorize(context.Context, Account) error {
+	return closedError(TargetIMS, 5*time.Second)
+}
 
 // TestAttemptsNameTheirOwner: who looks at the ledger wants to know which worker did what.
 func TestAttemptsNameTheirOwner(t *testing.T) {
