@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"regexp"
@@ -164,6 +165,9 @@ func refuse(v provision.Verdict, format string, args ...any) *provision.CallErro
 
 // told logs a call's outcome. Bodies are never logged.
 func (c *Client) told(ctx context.Context, op operation, as provision.Account, began time.Time, err *provision.CallError) {
+	if !c.log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
 	if err == nil {
 		c.log.DebugContext(ctx, "flow: call succeeded", "operation", string(op), "tenant", as.Tenant,
 			"sandbox", as.Sandbox, "elapsed", time.Since(began))

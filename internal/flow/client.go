@@ -65,6 +65,7 @@ type Config struct {
 // else. All methods are safe for concurrent use. Make one with New, end it with Close.
 type Client struct {
 	base      *url.URL
+	postURL   string // of Create
 	timeout   time.Duration
 	waits     waits
 	userAgent string
@@ -106,7 +107,8 @@ func New(cfg Config) (*Client, error) {
 func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	post, shared := newPostTransport(cfg), newTransport(cfg, cfg.DialContext)
 	c := &Client{
-		base: base, timeout: cfg.Timeout, userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
+		base: base, postURL: base.JoinPath("connections").String(), timeout: cfg.Timeout,
+		userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
 		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
 		post:      m.observe(opCreate, post),
 		get:       m.observe(opList, shared),

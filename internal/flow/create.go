@@ -56,7 +56,7 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 	if err != nil {
 		return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
 	}
-	req, err := c.request(fenced(ctx, f), http.MethodPost, c.base.JoinPath("connections").String(), body, as, g)
+	req, err := c.request(fenced(ctx, f), http.MethodPost, c.postURL, body, as, g)
 	if err == nil {
 		req.Header.Set("Content-Type", "application/json")
 		err = f.check()

@@ -3,6 +3,7 @@ package flow
 import (
 	"encoding/base64"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -57,6 +58,14 @@ func (s scrubber) id(t string, limit int) string {
 // scrub replaces every secret in t, also where some or all of its characters are written as in URLs,
 // JSON or HTML, and every part of one that has minPart bytes.
 func (s scrubber) scrub(t string) string {
+	if !s.suspects(t) {
+		return t
+	}
+	return s.thorough(t)
+}
+
+// thorough is scrub, byte by byte.
+func (s scrubber) thorough(t string) string {
 	for _, secret := range s.secrets {
 		t = strings.ReplaceAll(t, secret, provision.Redacted)
 	}
@@ -71,6 +80,38 @@ func (s scrubber) scrub(t string) string {
 		i++
 	}
 	return tokenLike.ReplaceAllString(b.String(), provision.Redacted)
+}
+
+// suspects reports whether scrub may have to change t. It is quick, and wrong only in its yes: most of
+// what upstream says is an id or a sentence without a trace of a secret.
+func (s scrubber) suspects(t string) bool {
+	lower := strings.ToLower(t)
+	for _, sign := range []string{"bearer", "eyj", "dapi"} { // of tokenLike
+		if strings.Contains(lower, sign) {
+			return true
+		}
+	}
+	if len(s.secrets) > 0 && strings.ContainsAny(t, encoders) {
+		return true
+	}
+	return slices.ContainsFunc(s.secrets, func(secret string) bool { return share(t, secret) })
+}
+
+// encoders begin a spelling of a byte by others. A text without any holds of a secret only what it
+// shows.
+const encoders = `\%&+`
+
+// share reports whether t may hold secret or minPart bytes of it. Such a part, wherever it begins,
+// covers one of the blocks that t is cut into.
+func share(t, secret string) bool {
+	part := min(minPart, len(secret))
+	block := (part + 1) / 2
+	for i := 0; len(t) >= part && i+block <= len(t); i += block {
+		if strings.Contains(secret, t[i:i+block]) {
+			return true
+		}
+	}
+	return false
 }
 
 // longest returns how many bytes at the beginning of t stand for a secret or a long part of one.
@@ -89,7 +130,7 @@ func (s scrubber) longest(t string) int {
 // start returns the next place in secret, at from or later, whose byte t may begin with; the length
 // of secret if there is none. A token of IMS has some 1500 bytes, so it matters that this is quick.
 func start(t, secret string, from int) int {
-	if strings.IndexByte(`\%&+`, t[0]) >= 0 {
+	if strings.IndexByte(encoders, t[0]) >= 0 {
 		return from
 	}
 	if i := strings.IndexByte(secret[from:], t[0]); i >= 0 {

@@ -85,6 +85,48 @@ func TestScrubRecognizesTokensOfOthers(t *testing.T) {
 	}
 }
 
+// What suspects lets pass, the thorough look must not change, wherever a part of a secret stands.
+func TestSuspectsMissesNothing(t *testing.T) {
+	t.Parallel()
+	const alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	for _, size := range []int{minSecret, 5, 7, minPart - 1, minPart, minPart + 1, 50} {
+		s := newScrubber(provision.Sensitive(alphabet[:size]))
+		needed := min(size, minPart)
+		for before := range 2 * minPart {
+			for from := range size {
+				for to := from; to <= size; to++ {
+					text := strings.Repeat(".", before) + alphabet[from:to] + "-"
+					checkSuspects(t, s, text)
+					if to-from >= needed && !s.suspects(text) {
+						t.Fatalf("%q of %d bytes passes", text, size)
+					}
+				}
+			}
+		}
+	}
+	if s := newScrubber("abcdefghijklmnopqrst"); s.suspects("e9d7ec6b-0873-4e57-ad21-b3a7c65e310b") || s.suspects("Auth spec not found") {
+		t.Error("everything is suspect")
+	}
+	for _, text := range []string{"BEARER abcdefgh", "eyJhbGciOiJIUzI1NiJ9", "dapi0123456789abcdef", "\xff\xfe", "ſK"} {
+		checkSuspects(t, scrubber{}, text)
+	}
+}
+
+func checkSuspects(t testing.TB, s scrubber, text string) {
+	t.Helper()
+	if got := s.thorough(text); got != text && !s.suspects(text) {
+		t.Errorf("%q becomes %q, but passes for harmless", text, got)
+	}
+}
+
+// BenchmarkScrub looks for a token of IMS's size in a connection's id.
+func BenchmarkScrub(b *testing.B) {
+	s := newScrubber(provision.Sensitive(strings.Repeat("0123456789abcdefABCDEF_-", 60)))
+	for b.Loop() {
+		_ = s.scrub("e9d7ec6b-0873-4e57-ad21-b3a7c65e310b")
+	}
+}
+
 func TestMessageIsBounded(t *testing.T) {
 	t.Parallel()
 	got := scrubber{}.message(strings.Repeat("ä", 3000))
@@ -102,6 +144,7 @@ func FuzzScrub(f *testing.F) {
 		if len(secret) < minPart || len(secret) > 200 || len(before)+len(after) > 500 || strings.Contains(provision.Redacted, secret) {
 			t.Skip()
 		}
+		checkSuspects(t, newScrubber(provision.Sensitive(secret)), before+after)
 		got := newScrubber(provision.Sensitive(secret)).scrub(before + secret + after)
 		if strings.Contains(strings.ReplaceAll(got, provision.Redacted, "\x00"), secret) {
 			t.Errorf("%q is still in %q", secret, got)
