@@ -150,11 +150,14 @@ func (w *testWorld) checkSickQueue(js jetstream.JetStream) {
 	if err == nil {
 		err = msg.Nak()
 	}
-	if err == nil {
-		_, err = from.Info(ctx)
-	}
-	for info := from.CachedInfo(); err == nil && info.NumAckPending > 0; info, err = from.Info(ctx) {
-		_, err = from.FetchNoWait(1) // the broker looks at limits when it is asked for messages
+	for pending := 1; err == nil && pending > 0; {
+		if _, err = from.FetchNoWait(1); err != nil { // the broker looks at limits when it is asked for messages
+			break
+		}
+		var info *jetstream.ConsumerInfo
+		if info, err = from.Info(ctx); err == nil {
+			pending = info.NumAckPending
+		}
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -144,7 +144,7 @@ func TestConfirmation(t *testing.T) {
 		t.Errorf("broken input: got %v, %v", yes, err)
 	}
 	silent, hold := io.Pipe()
-	defer hold.Close()
+	defer func() { _ = hold.Close() }()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	r = &replay{cli: &cli{stdin: silent, stderr: io.Discard}}

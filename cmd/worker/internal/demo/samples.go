@@ -3,6 +3,7 @@ package demo
 import (
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -57,16 +58,21 @@ func (s *sample) complete() error {
 	if err := json.Unmarshal(tutorial, &data); err != nil {
 		return fmt.Errorf("demo: request.json: %w", err)
 	}
-	params := data["auth"].(map[string]any)["params"].(map[string]any)
+	auth, _ := data["auth"].(map[string]any)
+	params, ok := auth["params"].(map[string]any)
+	name, named := data["name"].(string)
+	if !ok || !named {
+		return errors.New("demo: request.json is not the tutorial's request")
+	}
 	s.ID = "demo-" + s.Label
 	if s.AfterOf != "" {
 		s.ID = "demo-" + s.AfterOf
 	}
 	if s.Label != "tutorial" && s.AfterOf == "" {
-		data["name"] = "Databricks " + s.Label
+		name = "Databricks " + s.Label
+		data["name"] = name
 	}
 	params["accessToken"] = "vault:databricks/" + s.Tenant + "#accessToken"
-	name := data["name"].(string)
 	switch s.Label {
 	case "throttled":
 		s.Faults = []flowtest.Fault{{Operation: flowtest.OpCreate, Name: name, Times: 2, Effect: flowtest.EffectStatus,
