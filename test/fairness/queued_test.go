@@ -11,29 +11,31 @@ import (
 func TestNoLookAhead(t *testing.T) {
 	ctx := patient(t)
 	w := newWorld(ctx, t, 1)
-	w.startWorker(ctx, t, slots, false)
-	n := min(*queuedFlag, 5000)
+	w.startWorker(ctx, t, without{turns: true})
+	const n = 2000 // the wait is in proportion
+	before := w.tally(t)
 	w.publish(ctx, t, big, n)
 	pass(ctx, time.Second)
-	wait := w.ask(ctx, t, small)
-	show(t, row{"queued", n}, row{"small waited", wait},
-		row{"for 50,000", wait * time.Duration(50_000) / time.Duration(n)})
+	wait := w.ask(ctx, t, small, *patienceFlag)
+	after := w.tally(t)
+	show(t, row{"queued", n}, row{"small waited", wait}, row{"for 50,000", wait * time.Duration(50_000) / n},
+		row{"created", after.rate(before, after.since(before).created)}, row{"ledger writes", after.since(before).stores})
 }
 
 // TestLookAhead is the worker as it is built.
 func TestLookAhead(t *testing.T) {
 	ctx := patient(t)
 	w := newWorld(ctx, t, 1)
-	w.startWorker(ctx, t, slots, true)
+	w.startWorker(ctx, t, without{})
 	before, empty := w.tally(t), w.brokers.usage(t)
 	w.publish(ctx, t, big, *queuedFlag)
 	pass(ctx, time.Second)
 	asked := w.brokers.usage(t)
-	wait := w.ask(ctx, t, small)
+	wait := w.ask(ctx, t, small, max(10*time.Second, time.Duration(*queuedFlag)*time.Millisecond))
 	told := w.tally(t)
 	during := told.since(before)
 	used := w.brokers.usage(t)
-	second := w.ask(ctx, t, "another")
+	second := w.ask(ctx, t, "another", 10*time.Second)
 	show(t, row{"queued", *queuedFlag}, row{"small waited", wait}, row{"another, afterwards, waited", second},
 		row{"big meanwhile", told.rate(before, during.created)}, row{"naks", during.naks}, row{"ledger writes", during.stores},
 		row{"ledger reads", during.loads}, row{"broker, cores", used.cores(asked)}, row{"broker, before", empty.memory()}, row{"broker, after", used.memory()})

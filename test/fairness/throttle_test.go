@@ -19,7 +19,7 @@ func TestRateLimit(t *testing.T) {
 				w := newWorld(ctx, t, 1)
 				w.flow.SetFaults(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectRateLimit, PerSecond: limit, RetryAfter: after})
 				for range 3 {
-					w.startWorker(ctx, t, slots, true)
+					w.startWorker(ctx, t, without{})
 				}
 				w.publish(ctx, t, big, min(*queuedFlag, 10_000))
 				pass(ctx, *watchFlag) // to settle

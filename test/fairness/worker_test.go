@@ -59,8 +59,14 @@ func (secrets) Resolve(context.Context, string, provision.SecretRef, bool) (prov
 
 func orgOf(tenant string) string { return tenant + "@AdobeOrg" }
 
+// without says what a worker lacks. The zero value lacks nothing.
+type without struct {
+	turns    bool // no look-ahead
+	breakers bool // the intake goes on whatever the Flow Service does
+}
+
 // startWorker runs a worker until the test ends.
-func (w *world) startWorker(ctx context.Context, t *testing.T, slots int, lookAhead bool) *worker {
+func (w *world) startWorker(ctx context.Context, t *testing.T, lacks without) *worker {
 	t.Helper()
 	k := &worker{registry: prometheus.NewRegistry(), turns: pace.NewTurns(slots, nil)}
 	js := w.brokers.connect(t)
@@ -71,22 +77,28 @@ func (w *world) startWorker(ctx context.Context, t *testing.T, slots int, lookAh
 	must(t, err)
 	t.Cleanup(client.Close)
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	metrics, breakers := consumer.NewMetrics(k.registry), pace.NewBreakers(pace.BreakerConfig{})
+	metrics := consumer.NewMetrics(k.registry)
 	cfg := provision.Config{
-		Ledger: &k.book, Secrets: secrets{}, Connections: client, Gate: breakers, Observer: metrics,
+		Ledger: &k.book, Secrets: secrets{}, Connections: client, Observer: metrics,
 		Instance: fmt.Sprintf("worker-%d", len(w.workers)), Stopping: running,
 		FlowTimeout: w.flowTimeout, Settle: 2 * time.Minute, RetryInitial: 500 * time.Millisecond, RetryDelayMax: 30 * time.Second,
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
 	}
-	if lookAhead {
+	intake := consumer.Config{
+		JS: js, Codec: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}, Concurrency: slots, Metrics: metrics,
+		Objects: consumer.ObjectsConfig{Manage: true, Replicas: len(w.brokers.pids)}, ShutdownTimeout: time.Second,
+	}
+	if !lacks.turns {
 		cfg.Turns = k.turns
+	}
+	if !lacks.breakers {
+		breakers := pace.NewBreakers(pace.BreakerConfig{})
+		cfg.Gate, intake.Gate = breakers, breakers.Permits
 	}
 	hub, err := provision.New(cfg)
 	must(t, err)
-	c, err := consumer.New(consumer.Config{
-		JS: js, Handle: hub.Handle, Codec: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}, Concurrency: slots, Gate: breakers.Permits, Metrics: metrics,
-		Objects: consumer.ObjectsConfig{Manage: true, Replicas: len(w.brokers.pids)}, ShutdownTimeout: time.Second,
-	})
+	intake.Handle = hub.Handle
+	c, err := consumer.New(intake)
 	must(t, err)
 	done := make(chan error, 1)
 	go func() { done <- c.Run(running) }()
