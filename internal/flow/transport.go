@@ -19,6 +19,9 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 	if cfg.TLS != nil {
 		tlsConfig = cfg.TLS.Clone()
 	}
+	if tlsConfig.ClientSessionCache == nil {
+		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // spares most of a POST's handshake; crypto/tls sends no early data
+	}
 	return &http.Transport{
 		Proxy:                  cfg.Proxy,
 		DialContext:            dial,
