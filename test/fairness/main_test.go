@@ -18,9 +18,9 @@ import (
 
 var (
 	queuedFlag   = flag.Int("fairness.queued", 5000, "requests that the big tenant has queued")
-	tenantsFlag  = flag.Int("fairness.tenants", 100, "most tenants of the design with a consumer for each")
-	watchFlag    = flag.Duration("fairness.watch", 5*time.Second, "how long rates are watched")
-	patienceFlag = flag.Duration("fairness.patience", 15*time.Minute, "how long one wait may take")
+	tenantsFlag  = flag.Int("fairness.tenants", 10, "most tenants of the design with a consumer for each")
+	watchFlag    = flag.Duration("fairness.watch", 2*time.Second, "how long rates are watched")
+	patienceFlag = flag.Duration("fairness.patience", 15*time.Minute, "how long one test may wait")
 )
 
 // binDir holds the NATS server while the tests run.
@@ -50,8 +50,9 @@ var natsBinary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// patient bounds a test's waits.
+// patient lets others run beside the test, unless -parallel 1 is given, and bounds its waits.
 func patient(t *testing.T) context.Context {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), *patienceFlag)
 	t.Cleanup(cancel)
 	return ctx

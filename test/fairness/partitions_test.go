@@ -44,7 +44,7 @@ func TestPartitions(t *testing.T) {
 	elsewhere, _ := p.await(ctx, other, asked, time.Minute)
 	asked = p.quickly(ctx, t, w.request(t, same))
 	rate := float64(slots) / latency.Seconds()
-	inside, ok := p.await(ctx, same, asked, max(20*time.Second, *watchFlag))
+	inside, ok := p.await(ctx, same, asked, max(3*time.Second, *watchFlag))
 	behind := fmt.Sprint(inside.Round(time.Millisecond))
 	if !ok {
 		behind = fmt.Sprintf("more than %v; %v at %.0f/s", inside, time.Duration(float64(*queuedFlag)/rate*float64(time.Second)).Round(time.Second), rate)

@@ -5,6 +5,8 @@ package fairness
 import (
 	"testing"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
 )
 
 // TestNoLookAhead is one consumer, in order: what is asked last waits for all before it.
@@ -12,7 +14,7 @@ func TestNoLookAhead(t *testing.T) {
 	ctx := patient(t)
 	w := newWorld(ctx, t, 1)
 	w.startWorker(ctx, t, without{turns: true})
-	const n = 2000 // the wait is in proportion
+	const n = 1000 // the wait is in proportion
 	before := w.tally(t)
 	w.publish(ctx, t, big, n)
 	pass(ctx, time.Second)
@@ -26,9 +28,13 @@ func TestNoLookAhead(t *testing.T) {
 func TestLookAhead(t *testing.T) {
 	ctx := patient(t)
 	w := newWorld(ctx, t, 1)
-	w.startWorker(ctx, t, without{})
-	before, empty := w.tally(t), w.brokers.usage(t)
+	empty := w.brokers.usage(t)
+	_, err := consumer.EnsureObjects(ctx, w.js, consumer.ObjectsConfig{Manage: true})
+	must(t, err)
 	w.publish(ctx, t, big, *queuedFlag)
+	full := w.brokers.usage(t)
+	before := w.tally(t)
+	w.startWorker(ctx, t, without{})
 	pass(ctx, time.Second)
 	asked := w.brokers.usage(t)
 	wait := w.ask(ctx, t, small, max(10*time.Second, time.Duration(*queuedFlag)*time.Millisecond))
@@ -38,6 +44,7 @@ func TestLookAhead(t *testing.T) {
 	second := w.ask(ctx, t, "another", 10*time.Second)
 	show(t, row{"queued", *queuedFlag}, row{"small waited", wait}, row{"another, afterwards, waited", second},
 		row{"big meanwhile", told.rate(before, during.created)}, row{"naks", during.naks}, row{"ledger writes", during.stores},
-		row{"ledger reads", during.loads}, row{"broker, cores", used.cores(asked)}, row{"broker, before", empty.memory()}, row{"broker, after", used.memory()})
+		row{"ledger reads", during.loads}, row{"broker, cores", used.cores(asked)}, row{"broker, empty", empty.memory()},
+		row{"broker, all queued", full.memory()}, row{"broker, all delayed", used.memory()})
 	w.watch(ctx, t)
 }

@@ -25,10 +25,13 @@ func TestRateLimit(t *testing.T) {
 				pass(ctx, *watchFlag) // to settle
 				before := w.tally(t)
 				d := w.watch(ctx, t)
-				seconds := w.tally(t).at.Sub(before.at).Seconds()
-				show(t, row{"of the limit", fmt.Sprintf("%.0f %%", 100*float64(d.created)/seconds/float64(limit))},
+				reached := float64(d.created) / d.at.Sub(before.at).Seconds() / float64(limit)
+				show(t, row{"of the limit", fmt.Sprintf("%.0f %%", 100*reached)},
 					row{"429s per success", fmt.Sprintf("%.2f", float64(d.throttled)/float64(max(d.created, 1)))},
 					row{"limits", fmt.Sprint(w.workers[0].turns.Limit(big), w.workers[1].turns.Limit(big), w.workers[2].turns.Limit(big))})
+				if *watchFlag >= 20*time.Second && reached < 0.7 || d.created == 0 {
+					t.Errorf("%.0f %% of the limit reached", 100*reached)
+				}
 			})
 		}
 	}

@@ -22,6 +22,14 @@ type trouble struct {
 	unmet   bool // small's wait is shown, whatever it is: docs/fairness.md says why
 }
 
+// patience is how long small's wait may be.
+func (c trouble) patience() time.Duration {
+	if c.unmet {
+		return max(2*time.Second, *watchFlag)
+	}
+	return max(20*time.Second, time.Duration(*queuedFlag)*time.Millisecond)
+}
+
 var troubles = []trouble{
 	{name: "three workers", workers: 3},
 	{name: "two backlogs", backlog: 2},
@@ -61,9 +69,9 @@ func (w *world) testTrouble(ctx context.Context, t *testing.T, c trouble) {
 		w.publish(ctx, t, fmt.Sprintf("%s-%d", big, i+1), *queuedFlag/n)
 	}
 	rows := []row{{"queued", *queuedFlag}}
-	for _, pause := range []time.Duration{time.Second, 2 * time.Second, max(2*time.Second, *watchFlag)} {
+	for _, pause := range []time.Duration{time.Second, time.Second, *watchFlag} {
 		pass(ctx, pause)
-		wait, ok := w.askFor(ctx, t, small, max(15*time.Second, time.Duration(*queuedFlag)*time.Millisecond))
+		wait, ok := w.askFor(ctx, t, small, c.patience())
 		rows = append(rows, row{fmt.Sprintf("small waited, asked after %v", pause), wait})
 		if !ok {
 			rows = append(rows, row{"", "and had no result then"})
