@@ -26,7 +26,7 @@ type Selection struct {
 // Retry is one request that was selected, and what can be done about it.
 type Retry struct {
 	DeadLetter
-	Number   int    // the retry number to send it with
+	Number   int    // the retry number to send it with, 0 if there is an obstacle
 	Note     string // what is odd about it; empty if nothing
 	Obstacle string // why it can't be sent again, and what to do instead; empty if it can
 	Over     bool   // there is an obstacle, and it is that the request has not failed, or not any more
@@ -144,7 +144,7 @@ func (s Selection) judge(rec provision.Record, err error, of letters) (r Retry, 
 		r = Retry{DeadLetter: *own, Number: rec.Retry + 1}
 	}
 	if r.Obstacle == "" && r.Redacted {
-		r.Obstacle = "its dead letter is redacted: it held what no stream may keep; send it corrected, under a new id"
+		r.Number, r.Obstacle = 0, "its dead letter is redacted: it held what no stream may keep; send it corrected, under a new id"
 	}
 	return r, len(s.Reasons) == 0 || slices.Contains(s.Reasons, r.Reason)
 }

@@ -131,7 +131,7 @@ func TestRetriesAreJudged(t *testing.T) {
 		{"one id", requester.Selection{IDs: []string{"plain"}}, []string{"plain secret_not_found 1"}},
 		{"the latest try counts", requester.Selection{IDs: []string{"twice"}}, []string{"twice secret_not_found 2"}},
 		{"messages that use its name don't", requester.Selection{IDs: []string{"used", "odd"}}, []string{"odd secret_not_found 1", "used secret_not_found 1"}},
-		{"redacted", requester.Selection{IDs: []string{"secret"}}, []string{"secret plaintext_secret 1: its dead letter is"}},
+		{"redacted", requester.Selection{IDs: []string{"secret"}}, []string{"secret plaintext_secret 0: its dead letter is"}},
 		{"not failed", requester.Selection{IDs: []string{"made", "again"}}, []string{
 			"again secret_not_found 0 over: it has not ended", "made secret_not_found 0 over: it has its connection"}},
 		{"no record", requester.Selection{IDs: []string{"lost"}}, []string{"lost secret_not_found 1: its ledger record is"}},
@@ -190,7 +190,7 @@ func TestRetriesLimit(t *testing.T) {
 	if err != nil || found.More != 1 || found.Unnamed != 1 {
 		t.Errorf("got %+v, %v; want one more and one unnamed", found, err)
 	}
-	want := []string{"redacted expired 1: its dead letter is", "first expired 1", "second expired 1"}
+	want := []string{"redacted expired 0: its dead letter is", "first expired 1", "second expired 1"}
 	if diff := cmp.Diff(want, b.retries(s)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+func readDoc(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile("../../" + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// The handbook has every setting with its default, every command, reason and alert.
+func TestOperationsHandbookIsComplete(t *testing.T) {
+	t.Parallel()
+	doc := readDoc(t, "docs/operations.md")
+	var view configView
+	r := worker(t, []string{"VAULT_TOKEN=t"}, "", "config", "--json")
+	if err := json.Unmarshal([]byte(r.stdout), &view); err != nil || len(view.Settings) < 40 {
+		t.Fatalf("%d settings, %v", len(view.Settings), err)
+	}
+	for _, v := range view.Settings {
+		row := regexp.MustCompile("(?m)^\\| [^|]*`" + v.Name + "`[^|]*\\|([^|]*)\\|").FindStringSubmatch(doc)
+		if row == nil {
+			t.Errorf("no row for the setting %s", v.Name)
+		} else if v.Origin == "default" && v.Value != "" && !strings.Contains(row[1], "`"+v.Value+"`") {
+			t.Errorf("%s: the default is given as %s, want %s", v.Name, row[1], v.Value)
+		}
+	}
+	for _, cmd := range (&cli{}).commands() {
+		if !cmd.Hidden && !strings.Contains(doc, "`worker "+cmd.Name()) {
+			t.Errorf("no word on the command %s", cmd.Name())
+		}
+	}
+	for _, reason := range provision.Reasons {
+		if !strings.Contains(doc, "\n| `"+string(reason)+"` |") {
+			t.Errorf("no row for the reason %s", reason)
+		}
+	}
+	alerts := regexp.MustCompile(`(?m)^ +- alert: (\w+)`).FindAllStringSubmatch(readDoc(t, "deploy/prometheus/rules.yml"), -1)
+	for _, alert := range alerts {
+		if !strings.Contains(doc, "\n### "+alert[1]+"\n") {
+			t.Errorf("no runbook for the alert %s", alert[1])
+		}
+	}
+	if headings := strings.Count(doc, "\n### "); headings != len(alerts) {
+		t.Errorf("%d runbooks for %d alerts", headings, len(alerts))
+	}
+}
+
+// The handbook's metrics are those that a running worker shows.
+func TestOperationsHandbookHasEveryMetric(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.start()
+	_, text := w.get(w.address("http") + "/metrics")
+	doc := readDoc(t, "docs/operations.md")
+	shown := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (flow_worker_\w+) `).FindAllStringSubmatch(text, -1) {
+		shown[m[1]] = true
+		if !strings.Contains(doc, "\n| `"+m[1]+"` |") {
+			t.Errorf("no row for %s", m[1])
+		}
+	}
+	if len(shown) < 20 {
+		t.Errorf("only %d metrics:\n%s", len(shown), text)
+	}
+	for _, m := range regexp.MustCompile("`(flow_worker_[a-z_]+)`").FindAllStringSubmatch(doc, -1) {
+		if !shown[m[1]] && m[1] != "flow_worker_" {
+			t.Errorf("%s is no metric", m[1])
+		}
+	}
+}
+
+// Links inside the handbook lead somewhere.
+func TestOperationsHandbookLinks(t *testing.T) {
+	t.Parallel()
+	doc := readDoc(t, "docs/operations.md")
+	anchors := map[string]bool{}
+	for _, h := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(doc, -1) {
+		name := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(h[1]), "")
+		anchors["#"+strings.ReplaceAll(name, " ", "-")] = true
+	}
+	for _, link := range regexp.MustCompile(`\]\(([^)]+)\)`).FindAllStringSubmatch(doc, -1) {
+		target := link[1]
+		if strings.HasPrefix(target, "#") {
+			if !anchors[target] {
+				t.Errorf("no heading for %s", target)
+			}
+			continue
+		}
+		if _, err := os.Stat("../../docs/" + strings.SplitN(target, "#", 2)[0]); err != nil {
+			t.Errorf("%s leads nowhere: %v", target, err)
+		}
+	}
+}
