@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +17,7 @@ import (
 const DefaultCheckTimeout = 2 * time.Second
 
 // CheckFunc returns nil if all is well, else why not, in few words and without secrets. It is called
-// at every probe, so it must be cheap, and it should heed its context.
+// at every probe, so it must be cheap, and it should heed its context, which outlives the probe's.
 type CheckFunc func(ctx context.Context) error
 
 // Health knows what the worker needs to consume. Add all checks before it is used; after that it is
@@ -30,12 +29,20 @@ type Health struct {
 	checks []*check // in the order they were added
 }
 
-// check is one named check. At most one call of it is under way at a time, so that probes of a check
-// that hangs don't pile up.
+// check is one named check. At most one call of it is under way at a time, which all who ask meanwhile
+// share, so that probes of a check that hangs don't pile up.
 type check struct {
 	name string
 	call CheckFunc
-	busy atomic.Bool
+
+	mu  sync.Mutex
+	now *flight // the call that is under way, nil if none is; guarded by mu
+}
+
+// flight is one call of a check.
+type flight struct {
+	done chan struct{} // closed when err is set
+	err  error
 }
 
 // CheckResult is how one check went.
@@ -61,14 +68,16 @@ func (h *Health) Add(name string, call CheckFunc) {
 	h.checks = append(h.checks, &check{name: name, call: call})
 }
 
-// Report runs all checks at the same time and waits for them, for the timeout at most.
+// Report runs all checks at the same time and waits for them, for the timeout at most. A check that is
+// under way for another caller is not called again: its answer counts for both.
 func (h *Health) Report(ctx context.Context) Report {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(h.Timeout, DefaultCheckTimeout))
+	timeout := cmp.Or(h.Timeout, DefaultCheckTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	report := Report{Ready: true, Checks: make([]CheckResult, len(h.checks))}
 	var all sync.WaitGroup
 	for i, c := range h.checks {
-		all.Go(func() { report.Checks[i] = c.run(ctx) })
+		all.Go(func() { report.Checks[i] = c.run(ctx, timeout) })
 	}
 	all.Wait()
 	for _, each := range report.Checks {
@@ -80,24 +89,37 @@ func (h *Health) Report(ctx context.Context) Report {
 	return report
 }
 
-var errBusy = errors.New("an earlier check of it has not come back yet")
-
 // run returns by the end of ctx even if the check does not.
-func (c *check) run(ctx context.Context) CheckResult {
-	if !c.busy.CompareAndSwap(false, true) {
-		return c.result(errBusy)
-	}
-	done := make(chan error, 1)
-	go func() {
-		defer c.busy.Store(false)
-		done <- c.safely(ctx)
-	}()
+func (c *check) run(ctx context.Context, timeout time.Duration) CheckResult {
+	f := c.join(ctx, timeout)
 	select {
-	case err := <-done:
-		return c.result(err)
+	case <-f.done:
+		return c.result(f.err)
 	case <-ctx.Done():
 		return c.result(fmt.Errorf("no answer: %w", ctx.Err()))
 	}
+}
+
+// join returns the call that is under way, or a new one. The caller's end is not the call's: others may
+// wait for it, too.
+func (c *check) join(ctx context.Context, timeout time.Duration) *flight {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.now != nil {
+		return c.now
+	}
+	f := &flight{done: make(chan struct{})}
+	c.now = f
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		defer cancel()
+		f.err = c.safely(ctx)
+		c.mu.Lock()
+		c.now = nil // before anybody hears of it: who asks again gets a new answer
+		c.mu.Unlock()
+		close(f.done)
+	}()
+	return f
 }
 
 // safely keeps a panic of one check from ending the process.

@@ -107,13 +107,65 @@ func TestHangingCheck(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 		synctest.Wait()
-		if got = h.Report(t.Context()); got.Checks[0].Reason != errBusy.Error() || calls != 1 {
+		if got = h.Report(t.Context()); got.Checks[0].Reason != "no answer: context deadline exceeded" || calls != 1 {
 			t.Errorf("got %+v after %d calls", got, calls)
 		}
 		close(release)
 		synctest.Wait()
 		if got = h.Report(t.Context()); !got.Checks[0].OK || calls != 2 {
 			t.Errorf("got %+v after %d calls", got, calls)
+		}
+	})
+}
+
+// A probe right after another gets an answer of its own.
+func TestProbesInARow(t *testing.T) {
+	t.Parallel()
+	var h Health
+	calls := 0
+	h.Add("nats", func(context.Context) error { calls++; return nil })
+	for i := range 1000 {
+		if got := h.Report(t.Context()); !got.Ready || calls != i+1 {
+			t.Fatalf("probe %d: %+v after %d calls", i, got, calls)
+		}
+	}
+}
+
+// Probes at the same time share one call, and none of them can spoil it for the others.
+func TestProbesAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		calls, release := 0, make(chan struct{})
+		var h Health
+		h.Add("nats", func(ctx context.Context) error {
+			calls++
+			select {
+			case <-release:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		impatient, leave := context.WithCancel(t.Context())
+		first, others := make(chan Report, 1), make(chan Report, 3)
+		go func() { first <- h.Report(impatient) }()
+		synctest.Wait()
+		for range cap(others) {
+			go func() { others <- h.Report(t.Context()) }()
+		}
+		synctest.Wait()
+		leave()
+		if got := <-first; got.Ready || got.Checks[0].Reason != "no answer: context canceled" {
+			t.Errorf("who left got %+v", got)
+		}
+		close(release)
+		for range cap(others) {
+			if got := <-others; !got.Ready {
+				t.Errorf("got %+v", got)
+			}
+		}
+		if calls != 1 {
+			t.Errorf("%d calls", calls)
 		}
 	})
 }
