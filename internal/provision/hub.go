@@ -43,6 +43,9 @@ type Config struct {
 	// LedgerCreated is when the ledger came to be: a message that is older may have been worked on
 	// under a ledger that is lost, so it is looked up before its first POST. Zero means long ago.
 	LedgerCreated time.Time
+	// LookFirstUntil is until when every new request is looked up before its first POST, because the
+	// ledger took the place of one that knew older requests. Zero means never.
+	LookFirstUntil time.Time
 }
 
 // Limits that are not settings.

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -12,7 +13,7 @@ import (
 // be, and the ledger is only to be had once NATS is; should it be deleted and made anew under a
 // running worker, then the next requests need a hub that knows so.
 type hubs struct {
-	open   func(context.Context) (book provision.Ledger, created time.Time, err error)
+	open   func(context.Context) (book provision.Ledger, age ledgerAge, err error)
 	config provision.Config // without the ledger
 
 	mu      sync.RWMutex // guards the rest
@@ -23,23 +24,38 @@ type hubs struct {
 // renew makes sure of the ledger, and of a hub that works on it. The consumer calls it before it
 // takes requests, and again after every trouble.
 func (h *hubs) renew(ctx context.Context) error {
-	book, created, err := h.open(ctx)
+	book, age, err := h.open(ctx)
 	if err != nil {
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.hub != nil && h.created.Equal(created) {
+	if h.hub != nil && h.created.Equal(age.created) {
 		return nil
 	}
 	cfg := h.config
-	cfg.Ledger, cfg.LedgerCreated = book, created
+	cfg.Ledger, cfg.LedgerCreated, cfg.LookFirstUntil = book, age.created, age.lookFirstUntil()
 	hub, err := provision.New(cfg)
 	if err != nil {
 		return err
 	}
-	h.hub, h.created = hub, created
+	h.hub, h.created = hub, age.created
 	return nil
+}
+
+// ledgerAge says since when there is a ledger, and a stream of requests.
+type ledgerAge struct{ created, stream time.Time }
+
+// together is how far apart ledger and stream may have been made by one set-up.
+const together = time.Hour
+
+// lookFirstUntil returns until when a request that is new to the ledger may be a repeat of one that an
+// earlier ledger knew: a ledger that is much younger than the stream took the place of another.
+func (a ledgerAge) lookFirstUntil() time.Time {
+	if a.stream.IsZero() || a.created.Sub(a.stream) < together {
+		return time.Time{}
+	}
+	return a.created.Add(ledger.DefaultTTL)
 }
 
 // handle works on one delivery. None comes before the first renew.

@@ -1,73 +1,28 @@
 package app
 
 import (
-	"context"
-	"errors"
 	"testing"
 	"time"
 
-	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/ledger"
 )
 
-// idle stands for parts that are not used: calling one of its methods is a nil dereference.
-type idle struct {
-	provision.Ledger
-	provision.Secrets
-	provision.Connections
-}
-
-func testHubs(open func() (time.Time, error)) *hubs {
-	return &hubs{
-		open: func(context.Context) (provision.Ledger, time.Time, error) {
-			at, err := open()
-			return idle{}, at, err
-		},
-		config: provision.Config{
-			Secrets: idle{}, Connections: idle{}, Instance: "test", FlowTimeout: time.Second, Settle: time.Second,
-			RetryInitial: time.Second, RetryDelayMax: time.Second, RetryElapsed: time.Second,
-			RedeliveryDelayMax: time.Second, RequestDeadline: time.Second,
-		},
-	}
-}
-
-func TestANewLedgerGetsANewHub(t *testing.T) {
+// TestAYoungLedgerBesideAnOldStream: then an earlier ledger is lost, and a repeat of what it knew must
+// be looked up before it is posted again.
+func TestAYoungLedgerBesideAnOldStream(t *testing.T) {
 	t.Parallel()
-	at := time.Unix(1000, 0)
-	h := testHubs(func() (time.Time, error) { return at, nil })
-	renew := func() *provision.Hub {
-		t.Helper()
-		if err := h.renew(t.Context()); err != nil {
-			t.Fatal(err)
+	now := time.Now()
+	for name, c := range map[string]struct {
+		age  ledgerAge
+		want time.Time
+	}{
+		"made before the stream":       {ledgerAge{created: now, stream: now.Add(time.Second)}, time.Time{}},
+		"made by the same set-up":      {ledgerAge{created: now, stream: now.Add(-time.Minute)}, time.Time{}},
+		"there is no stream yet":       {ledgerAge{created: now}, time.Time{}},
+		"the stream is two months old": {ledgerAge{created: now, stream: now.AddDate(0, -2, 0)}, now.Add(ledger.DefaultTTL)},
+	} {
+		if got := c.age.lookFirstUntil(); !got.Equal(c.want) {
+			t.Errorf("%s: look first until %v, want %v", name, got, c.want)
 		}
-		return h.hub
-	}
-	first := renew()
-	if !first.LedgerCreated.Equal(at) {
-		t.Errorf("the hub thinks its ledger is of %v, want %v", first.LedgerCreated, at)
-	}
-	if renew() != first {
-		t.Error("another hub on the same ledger: it would not know what is in hand")
-	}
-	at = at.Add(time.Hour)
-	if second := renew(); second == first || !second.LedgerCreated.Equal(at) {
-		t.Errorf("the ledger was made anew, and the hub does not know")
-	}
-}
-
-func TestNoHubWithoutALedger(t *testing.T) {
-	t.Parallel()
-	down := errors.New("down")
-	h := testHubs(func() (time.Time, error) { return time.Time{}, down })
-	if err := h.renew(t.Context()); !errors.Is(err, down) || h.hub != nil {
-		t.Errorf("got %v and hub %v", err, h.hub)
-	}
-}
-
-func TestAWrongHubConfigIsToldAtOnce(t *testing.T) {
-	t.Parallel()
-	h := testHubs(func() (time.Time, error) { return time.Unix(1, 0), nil })
-	h.config.Settle = 0
-	if err := h.renew(t.Context()); err == nil || h.hub != nil {
-		t.Errorf("got %v and hub %v", err, h.hub)
 	}
 }

@@ -135,7 +135,12 @@ func (w *worker) newOps() {
 		return nil
 	})
 	w.health.Add("consumer", func(context.Context) error { return w.consumer.Ready() })
-	w.health.Add("vault", func(context.Context) error { return w.vault.Ready() })
+	w.health.Add("vault", func(ctx context.Context) error {
+		if err := w.vault.Ready(); err != nil {
+			return err
+		}
+		return w.vault.Health(ctx) // a token is of no use with a Vault that is sealed
+	})
 	w.status = &ops.Status{
 		Version: w.deps.Build.Version, Since: time.Now(), Health: w.health,
 		Sources: ops.Sources{Queue: w.queue, Breakers: w.circuits},
@@ -168,11 +173,17 @@ func (w *worker) circuits() []ops.Breaker {
 }
 
 // openLedger opens the ledger, or makes it, as the settings say.
-func (w *worker) openLedger(ctx context.Context) (provision.Ledger, time.Time, error) {
+func (w *worker) openLedger(ctx context.Context) (provision.Ledger, ledgerAge, error) {
 	book, err := openLedger(ctx, w.js, w.settings)
 	if err != nil {
-		return nil, time.Time{}, fmt.Errorf("the ledger: %w", err)
+		return nil, ledgerAge{}, fmt.Errorf("the ledger: %w", err)
 	}
 	w.book.Store(book)
-	return &watchedLedger{book, w.inWork.reached}, book.Created(), nil
+	age := ledgerAge{created: book.Created()}
+	if stream, err := w.js.Stream(ctx, consumer.StreamRequests); err == nil {
+		age.stream = stream.CachedInfo().Created
+	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, age, fmt.Errorf("the age of the stream: %w", err)
+	}
+	return &watchedLedger{book, w.inWork.reached}, age, nil
 }
