@@ -8,7 +8,7 @@
 // The measurements take their time, so they are behind the build tag soak, and read /proc:
 //
 //	go test -tags soak ./test/fairness -parallel 4
-//	go test -tags soak ./test/fairness -v -parallel 1 -timeout 60m -args -fairness.queued 50000 -fairness.tenants 1000 -fairness.watch 30s
+//	go test -tags soak ./test/fairness -v -parallel 1 -timeout 60m -args -fairness.queued 50000 -fairness.tenants 1000 -fairness.watch 20s
 //
 // The first form is bounded for CI and its figures say little, for tests run side by side. The second
 // printed the figures in docs/fairness.md.
