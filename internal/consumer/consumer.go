@@ -125,6 +125,8 @@ type Consumer struct {
 	tails sync.WaitGroup // ends of pulls
 	abort chan struct{}  // closed by Abort
 	once  sync.Once      // closes abort
+
+	suspect chan error // why the objects are to be looked at again, at most one
 }
 
 // New returns a Consumer that Run starts, or an error that names every field that is wrong. It does
@@ -139,6 +141,8 @@ func New(cfg Config) (*Consumer, error) {
 		nc:     cfg.JS.Conn(),
 		slots:  make(chan struct{}, cfg.Concurrency),
 		abort:  make(chan struct{}),
+
+		suspect: make(chan error, 1),
 	}
 	c.hand.jobs = make(map[*job]struct{})
 	c.state.ackWait = cfg.Objects.AckWait

@@ -26,17 +26,11 @@ const gateWait = 5 * time.Second
 func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 	waits := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(bindWaitMin), backoff.WithMaxInterval(bindWaitMax), backoff.WithMaxElapsedTime(0))
-	var from jetstream.Consumer
 	for ctx.Err() == nil {
-		var err error
-		if from == nil {
-			from, err = c.bind(ctx)
-		}
+		began := time.Now()
+		err := c.bindAndPull(ctx, cx)
 		if err == nil {
-			if err = c.pull(ctx, from, cx); err == nil {
-				waits.Reset()
-				continue
-			}
+			continue
 		}
 		if c.nc.IsClosed() {
 			return ErrConnectionClosed
@@ -44,12 +38,23 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the intake was told to end
 		}
-		from = nil
 		c.state.setProblem(err)
 		c.Log.Warn("no messages are taken for now", "error", err)
+		if time.Since(began) > 2*bindWaitMax { // it went well meanwhile: this is a new trouble
+			waits.Reset()
+		}
 		sleep(ctx, waits.NextBackOff())
 	}
 	return nil
+}
+
+// bindAndPull makes sure of the objects and takes messages until something goes wrong or ctx ends.
+func (c *Consumer) bindAndPull(ctx context.Context, cx contexts) error {
+	from, err := c.bind(ctx)
+	if err != nil {
+		return err
+	}
+	return c.pull(ctx, from, cx)
 }
 
 // bind makes sure of the objects, as Config.Objects says, and returns the consumer.
@@ -70,6 +75,10 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("consumer: consumer %s on %s: %w", ConsumerName, StreamRequests, err)
 	}
+	select {
+	case <-c.suspect: // from before this look
+	default:
+	}
 	c.state.setAckWait(from.CachedInfo().Config.AckWait)
 	c.state.setBound()
 	c.look(ctx)
@@ -81,11 +90,19 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 // at a time hide the way to the broker and back.
 const pullers = 8
 
-// pull takes messages until ctx ends, and then returns nil, or until one of the pullers fails.
+// pull takes messages until ctx ends, and then returns nil, or until one of the pullers fails or Recheck
+// is told of a missing object.
 func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx contexts) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var all sync.WaitGroup
+	all.Go(func() {
+		select {
+		case err := <-c.suspect:
+			cancel(pullError{err})
+		case <-ctx.Done():
+		}
+	})
 	for range min(pullers, c.Concurrency) {
 		all.Go(func() {
 			for ctx.Err() == nil {
@@ -97,12 +114,12 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 	}
 	all.Wait()
 	if failed := (pullError{}); errors.As(context.Cause(ctx), &failed) {
-		return fmt.Errorf("consumer: pull: %w", failed.error)
+		return fmt.Errorf("consumer: the intake: %w", failed.error)
 	}
 	return nil
 }
 
-// pullError tells a puller's failure from the end of the intake.
+// pullError tells a failure from the end of the intake.
 type pullError struct{ error }
 
 // pullWhileOpen pulls one message after the other until the gate shuts, which it waits for to change.

@@ -62,6 +62,7 @@ func (s *ledgerSweep) read(ctx context.Context) {
 	for w, err := range s.Sweep.Records(ctx, s.next) {
 		if err != nil {
 			s.Log.Debug("the ledger can't be looked through", "error", err)
+			s.Recheck(err)
 			return
 		}
 		old, known := s.suspects[w.Record.Key]

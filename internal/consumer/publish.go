@@ -75,8 +75,12 @@ func (c *Consumer) publish(ctx context.Context, stream string, m event.Message) 
 	return c.confirm(ctx, func(ctx context.Context) error {
 		msg := &nats.Msg{Subject: m.Subject, Header: nats.Header(m.Headers), Data: m.Body}
 		_, err := c.JS.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
-		if tooLarge(err) {
+		switch {
+		case tooLarge(err):
 			return backoff.Permanent(err)
+		case err != nil:
+			err = fmt.Errorf("stream %s: %w", stream, err)
+			c.Recheck(err)
 		}
 		return err
 	})

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"time"
 
@@ -87,6 +88,11 @@ type queueSweep struct {
 
 func (s *queueSweep) look(ctx context.Context) {
 	s.mendConsumer(ctx)
+	for _, name := range []string{StreamResults, StreamDeadLetters} { // while nothing is published, nobody else notices
+		if _, err := s.JS.Stream(ctx, name); err != nil {
+			s.Recheck(fmt.Errorf("stream %s: %w", name, err))
+		}
+	}
 	q, err := OpenQueue(ctx, s.JS, s.Codec)
 	if err != nil {
 		s.Log.Debug("the queue can't be looked through", "error", err)
