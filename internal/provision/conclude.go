@@ -27,7 +27,7 @@ func (t *task) finish(s State, res Result) {
 	if res.Error != nil {
 		why = string(res.Error.Reason)
 	}
-	t.rec.note(Attempt{At: res.CompletedAt, Step: "final", Result: res.Outcome, Detail: why})
+	t.rec.note(Attempt{At: res.CompletedAt, Step: stepFinal, Result: res.Outcome, Detail: why})
 	t.rec.Final = &FinalResult{EventID: res.EventID, Outcome: res.Outcome, Trace: res.Trace, Result: res}
 }
 

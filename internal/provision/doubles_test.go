@@ -127,6 +127,7 @@ func (s *sim) make(as Account, c NewConnection, orphaned bool, leaseEnd time.Tim
 
 func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err error) {
 	err = f.p.do("find", func() error {
+		f.p.s.asked++
 		for _, c := range f.p.s.conns {
 			if !c.visible.After(f.p.s.now) && c.Name == q.Name && (q.SpecID == "" || c.SpecID == q.SpecID) {
 				found = append(found, c.Found)

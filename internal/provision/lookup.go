@@ -24,6 +24,9 @@ func (t *task) settledAt() time.Time {
 // lookUp asks the Flow Service what became of the open POST.
 func (t *task) lookUp(ctx context.Context) step {
 	began := t.hub.Clock.Now()
+	if wait := t.rec.NotBefore.Sub(began); wait > 0 && began.Before(t.rec.Deadline) {
+		return t.pause(ctx, wait, t.lookUp)
+	}
 	settled := began.After(t.settledAt())
 	found, err := t.find(ctx, Query{Name: t.rec.Name, SpecID: t.rec.ConnectionSpec.ID})
 	s := t.sight(found)
@@ -37,8 +40,27 @@ func (t *task) lookUp(ctx context.Context) step {
 	case !settled:
 		t.noteLookup(began, "not_yet", "")
 		return t.pause(ctx, 0, t.lookUp)
+	case t.rec.Promises >= promisesBelieved:
+		return t.unresolved(ctx, settled, nil, fmt.Sprintf("%d POSTs were answered with success, but no connection of theirs is listed", t.rec.Promises))
 	}
 	return t.absent(began)
+}
+
+// promisesBelieved is how many POSTs may be answered with success and yet be believed to have made
+// nothing. After that it is more likely that the list doesn't show them.
+const promisesBelieved = 3
+
+// restAfterAbsent returns how long a request rests before its next POST after several that were
+// settled as absent: each is a chance of two connections, should the list not show all.
+func (t *task) restAfterAbsent() time.Duration {
+	if t.rec.Posts < 2 {
+		return 0
+	}
+	d := t.hub.RetryDelayMax
+	for range min(t.rec.Posts-2, 30) {
+		d = min(2*d, t.hub.RedeliveryDelayMax)
+	}
+	return d/2 + t.hub.jitter(d/2)
 }
 
 // absent goes on after the open POST was proved to have made nothing.
@@ -46,6 +68,9 @@ func (t *task) absent(began time.Time) step {
 	t.hub.Observer.Reconciled(ReconciledAbsent)
 	t.noteLookup(began, string(ReconciledAbsent), "")
 	t.rec.State, t.rec.LookFirst = StateWaiting, false
+	if next := began.Add(t.restAfterAbsent()); next.After(t.rec.NotBefore) {
+		t.rec.NotBefore = next
+	}
 	return t.proceed()
 }
 

@@ -173,6 +173,10 @@ func (t *task) takeOver(context.Context) step {
 	return t.claim
 }
 
+// survived forgets the deaths of earlier workers: this one got further than a step on the way to the
+// POST, or past it. To look up what an earlier one did is not enough; the killer may be yet to come.
+func (t *task) survived() { t.rec.Deaths, t.rec.AloneDeaths = 0, 0 }
+
 // claim records that this worker has the request, then goes where its state leads. The claim of a
 // first delivery goes into the ledger with the next write.
 func (t *task) claim(ctx context.Context) step {

@@ -228,6 +228,75 @@ func TestRetryAfterIsKeptAcrossDeliveries(t *testing.T) {
 	}
 }
 
+// TestRetryAfterOfAnUnknownPostIsRespected: a 503 that asks to be left alone is asked nothing until
+// then, not even how the POST went.
+func TestRetryAfterOfAnUnknownPostIsRespected(t *testing.T) {
+	t.Parallel()
+	var posted []time.Time
+	s, res := play(t, func(s *sim) {
+		s.post = func(n int) postAnswer {
+			posted = append(posted, s.now)
+			if n == 0 {
+				p := says(VerdictUnknown)
+				p.err.Status, p.err.RetryAfter = 503, 10*time.Minute
+				return p
+			}
+			return postAnswer{made: true}
+		}
+	})
+	checkCreated(t, res, false, 2)
+	if wait := posted[1].Sub(posted[0]); wait < 10*time.Minute {
+		t.Errorf("posted again after %v", wait)
+	}
+	if n := s.asked; n != 1 {
+		t.Errorf("%d look-ups, want 1: after the time was over", n)
+	}
+}
+
+// TestEmptyPromisesEnd: an upstream that always says "created" without saying what, and lists nothing,
+// must not be sent one POST after another.
+func TestEmptyPromisesEnd(t *testing.T) {
+	t.Parallel()
+	s, res := play(t, func(s *sim) {
+		s.post = func(int) postAnswer {
+			p := says(VerdictUnknown)
+			p.err.Status = 201
+			return p
+		}
+	})
+	checkFailed(t, res, ReasonOutcomeUnknown)
+	if s.posts != promisesBelieved {
+		t.Errorf("%d POSTs, want %d", s.posts, promisesBelieved)
+	}
+}
+
+func TestPostsGetRarer(t *testing.T) {
+	t.Parallel()
+	s, _ := play(t, func(s *sim) { s.post = always(VerdictUnknown) })
+	if s.posts > 150 {
+		t.Errorf("%d POSTs in a day that were all settled as absent", s.posts)
+	}
+}
+
+// TestWaitingDoesNotWipeOutThePosts: the record keeps what was tried, however long it waited since.
+func TestWaitingDoesNotWipeOutThePosts(t *testing.T) {
+	t.Parallel()
+	var r Record
+	r.note(Attempt{Step: stepPost, Result: "throttled"})
+	for range 3 * MaxAttempts {
+		r.note(Attempt{Step: "handback"})
+	}
+	if len(r.Attempts) != MaxAttempts || r.Attempts[0].Step != stepPost {
+		t.Errorf("%d attempts, the first a %s", len(r.Attempts), r.Attempts[0].Step)
+	}
+	for range 2 * MaxAttempts {
+		r.note(Attempt{Step: stepPost})
+	}
+	if len(r.Attempts) != MaxAttempts {
+		t.Errorf("%d attempts", len(r.Attempts))
+	}
+}
+
 func TestThrottledFailsAtItsDeadlineNotLater(t *testing.T) {
 	t.Parallel()
 	s, res := play(t, func(s *sim) { s.post = always(VerdictThrottled) })
@@ -400,10 +469,10 @@ func TestCrashLoopSettlesAnOpenPostFirst(t *testing.T) {
 func TestLostLedgerIsLookedUpFirst(t *testing.T) {
 	t.Parallel()
 	for name, setup := range map[string]func(*sim){
-		"delivered before":       func(s *sim) { s.msgs[0].deliver = 1 },
-		"older than the ledger":  func(s *sim) { s.tweak = func(c *Config) { c.LedgerCreated = s.now.Add(time.Minute) } },
+		"delivered before":                func(s *sim) { s.msgs[0].deliver = 1 },
+		"older than the ledger":           func(s *sim) { s.tweak = func(c *Config) { c.LedgerCreated = s.now.Add(time.Minute) } },
 		"the ledger took another's place": func(s *sim) { s.tweak = func(c *Config) { c.LookFirstUntil = s.now.Add(time.Minute) } },
-		"carries a retry number": func(s *sim) { s.msgs[0].d.Request.Retry = 3 },
+		"carries a retry number":          func(s *sim) { s.msgs[0].d.Request.Retry = 3 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

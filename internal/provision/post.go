@@ -72,7 +72,7 @@ func served(err error) bool {
 // answered takes the answer to a POST.
 func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 	now := t.hub.Clock.Now()
-	result := Attempt{At: t.rec.PostedAt, Step: "post", Result: OutcomeCreated, Elapsed: now.Sub(t.rec.PostedAt).Seconds()}
+	result := Attempt{At: t.rec.PostedAt, Step: stepPost, Result: OutcomeCreated, Elapsed: now.Sub(t.rec.PostedAt).Seconds()}
 	if err == nil {
 		t.rec.note(result)
 		t.succeed(conn, false)
@@ -84,7 +84,7 @@ func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 	t.strained = ce.Verdict == VerdictThrottled || ce.Verdict == VerdictUnknown || ce.Verdict == VerdictNotSent
 	t.log.Info("the POST made no connection that we know of", "verdict", ce.Verdict.String(), "status", ce.Status, "code", ce.Code, "error", ce)
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
-	t.rec.Deaths, t.rec.AloneDeaths = 0, 0
+	t.survived()
 	if ce.Verdict != VerdictUnauthorized {
 		t.rec.Unauthorized = 0
 	}
@@ -108,6 +108,12 @@ func asCallError(err error) *CallError {
 func (t *task) postUnknown(ctx context.Context, ce *CallError, now time.Time) step {
 	t.hub.Observer.Retried(ce.Target, orNetwork(ce.Cause))
 	t.rec.State, t.rec.Doubt, t.rec.EndedAt, t.rec.EndedBy = StateUnknown, true, now, t.hub.Instance
+	if ce.RetryAfter > 0 {
+		t.rec.NotBefore = now.Add(ce.RetryAfter)
+	}
+	if ce.Status >= 200 && ce.Status < 300 {
+		t.rec.Promises++
+	}
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}

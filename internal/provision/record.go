@@ -1,6 +1,9 @@
 package provision
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // State is where a request stands. The zero value is no state.
 type State string
@@ -49,6 +52,7 @@ type Record struct {
 	Doubt        bool          `json:"doubt,omitempty"`        // a POST of any retry ended in a way that nobody knows
 	LookFirst    bool          `json:"lookFirst,omitempty"`    // look for the mark before the next POST
 	Posts        int           `json:"posts"`                  // POSTs tried in this retry
+	Promises     int           `json:"promises,omitempty"`     // POSTs answered with a success that named no connection, none of which was found
 	Unauthorized int           `json:"unauthorized,omitempty"` // 401s in a row
 	Refused      *Failure      `json:"refused,omitempty"`      // the last POST was refused; the secrets are yet to be read past the cache
 	Reread       bool          `json:"reread,omitempty"`       // they were newer, and that POST is spent
@@ -104,11 +108,20 @@ func (r *Record) postEnd() time.Time {
 	return r.leaseEnd()
 }
 
-// note appends an attempt and forgets the oldest beyond MaxAttempts.
+// note appends an attempt. Of more than MaxAttempts the oldest goes that is no POST, so that waiting
+// for days doesn't wipe out what was tried.
 func (r *Record) note(a Attempt) {
 	a.Retry, a.Owner = r.Retry, r.Owner
 	r.Attempts = append(r.Attempts, a)
-	if over := len(r.Attempts) - MaxAttempts; over > 0 {
-		r.Attempts = append([]Attempt(nil), r.Attempts[over:]...)
+	if len(r.Attempts) <= MaxAttempts {
+		return
 	}
+	oldest := max(0, slices.IndexFunc(r.Attempts, func(a Attempt) bool { return a.Step != stepPost && a.Step != stepFinal }))
+	r.Attempts = slices.Delete(r.Attempts, oldest, oldest+1)
 }
+
+// Steps of an Attempt that matter to the code.
+const (
+	stepPost  = "post"
+	stepFinal = "final"
+)

@@ -127,6 +127,7 @@ func missingSecret(err error) *Failure {
 func (t *task) hindered(ctx context.Context, target Target, err error, again step) step {
 	cause, atLeast := hindrance(err)
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(target), Result: string(cause), Detail: text(err)})
+	t.survived()
 	t.log.Info("hindered", "target", target, "cause", cause, "error", err)
 	if errors.Is(err, ErrCircuitOpen) {
 		return t.handBack(ctx, atLeast) // an outage isn't waited for in a slot

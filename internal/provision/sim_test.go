@@ -59,6 +59,7 @@ type sim struct {
 	late    []func()
 	conns   []simConn
 	posts   int
+	asked   int // look-ups that were served
 	msgs    []*simMsg
 	results []Result
 	dead    []Result

@@ -112,9 +112,6 @@ func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
 	}
 	delay = min(delay, t.hub.RedeliveryDelayMax)
 	t.rec.Held = false
-	if t.rec.State != StateUnknown { // while a POST is being settled, what killed its worker may be yet to come
-		t.rec.Deaths, t.rec.AloneDeaths = 0, 0
-	}
 	t.rec.Handbacks++
 	t.rec.note(Attempt{At: now, Step: "handback", Result: string(t.rec.State), Detail: "for " + delay.Round(time.Millisecond).String()})
 	if next, ok := t.write(ctx); !ok {
