@@ -38,7 +38,8 @@ type ObjectsConfig struct {
 	AckWait  time.Duration // at least that long; 0 means DefaultAckWait
 
 	// Ledger makes or checks the ledger. It is called before the requests stream may be made, so
-	// that no request can be older than its ledger. Nil means that the caller has seen to it.
+	// that no request can be older than its ledger, and at every look at the queue, perhaps at the
+	// same time. Nil means that the caller has seen to it.
 	Ledger func(context.Context) error
 }
 

@@ -67,6 +67,13 @@ func TestIdleWorkerMissesAStream(t *testing.T) {
 	r := newRig(t, natstest.Options{})
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
 	cfg.Sweep.Interval = 50 * time.Millisecond
+	var missing atomic.Bool
+	cfg.Objects.Ledger = func(context.Context) error {
+		if missing.Load() {
+			return fmt.Errorf("the ledger: %w", jetstream.ErrBucketNotFound)
+		}
+		return nil
+	}
 	w := r.run(cfg)
 	r.eventually("ready", func() bool { return w.Ready() == nil })
 	r.deleteStream(consumer.StreamResults)
@@ -74,6 +81,13 @@ func TestIdleWorkerMissesAStream(t *testing.T) {
 		_, err := r.js.Stream(r.ctx, consumer.StreamResults)
 		return err == nil
 	})
+	missing.Store(true)
+	r.eventually("the ledger is missed", func() bool {
+		err := w.Ready()
+		return err != nil && strings.Contains(err.Error(), "the ledger")
+	})
+	missing.Store(false)
+	r.eventually("ready again", func() bool { return w.Ready() == nil })
 	r.end(w)
 }
 
@@ -86,6 +100,7 @@ func TestRecheck(t *testing.T) {
 	gone := errors.New(`the ledger is gone; run "worker init"`)
 	var missing atomic.Bool
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
+	cfg.Sweep.Interval = -1
 	cfg.Objects.Ledger = func(context.Context) error {
 		looks.Add(1)
 		if missing.Load() {

@@ -88,11 +88,7 @@ type queueSweep struct {
 
 func (s *queueSweep) look(ctx context.Context) {
 	s.mendConsumer(ctx)
-	for _, name := range []string{StreamResults, StreamDeadLetters} { // while nothing is published, nobody else notices
-		if _, err := s.JS.Stream(ctx, name); err != nil {
-			s.Recheck(fmt.Errorf("stream %s: %w", name, err))
-		}
-	}
+	s.missObjects(ctx)
 	q, err := OpenQueue(ctx, s.JS, s.Codec)
 	if err != nil {
 		s.Log.Debug("the queue can't be looked through", "error", err)
@@ -110,6 +106,19 @@ func (s *queueSweep) look(ctx context.Context) {
 		s.Log.Error("messages in the queue will never be delivered again", "messages", sure, "stream", StreamRequests, "remedy", OrphanRemedy)
 	}
 	s.told = sure
+}
+
+// missObjects looks for what nobody else misses while no request comes. The ledger is to be noticed also
+// where another worker made it anew meanwhile: it knows nothing of the requests before.
+func (s *queueSweep) missObjects(ctx context.Context) {
+	for _, name := range []string{StreamResults, StreamDeadLetters} {
+		if _, err := s.JS.Stream(ctx, name); err != nil {
+			s.Recheck(fmt.Errorf("stream %s: %w", name, err))
+		}
+	}
+	if s.Objects.Ledger != nil {
+		s.Recheck(s.Objects.Ledger(ctx))
+	}
 }
 
 // OrphanRemedy says what to do about messages that will never be delivered again.

@@ -75,16 +75,28 @@ func (i *inWork) reached(rec provision.Record) {
 	}
 }
 
-// watchedLedger tells of every record that was stored.
+// watchedLedger tells of every record that was stored, and of every call that failed.
 type watchedLedger struct {
 	provision.Ledger
 	stored func(provision.Record)
+	failed func(error)
+}
+
+// Load implements provision.Ledger.
+func (l *watchedLedger) Load(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
+	rec, rev, err := l.Ledger.Load(ctx, key)
+	if err != nil {
+		l.failed(err)
+	}
+	return rec, rev, err
 }
 
 // Store implements provision.Ledger.
 func (l *watchedLedger) Store(ctx context.Context, key provision.Key, rec provision.Record, rev uint64) (uint64, error) {
 	next, err := l.Ledger.Store(ctx, key, rec, rev)
-	if err == nil {
+	if err != nil {
+		l.failed(err)
+	} else {
 		l.stored(rec)
 	}
 	return next, err

@@ -185,5 +185,5 @@ func (w *worker) openLedger(ctx context.Context) (provision.Ledger, ledgerAge, e
 	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, age, fmt.Errorf("the age of the stream: %w", err)
 	}
-	return &watchedLedger{book, w.inWork.reached}, age, nil
+	return &watchedLedger{book, w.inWork.reached, w.consumer.Recheck}, age, nil
 }
