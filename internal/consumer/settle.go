@@ -28,10 +28,12 @@ const (
 // What can't be confirmed sends the message back, to be told by a later delivery.
 func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) verdict {
 	if out.Result == nil {
-		return verdict{settled: c.nak(j, out.Delay)}
+		return c.nak(j, out.Delay)
 	}
 	if err := c.tell(j, d, *out.Result); err != nil {
-		return verdict{settled: c.nak(j, untoldDelay), err: fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)}
+		v := c.nak(j, untoldDelay)
+		v.err = fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)
+		return v
 	}
 	return c.ack(j)
 }
@@ -63,22 +65,23 @@ func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
 	l.Reason, l.Detached = provision.ReasonInvalidRequest, true
 	v := verdict{settled: settledTerm, err: errors.New("the subject's last token is no tenant; want ^[a-z0-9][a-z0-9_-]{0,62}$")}
 	if err := c.publishDeadLetter(j.settle, l); err != nil {
-		v = verdict{settled: c.nak(j, untoldDelay), err: errors.Join(v.err, err)}
+		back := c.nak(j, untoldDelay)
+		back.err = errors.Join(v.err, err)
+		v = back
 	} else if err := j.msg.TermWithReason("no tenant"); err != nil {
 		v = verdict{settled: settledAbandoned, err: errors.Join(v.err, err)}
 	}
 	c.report(d, provision.Outcome{Why: "no tenant"}, v)
 }
 
-// nak gives the message back to rest for d, within bounds and with a tenth of jitter, and returns how
-// that went.
-func (c *Consumer) nak(j *job, d time.Duration) string {
+// nak gives the message back to rest for d, within bounds and with a tenth of jitter.
+func (c *Consumer) nak(j *job, d time.Duration) verdict {
 	d = max(d, delayMin)
 	d = min(d+time.Duration(rand.Float64()*float64(d)/10), max(c.DelayMax, delayMin))
 	if err := j.msg.NakWithDelay(d); err != nil {
-		return settledAbandoned
+		return verdict{settled: settledAbandoned}
 	}
-	return settledNak
+	return verdict{settled: settledNak, delay: d}
 }
 
 // ack acknowledges the message and waits for the broker to confirm it.

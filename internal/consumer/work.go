@@ -53,8 +53,8 @@ func (c *Consumer) lastDefence(j *job) {
 	id := rand.Text()[:12]
 	c.Log.Error("panic while handling a message", "log_id", id, "tenant", j.tenant,
 		"panic", fmt.Sprintf("%.200v", p), "stack", string(debug.Stack()))
-	settled := c.nak(j, panicDelay)
-	c.Metrics.deliveries.WithLabelValues(settled).Inc()
+	v := c.nak(j, panicDelay)
+	c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
 }
 
 func (c *Consumer) work(j *job) {
@@ -80,15 +80,16 @@ func (c *Consumer) work(j *job) {
 
 // verdict is what became of a message.
 type verdict struct {
-	settled string // a value of the label "settled"
-	err     error  // what prevented better
+	settled string        // a value of the label "settled"
+	delay   time.Duration // how long a message that goes back rests
+	err     error         // what prevented better
 }
 
 // report counts and logs one settled message. It never logs the body.
 func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict) {
 	c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
 	took := time.Since(d.EnteredAt)
-	attrs := append(identity(d), slog.String("settled", v.settled), slog.Duration("age", took))
+	attrs := append(identity(d), slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds()))
 	level := slog.LevelInfo
 	if out.Result != nil {
 		attrs = append(attrs, slog.String("outcome", outcomeOf(d, out)))
@@ -100,7 +101,10 @@ func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict
 			c.Metrics.concluded(d, out, took)
 		}
 	} else {
-		attrs = append(attrs, slog.String("why", out.Why), slog.Duration("delay", out.Delay))
+		attrs = append(attrs, slog.String("why", out.Why))
+	}
+	if v.settled == settledNak {
+		attrs = append(attrs, slog.Float64("delay_seconds", v.delay.Seconds()))
 	}
 	if v.err != nil {
 		attrs = append(attrs, slog.Any("error", v.err))
