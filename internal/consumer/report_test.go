@@ -12,10 +12,10 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// lines passes on every write.
-type lines chan []byte
+// feed passes on every write.
+type feed chan []byte
 
-func (l lines) Write(p []byte) (int, error) {
+func (l feed) Write(p []byte) (int, error) {
 	l <- append([]byte(nil), p...)
 	return len(p), nil
 }
@@ -25,7 +25,7 @@ func TestSettledInSeconds(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natstest.Options{})
 	r.ensure(consumer.ObjectsConfig{})
-	log := make(lines, 1000)
+	log := make(feed, 1000)
 	cfg := r.config(func(context.Context, provision.Delivery) provision.Outcome {
 		return provision.Outcome{Why: "later", Delay: time.Hour}
 	})
