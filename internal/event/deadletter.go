@@ -76,12 +76,15 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 			out[name] = values
 		}
 	}
+	many := m.headers.tooMany() // unknown ones of too many are left out
 	for name, values := range m.headers {
 		attr, ok := strings.CutPrefix(name, attributePrefix)
 		switch {
 		case !ok:
 		case knownAttribute(attr):
 			out[name] = values
+		case many:
+			hidden = true
 		default:
 			out[name] = []string{provision.Redacted}
 			hidden = true

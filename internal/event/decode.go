@@ -107,7 +107,7 @@ func (m *message) retry() (n int, salt string) {
 // where there is none. Absent data has the fingerprint of no bytes.
 func (m *message) fingerprint(max int) string {
 	raw := m.dataRaw
-	if len(raw) <= max {
+	if m.data != nil && len(raw) <= max {
 		raw = m.canonical(raw)
 	}
 	sum := sha256.Sum256(raw)
@@ -117,7 +117,7 @@ func (m *message) fingerprint(max int) string {
 // canonical returns the canonical form of raw, or raw where there is none. Where data is all that raw
 // holds, it need not be read again.
 func (m *message) canonical(raw []byte) []byte {
-	if m.data != nil && len(bytes.TrimSpace(raw)) == len(m.data.raw) {
+	if len(bytes.TrimSpace(raw)) == len(m.data.raw) {
 		if out, ok := appendCanonical(make([]byte, 0, len(raw)), m.data); ok {
 			return out
 		}

@@ -62,6 +62,20 @@ func (h headers) attributes() (found, event bool) {
 	return found, event
 }
 
+// maxAttributes bounds the attributes of a binary event: a broker lets tens of thousands through.
+const maxAttributes = 256
+
+// tooMany reports whether there are more attributes than maxAttributes.
+func (h headers) tooMany() bool {
+	n := 0
+	for name := range h {
+		if strings.HasPrefix(name, attributePrefix) {
+			n++
+		}
+	}
+	return n > maxAttributes
+}
+
 // mediaType returns the Content-Type without its parameters, in lower case.
 func (h headers) mediaType() string {
 	value, _, _ := h.get(HeaderContentType)

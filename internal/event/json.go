@@ -11,8 +11,12 @@ import (
 	"github.com/gowebpki/jcs"
 )
 
-// maxDepth bounds the nesting of a message. A request needs five levels.
-const maxDepth = 64
+// Bounds of a message, far above what a request needs and low enough that none costs much to read.
+const (
+	maxDepth  = 64  // levels; a request has 5
+	maxValues = 512 // values, of whatever kind; a request has 17, and every further attribute is one
+	maxNumber = 64  // bytes of one number; a request has none
+)
 
 // The kinds of a node: the first byte of what it is written as.
 const (
@@ -57,6 +61,21 @@ func parse(src []byte) (*node, error) {
 	return s.value(1)
 }
 
+// parseTop reads the top level of what parse found too large or too deep, so that its author can be
+// answered by name. Objects and arrays below it are nodes without content. It returns nil where even
+// the top level is too much.
+func parseTop(src []byte) *node {
+	if !utf8.Valid(src) || !json.Valid(src) {
+		return nil
+	}
+	s := scanner{src: src, shallow: true}
+	root, err := s.value(1)
+	if err != nil {
+		return nil
+	}
+	return root
+}
+
 func syntaxError(err error, src []byte) error {
 	if len(bytes.TrimSpace(src)) == 0 {
 		return errors.New("empty; want a JSON object")
@@ -69,11 +88,17 @@ func syntaxError(err error, src []byte) error {
 
 // scanner walks over text that is known to be valid JSON.
 type scanner struct {
-	src []byte
-	pos int
+	src     []byte
+	pos     int
+	values  int  // seen so far
+	shallow bool // objects and arrays below the top level are skipped
 }
 
-var errTooDeep = fmt.Errorf("nested deeper than %d levels", maxDepth)
+var (
+	errTooDeep    = fmt.Errorf("nested deeper than %d levels", maxDepth)
+	errTooMany    = fmt.Errorf("made of more than %d values, more than a request can have", maxValues)
+	errLongNumber = fmt.Errorf("made with a number of more than %d bytes", maxNumber)
+)
 
 // next returns the next byte that is neither blank nor a separator, without consuming it.
 func (s *scanner) next() byte {
@@ -84,25 +109,54 @@ func (s *scanner) next() byte {
 }
 
 func (s *scanner) value(depth int) (*node, error) {
+	if s.values++; s.values > maxValues {
+		return nil, errTooMany
+	}
 	if depth > maxDepth {
 		return nil, errTooDeep
 	}
 	n := &node{kind: s.next(), start: s.pos}
-	var err error
-	switch n.kind {
-	case kindObject:
-		err = s.object(n, depth)
-	case kindArray:
-		err = s.array(n, depth)
-	case kindString:
-		s.skipString()
-	default:
-		s.skipLiteral()
-	}
+	err := s.content(n, depth)
 	n.end = s.pos
 	n.raw = s.src[n.start:n.end]
-	n.settle()
+	if err == nil {
+		n.settle()
+	}
 	return n, err
+}
+
+func (s *scanner) content(n *node, depth int) error {
+	switch {
+	case n.kind == kindString:
+		s.skipString()
+	case n.kind != kindObject && n.kind != kindArray:
+		return s.skipLiteral()
+	case s.shallow && depth > 1:
+		s.skipNested()
+	case n.kind == kindObject:
+		return s.object(n, depth)
+	default:
+		return s.array(n, depth)
+	}
+	return nil
+}
+
+// skipNested passes over an object or array and all that is in it.
+func (s *scanner) skipNested() {
+	for depth := 0; ; {
+		switch s.src[s.pos] {
+		case '"':
+			s.skipString()
+			continue
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		}
+		if s.pos++; depth == 0 {
+			return
+		}
+	}
 }
 
 func (s *scanner) object(n *node, depth int) error {
@@ -171,10 +225,15 @@ func (s *scanner) skipString() {
 	s.pos++
 }
 
-func (s *scanner) skipLiteral() {
+func (s *scanner) skipLiteral() error {
+	start := s.pos
 	for s.pos < len(s.src) && bytes.IndexByte([]byte(" \t\r\n,]}"), s.src[s.pos]) < 0 {
 		s.pos++
 	}
+	if s.pos-start > maxNumber {
+		return errLongNumber
+	}
+	return nil
 }
 
 // settle decodes a scalar and notes what RFC 8785 has no canonical form for.

@@ -28,6 +28,7 @@ type message struct {
 	headers headers
 	attrs   map[string]attribute // :: name → as sent
 	root    *node                // the body; nil where it could not be parsed
+	closed  bool                 // root, if any, is only the top level of a body that is not read further
 	data    *node                // nil where there is none, or none that could be parsed
 	dataRaw []byte               // the bytes that data was to be read from
 	base64  *node                // the data_base64 member that dataRaw came from, if any
@@ -45,7 +46,8 @@ func opened(in map[string][]string, body []byte, max int) *message {
 	root, err := parse(body)
 	if err != nil {
 		m.bad.add("body", "%s", err)
-		root = nil
+		m.closed = true
+		root = parseTop(body)
 	}
 	m.open(root)
 	return m
@@ -58,11 +60,17 @@ func (m *message) open(root *node) {
 	case formStructured:
 		m.openStructured()
 	case formBinary:
-		m.openHeaders()
-		m.data = root
+		m.openBody(root)
 		m.checkMedia(m.headers.mediaType(), "header "+HeaderContentType)
 	case formBare:
-		m.openHeaders()
+		m.openBody(root)
+	}
+}
+
+// openBody reads an event that has its data as body.
+func (m *message) openBody(root *node) {
+	m.openHeaders()
+	if !m.closed {
 		m.data = root
 	}
 }
@@ -97,7 +105,11 @@ func (m *message) openStructured() {
 	for _, each := range m.root.members {
 		m.openMember(each)
 	}
-	m.openData()
+	if !m.closed {
+		m.openData()
+	} else if data := m.root.member("data"); data != nil && data.flaw == "" {
+		m.dataRaw = data.raw
+	}
 }
 
 // openMember reads one member of a structured event as an attribute. The JSON format says that null
@@ -170,10 +182,14 @@ func (m *message) checkMedia(mediaType, at string) {
 	}
 }
 
-// openHeaders reads the ce-* headers as attributes.
+// openHeaders reads the ce-* headers as attributes, of too many only the known.
 func (m *message) openHeaders() {
+	many := m.headers.tooMany()
+	if many {
+		m.bad.add("headers", "more than %d attributes", maxAttributes)
+	}
 	for name := range m.headers {
-		if attr, ok := strings.CutPrefix(name, attributePrefix); ok {
+		if attr, ok := strings.CutPrefix(name, attributePrefix); ok && (!many || knownAttribute(attr)) {
 			m.attrs[attr] = m.headerAttribute(attr)
 		}
 	}

@@ -120,7 +120,7 @@ func (r *redaction) apply(src []byte) []byte {
 func (m *message) redacted(body []byte) (out []byte, changed, replaced bool) {
 	var r redaction
 	switch {
-	case m.root == nil:
+	case m.root == nil, m.closed:
 		return digestOf(body), true, true
 	case m.form != formStructured:
 		r.data(m.root, createSchema(), atData)
