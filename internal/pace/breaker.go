@@ -19,8 +19,8 @@ type BreakerConfig struct {
 	Window time.Duration
 	// Failures is how many calls must have failed within Window, without a single one served, for
 	// the target to count as down. 0 means 5: a service that fails some calls never opens the
-	// breaker. Nor does one tenant whose cluster hangs: the calls must have failed for two tenants at
-	// least, unless one alone has made any calls for a while.
+	// breaker. Where all of them failed for one tenant, such as one whose cluster hangs, the target
+	// counts as down for that tenant only, until it fails for another one, too.
 	Failures uint32
 	// Cooldown is how long a target that is down is left alone between two probes, give or take a
 	// quarter, so that a fleet's probes are spread. 0 means 5 s.
@@ -62,6 +62,8 @@ type breaker struct {
 	until    time.Time // open until then; guarded by mu
 	probing  bool      // a probe is under way; guarded by mu
 	callers  callers
+	blamed   string    // the only tenant that the target is down for; empty means all; guarded by mu
+	prober   string    // whose probe was the last; guarded by mu
 	granted  time.Time // when the intake was last permitted to take a probe; guarded by mu
 }
 
@@ -83,7 +85,7 @@ func (b *Breakers) newBreaker(t provision.Target, cfg BreakerConfig) *breaker {
 	br.TwoStepCircuitBreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Name: string(t), MaxRequests: 1, Interval: cfg.Window, BucketPeriod: cfg.Window / 10, Timeout: br.cooldown,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return c.TotalSuccesses == 0 && c.TotalFailures >= cfg.Failures && br.callers.agree(time.Now())
+			return c.TotalSuccesses == 0 && c.TotalFailures >= cfg.Failures
 		},
 		OnStateChange: func(_ string, from, to gobreaker.State) { b.changed(t, br, from, to) },
 	})
@@ -94,10 +96,14 @@ func (b *Breakers) newBreaker(t provision.Target, cfg BreakerConfig) *breaker {
 func (b *Breakers) changed(t provision.Target, br *breaker, from, to gobreaker.State) {
 	br.mu.Lock()
 	br.probing = false
+	if from == gobreaker.StateClosed {
+		br.blamed = br.callers.culprit(time.Now())
+	}
 	if to == gobreaker.StateOpen {
 		br.until = time.Now().Add(br.cooldown)
 		time.AfterFunc(br.cooldown+time.Millisecond, b.broadcast)
 	}
+	blamed := br.blamed
 	br.mu.Unlock()
 	open := 1.0
 	if to == gobreaker.StateClosed {
@@ -105,7 +111,7 @@ func (b *Breakers) changed(t provision.Target, br *breaker, from, to gobreaker.S
 	}
 	b.gauge.WithLabelValues(string(t)).Set(open)
 	if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
-		b.log.Warn("circuit changed", "target", t, "state", to.String())
+		b.log.Warn("circuit changed", "target", t, "state", to.String(), "only_for_tenant", blamed)
 	}
 	b.broadcast()
 }
@@ -123,13 +129,20 @@ func (b *Breakers) Allow(t provision.Target, tenant string) (func(served bool), 
 	if br == nil {
 		return func(bool) {}, 0
 	}
+	state := br.State()
+	if state != gobreaker.StateClosed && br.spares(tenant) {
+		return func(served bool) { br.aside(tenant, served) }, 0
+	}
+	if state == gobreaker.StateHalfOpen && br.probedLast(tenant) {
+		return nil, br.wait()
+	}
 	done, err := br.TwoStepCircuitBreaker.Allow()
 	if err != nil {
 		return nil, br.wait()
 	}
-	if br.State() == gobreaker.StateHalfOpen {
+	if state == gobreaker.StateHalfOpen {
 		br.mu.Lock()
-		br.probing = true
+		br.probing, br.prober = true, tenant
 		br.mu.Unlock()
 	}
 	return func(served bool) {
@@ -142,6 +155,33 @@ func (b *Breakers) Allow(t provision.Target, tenant string) (func(served bool), 
 	}, 0
 }
 
+// spares reports whether the target counts as down for another tenant only.
+func (br *breaker) spares(tenant string) bool {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	return br.blamed != "" && br.blamed != tenant
+}
+
+// aside takes the outcome of a call of a tenant that the target does not count as down for. If it
+// failed for this one, too, then it is down for all.
+func (br *breaker) aside(tenant string, served bool) {
+	now := time.Now()
+	br.callers.called(tenant, served, now)
+	if !served && br.callers.culprit(now) == "" {
+		br.mu.Lock()
+		br.blamed = ""
+		br.mu.Unlock()
+	}
+}
+
+// probedLast reports whether the tenant had the last probe and somebody else might have this one: the
+// trouble of one must not keep the circuit open for all.
+func (br *breaker) probedLast(tenant string) bool {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	return br.blamed == "" && br.prober == tenant && br.callers.count(time.Now()) > 1 && time.Since(br.until) < 2*br.cooldown
+}
+
 // wait returns how long to leave the target alone: past the next probe, and spread out, so that what
 // was given back doesn't return all at once.
 func (br *breaker) wait() time.Duration {
@@ -152,19 +192,28 @@ func (br *breaker) wait() time.Duration {
 }
 
 // Permits says how many of free messages the intake may take: all while the breakers of the Flow
-// Service and of Vault are closed, none while one is open, one as a probe in between. The channel is
-// closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
+// Service and of Vault are closed, none while one is open, one as a probe in between. A target that is
+// down for one tenant only slows the intake, so that others' requests are found among that one's. The
+// channel is closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
 func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	b.mu.Lock()
 	wake := b.wake
 	b.mu.Unlock()
 	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
 		br := b.targets[t]
-		switch br.State() {
+		state := br.State()
+		if state != gobreaker.StateClosed && br.blames() {
+			if free > 0 && !br.grant(trickle) {
+				return 0, after(trickle)
+			}
+			free = min(free, 1)
+			continue
+		}
+		switch state {
 		case gobreaker.StateOpen:
 			return 0, wake
 		case gobreaker.StateHalfOpen:
-			if free > 0 && !br.grant() {
+			if free > 0 && !br.grant(probeEvery) {
 				return 0, wake
 			}
 			free = min(free, 1)
@@ -177,11 +226,27 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 // turned out not to need the target.
 const probeEvery = time.Second
 
-// grant reports whether the intake may take one message as a probe.
-func (br *breaker) grant() bool {
+// trickle is how often the intake may take a message while a target is down for one tenant only.
+const trickle = 20 * time.Millisecond
+
+// after returns a channel that is closed after d.
+func after(d time.Duration) <-chan struct{} {
+	ch := make(chan struct{})
+	time.AfterFunc(d, func() { close(ch) })
+	return ch
+}
+
+func (br *breaker) blames() bool {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	if br.probing || time.Since(br.granted) < probeEvery {
+	return br.blamed != ""
+}
+
+// grant reports whether the intake may take one message, as it may every so often.
+func (br *breaker) grant(every time.Duration) bool {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	if br.blamed == "" && br.probing || time.Since(br.granted) < every {
 		return false
 	}
 	br.granted = time.Now()

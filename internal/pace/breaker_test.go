@@ -25,8 +25,11 @@ func call(t *testing.T, b *Breakers, tenant string, served bool) {
 
 func trip(t *testing.T, b *Breakers) {
 	t.Helper()
-	for range 5 {
-		call(t, b, "a", false)
+	for i := range 6 {
+		call(t, b, []string{"a", "b"}[i%2], false)
+		if b.Open()["flow"] {
+			return
+		}
 	}
 }
 
@@ -106,8 +109,10 @@ func TestFailedProbeWaitsAgain(t *testing.T) {
 				}
 				continue
 			}
-			call(t, b, "a", false)
 			probes++
+			if done, _ := b.Allow(flow, []string{"a", "b"}[probes%2]); done != nil {
+				done(false)
+			}
 		}
 		if probes < 8 || probes > 17 {
 			t.Errorf("%d probes in a minute, want about one per 5 s", probes)
@@ -115,31 +120,51 @@ func TestFailedProbeWaitsAgain(t *testing.T) {
 	})
 }
 
-// TestOneTenantsTroubleIsNoOutage: its cluster hangs, and nobody else happens to be served just then.
-func TestOneTenantsTroubleIsNoOutage(t *testing.T) {
+// TestOneTenantsTroubleStopsNobodyElse: its cluster hangs, or its list is broken.
+func TestOneTenantsTroubleStopsNobodyElse(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
-		call(t, b, "b", true)
-		<-time.After(30 * time.Second)
-		for range 50 {
-			call(t, b, "a", false)
+		for range 5 {
+			call(t, b, "sick", false)
 		}
-		checkPermits(t, b, 64)
-		call(t, b, "b", false)
+		if done, _ := b.Allow(flow, "sick"); done != nil {
+			t.Error("the target is still called for the tenant that it fails for")
+		}
+		for range 20 {
+			call(t, b, "sound", true)
+		}
+		checkPermits(t, b, 1)
+		n, wake := b.Permits(64)
+		if n != 0 {
+			t.Error("the intake isn't slowed down")
+		}
+		<-wake
+		checkPermits(t, b, 1)
+		call(t, b, "sound", false)
+		if done, _ := b.Allow(flow, "sound"); done != nil {
+			t.Error("it fails for two, and is still called")
+		}
 		checkPermits(t, b, 0)
 	})
 }
 
-// TestTheOnlyTenantsTroubleIsAnOutage: there is nobody else to tell the difference by.
-func TestTheOnlyTenantsTroubleIsAnOutage(t *testing.T) {
+// TestProbesTakeTurns: the tenant whose trouble outlasts the outage doesn't keep the circuit open.
+func TestProbesTakeTurns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
-		call(t, b, "b", true)
-		<-time.After(5 * time.Minute)
 		trip(t, b)
-		checkPermits(t, b, 0)
+		_, wake := b.Permits(64)
+		<-wake
+		call(t, b, "a", false)
+		_, wake = b.Permits(64)
+		<-wake
+		if done, _ := b.Allow(flow, "a"); done != nil {
+			t.Error("the same tenant has the next probe, too")
+		}
+		call(t, b, "b", true)
+		checkPermits(t, b, 64)
 	})
 }
 

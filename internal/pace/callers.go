@@ -34,19 +34,30 @@ func (c *callers) called(tenant string, served bool, now time.Time) {
 	c.last[tenant] = last
 }
 
-// agree reports whether the failures within the window are those of two tenants at least, or of the
-// only tenant there is.
-func (c *callers) agree(now time.Time) bool {
+// culprit returns the only tenant that calls failed for within the window, empty if there are several.
+func (c *callers) culprit(now time.Time) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forget(now)
-	failing := 0
-	for _, last := range c.last {
-		if !last.failed.IsZero() && now.Sub(last.failed) <= c.window {
-			failing++
+	found := ""
+	for tenant, last := range c.last {
+		if last.failed.IsZero() || now.Sub(last.failed) > c.window {
+			continue
 		}
+		if found != "" {
+			return ""
+		}
+		found = tenant
 	}
-	return failing >= min(len(c.last), 2)
+	return found
+}
+
+// count returns how many tenants have called of late.
+func (c *callers) count(now time.Time) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(now)
+	return len(c.last)
 }
 
 // forget drops who hasn't called for a while. The caller holds mu.
