@@ -102,8 +102,8 @@ func (c dataCheck) text(at, text string) {
 	if strings.HasPrefix(text, provision.RefScheme) {
 		c.bad.add(at, "begins with %q; only %s may be a secret reference", provision.RefScheme, atToken)
 	}
-	if limit := byteLimits[at]; limit > 0 && len(text) > limit {
-		c.bad.add(at, "%d bytes long; at most %d are allowed", len(text), limit)
+	if limit := byteLimits[at]; limit > 0 {
+		c.free(at, text, limit)
 	}
 	switch at {
 	case atName:
@@ -117,13 +117,37 @@ func (c dataCheck) text(at, text string) {
 	}
 }
 
+// free judges text that the schema knows no pattern for.
+func (c dataCheck) free(at, text string, limit int) {
+	if len(text) > limit {
+		c.bad.add(at, "%d bytes long; at most %d are allowed", len(text), limit)
+	}
+	if holdsControl(at, text) {
+		c.bad.add(at, "holds a control character")
+	}
+}
+
+// holdsControl reports whether there is a control character in the text. A description may have lines.
+func holdsControl(at, text string) bool {
+	return strings.ContainsFunc(text, func(r rune) bool {
+		return unicode.IsControl(r) && (at != atDescription || r != '\n' && r != '\r' && r != '\t')
+	})
+}
+
 func (c dataCheck) name(text string) {
 	if strings.TrimSpace(text) != text {
 		c.bad.add(atName, "has blanks at its ends")
 	}
-	if strings.ContainsFunc(text, unicode.IsControl) {
-		c.bad.add(atName, "holds a control character")
+	if text != "" && !strings.ContainsFunc(text, visible) {
+		c.bad.add(atName, "has no visible character")
 	}
+}
+
+// visible reports whether a character by itself puts ink on a page. Some letters and symbols don't.
+func visible(r rune) bool {
+	const brailleBlank = '\u2800'
+	return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) && r != brailleBlank &&
+		!unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
 }
 
 func (c dataCheck) description(text string) {

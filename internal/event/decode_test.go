@@ -157,7 +157,7 @@ func TestDecodeBodies(t *testing.T) {
 		"number data":        {nil, "1e999999999", "/data: a number outside the range"},
 		"null":               {nil, "null", "/data: got null, want object"},
 		"batch":              {head("Content-Type", "application/cloudevents-batch+json"), "[]", "header Content-Type: unsupported event format"},
-		"binary not JSON":    {binary(map[string]string{"Content-Type": "text/plain"}), goodData, "header Content-Type: the data must be JSON"},
+		"binary not JSON":    {binary(map[string]string{"Content-Type": "text/plain"}), goodData, "/datacontenttype: the data must be JSON"},
 		"deep":               {nil, strings.Repeat(`{"a":`, 100) + "1" + strings.Repeat("}", 100), "body: nested deeper than 64 levels"},
 		"very deep":          {nil, strings.Repeat("[", 200000), "body: not JSON"},
 		"unknown field":      {nil, with(t, goodData, map[string]any{"oops": secret}), "/data/oops: unknown field"},

@@ -61,7 +61,7 @@ func (m *message) open(root *node) {
 		m.openStructured()
 	case formBinary:
 		m.openBody(root)
-		m.checkMedia(m.headers.mediaType(), "header "+HeaderContentType)
+		m.checkContentTypes()
 	case formBare:
 		m.openBody(root)
 	}
@@ -156,9 +156,7 @@ func (m *message) openData() {
 	default:
 		m.bad.add("/data", "required")
 	}
-	if a, ok := m.attrs["datacontenttype"]; ok && a.fault == "" {
-		m.checkMedia((headers{"content-type": {a.value}}).mediaType(), "/datacontenttype")
-	}
+	m.checkAttributeMedia()
 }
 
 func (m *message) openBase64(encoded *node) {
@@ -172,6 +170,22 @@ func (m *message) openBase64(encoded *node) {
 	if m.data, err = parse(raw); err != nil {
 		m.data = nil
 		m.bad.add("/data_base64", "%s", err)
+	}
+}
+
+// checkContentTypes looks at the datacontenttype of a binary event. The NATS binding has it in the
+// Content-Type; some senders write it as another ce- header, too.
+func (m *message) checkContentTypes() {
+	if _, _, err := m.headers.get(HeaderContentType); err != nil {
+		m.bad.add("/datacontenttype", "header %s: %s", HeaderContentType, err)
+	}
+	m.checkMedia(m.headers.mediaType(), "/datacontenttype")
+	m.checkAttributeMedia()
+}
+
+func (m *message) checkAttributeMedia() {
+	if a, ok := m.attrs["datacontenttype"]; ok && a.fault == "" {
+		m.checkMedia((headers{"content-type": {a.value}}).mediaType(), "/datacontenttype")
 	}
 }
 
