@@ -22,12 +22,15 @@ const (
 	atParams      = atData + "/auth/params"
 	atDomain      = atParams + "/domain"
 	atToken       = atParams + "/accessToken"
+	atCluster     = atParams + "/clusterId"
+	atDatabase    = atParams + "/database"
+	atCatalog     = atParams + "/catalog"
 )
 
 // byteLimits are the longest values in bytes, where the schema counts characters.
 var byteLimits = map[string]int{ // :: pointer → bytes
 	atName: 255, atDescription: 512, atSpecName: 256,
-	atParams + "/clusterId": 256, atParams + "/database": 256, atParams + "/catalog": 256,
+	atCluster: 256, atDatabase: 256, atCatalog: 256,
 	atData + "/connectionSpec/version": 64,
 }
 

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -71,17 +72,23 @@ func (l Letter) msgID() string {
 // among them was hidden.
 func (m *message) kept() (out map[string][]string, hidden bool) {
 	out = map[string][]string{}
-	for _, name := range []string{HeaderContentType, HeaderTraceParent, HeaderTraceState, HeaderRetry} {
-		if values := m.headers[strings.ToLower(name)]; len(values) > 0 {
-			out[name] = values
+	if values := m.headers[strings.ToLower(HeaderRetry)]; len(values) > 0 {
+		out[HeaderRetry] = values
+	}
+	for _, name := range []string{HeaderContentType, HeaderTraceParent, HeaderTraceState} {
+		values := m.headers[strings.ToLower(name)]
+		kept := keptHeader(name, values)
+		if len(kept) > 0 {
+			out[name] = kept
 		}
+		hidden = hidden || !slices.Equal(kept, values)
 	}
 	many := m.headers.tooMany() // unknown ones of too many are left out
 	for name, values := range m.headers {
 		attr, ok := strings.CutPrefix(name, attributePrefix)
 		switch {
 		case !ok:
-		case knownAttribute(attr):
+		case knownAttribute(attr) && m.formedHeader(attr):
 			out[name] = values
 		case many:
 			hidden = true
@@ -91,4 +98,10 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 		}
 	}
 	return out, hidden
+}
+
+// formedHeader reports whether the ce- header of a known attribute can be read and has its form.
+func (m *message) formedHeader(attr string) bool {
+	a := m.headerAttribute(attr)
+	return a.fault == "" && formed(attr, a.value)
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
+const goodParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
 func letter(headers map[string][]string, body string) Letter {
 	return Letter{Headers: headers, Body: []byte(body), Key: provision.Key{Tenant: "acme", Source: "/portal", ID: "r 1"},
 		Fingerprint: "f", Reason: provision.ReasonFlowRejected, FailedAt: entered}
@@ -27,8 +29,8 @@ func TestDeadLetterKeepsWhatIsHarmless(t *testing.T) {
 		"bare":       {nil, goodData},
 		"structured": {head("Content-Type", ContentType), "\n " + structured(t, goodData, nil) + "\n"},
 		"base64":     {nil, structured(t, "{}", map[string]any{"data": absent{}, "data_base64": base64.StdEncoding.EncodeToString([]byte(goodData))})},
-		"binary":     {binary(map[string]string{"ce-expirytime": "x", "ce-traceparent": "y"}), goodData},
-		"bad values": {nil, with(t, goodData, map[string]any{"sandbox": 3, "name": nil, "auth.params.domain": "ftp://x", "auth.params.accessToken": nil})},
+		"binary":     {binary(map[string]string{"ce-expirytime": "2026-11-23T00:00:00Z", "ce-traceparent": goodParent, "tracestate": "a=1,b@c=2"}), goodData},
+		"bad values": {nil, with(t, goodData, map[string]any{"sandbox": 3, "name": nil, "auth.params.domain": "https://not-allowed.example", "auth.params.accessToken": nil})},
 		"two names":  {nil, strings.Replace(goodData, `"sandbox"`, `"sandbox":"dev","sandbox"`, 1)},
 	} {
 		got := decoder.DeadLetter(letter(c.headers, c.body))
@@ -44,13 +46,13 @@ func TestDeadLetterKeepsWhatIsHarmless(t *testing.T) {
 func TestDeadLetterHeaders(t *testing.T) {
 	t.Parallel()
 	in := binary(map[string]string{"CE-Subject": "s", "ce-password": secret, "content-type": "application/json", "Content-Type": "-",
-		"TraceParent": "p", "tracestate": "t", "flow-worker-retry": "2", "Nats-Msg-Id": "m", "Nats-Expected-Stream": "X",
+		"TraceParent": goodParent, "tracestate": "t=1", "flow-worker-retry": "2", "Nats-Msg-Id": "m", "Nats-Expected-Stream": "X",
 		"Authorization": secret, "Flow-Worker-Reason": "forged"})
 	l := letter(in, goodData)
 	l.Retry = 2
 	got := decoder.DeadLetter(l)
 	want := map[string][]string{
-		"Content-Type": {"application/json"}, "traceparent": {"p"}, "tracestate": {"t"}, "Flow-Worker-Retry": {"2"},
+		"Content-Type": {"application/json"}, "traceparent": {goodParent}, "tracestate": {"t=1"}, "Flow-Worker-Retry": {"2"},
 		"ce-specversion": {"1.0"}, "ce-id": {"r-1"}, "ce-source": {"/portal"}, "ce-type": {TypeCreate}, "ce-subject": {"s"},
 		"ce-password":        {"[redacted]"},
 		"Flow-Worker-Reason": {"flow_rejected"}, "Flow-Worker-Request-Key": {"acme.=2Fportal.r=201"},

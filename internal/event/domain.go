@@ -14,6 +14,16 @@ const maxHostLen = 253
 // checkDomain says what is wrong with a domain parameter, or nothing. The worker sends the tenant's
 // token there by way of the Flow Service, so the host must be one of allowed or below one of them.
 func checkDomain(domain string, allowed []string) string {
+	if wrong := checkHost(domain); wrong != "" {
+		return wrong
+	}
+	host := strings.TrimPrefix(domain, "https://")
+	return unless(allowedHost(strings.ToLower(host), allowed),
+		"the host must be one of these or below one of them: "+strings.Join(allowed, ", "))
+}
+
+// checkHost says what is wrong with a domain parameter wherever it leads, or nothing.
+func checkHost(domain string) string {
 	host, ok := strings.CutPrefix(domain, "https://")
 	switch {
 	case !ok:
@@ -26,8 +36,6 @@ func checkDomain(domain string, allowed []string) string {
 		return "an IP address; want a host name"
 	case strings.Contains("."+strings.ToLower(host), ".xn--"):
 		return "internationalized host names are refused"
-	case !allowedHost(strings.ToLower(host), allowed):
-		return "the host must be one of these or below one of them: " + strings.Join(allowed, ", ")
 	}
 	return ""
 }

@@ -172,7 +172,7 @@ func (s *scanner) object(n *node, depth int) error {
 			return err
 		}
 		if seen.add(n.members, name.text) {
-			value.flaw = "given more than once"
+			value.flaw = flawTwice
 		} else if name.flaw != "" {
 			value.flaw = "its name holds half a surrogate pair"
 		}
@@ -181,6 +181,8 @@ func (s *scanner) object(n *node, depth int) error {
 	s.pos++
 	return nil
 }
+
+const flawTwice = "given more than once"
 
 // names are those of one object. Few are searched for among its members; a set is made of many.
 type names map[string]bool

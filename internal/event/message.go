@@ -147,7 +147,7 @@ func (m *message) openData() {
 	case data != nil && encoded != nil:
 		m.bad.add("/data_base64", "given beside /data; want one of them")
 		m.data, m.dataRaw = data, m.root.raw
-	case data != nil && data.flaw == "given more than once":
+	case data != nil && data.flaw == flawTwice:
 		m.data, m.dataRaw = data, m.root.raw
 	case data != nil:
 		m.data, m.dataRaw = data, data.raw

@@ -30,8 +30,8 @@ func (r *redaction) hide(n *node) {
 	}
 }
 
-// data takes out of a request's data what has no place in the schema, and the access token unless it
-// is a reference. Every one of several equal names is looked at.
+// data takes out of a request's data what has no place in the schema, the access token unless it is a
+// reference, and parameters that don't have their form. Every one of several equal names is looked at.
 func (r *redaction) data(n *node, s *jsonschema.Schema, at string) {
 	switch {
 	case s == nil:
@@ -49,19 +49,6 @@ func (r *redaction) data(n *node, s *jsonschema.Schema, at string) {
 	}
 }
 
-// harmless reports whether the value of a known field may stay. One that should be a string and has
-// parts may hold anything.
-func harmless(n *node, at string) bool {
-	if n.kind == kindObject || n.kind == kindArray {
-		return false
-	}
-	if at != atToken {
-		return true
-	}
-	_, err := provision.ParseSecretRef(n.text)
-	return n.kind == kindNull || n.kind == kindString && err == nil
-}
-
 // event takes out of a structured event what has no place in it.
 func (r *redaction) event(root *node) (ok bool) {
 	if root.kind != kindObject {
@@ -76,7 +63,7 @@ func (r *redaction) event(root *node) (ok bool) {
 			if !r.base64(each.value) {
 				return false
 			}
-		case !knownAttribute(each.name), each.value.kind == kindObject, each.value.kind == kindArray:
+		case !attributeStays(each.name, each.value):
 			r.hide(each.value)
 		}
 	}

@@ -8,18 +8,37 @@ import (
 )
 
 var (
-	traceParent = regexp.MustCompile(`^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?$`)
-	traceState  = regexp.MustCompile(`^[\x20-\x7e\t]{1,512}$`)
+	traceParent = regexp.MustCompile(`^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[\x20-\x7e]*)?$`)
+	stateMember = regexp.MustCompile(`^[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]$`)
 )
+
+const maxTraceLen = 512
+
+// validTraceState follows W3C Trace Context: a list of key=value, which may have empty members.
+func validTraceState(s string) bool {
+	members := 0
+	for each := range strings.SplitSeq(s, ",") {
+		if each = strings.Trim(each, " \t"); each == "" {
+			continue
+		}
+		if members++; !stateMember.MatchString(each) {
+			return false
+		}
+	}
+	return members > 0 && members <= 32 && len(s) <= maxTraceLen
+}
 
 // validTraceParent follows W3C Trace Context: version ff and all-zero ids are invalid, and only
 // versions after 00 may have more parts.
 func validTraceParent(s string) bool {
-	m := traceParent.FindStringSubmatch(s)
-	if m == nil || len(s) > 512 || strings.HasPrefix(s, "ff") || strings.HasPrefix(s, "00") && m[3] != "" {
+	if len(s) > maxTraceLen {
 		return false
 	}
-	return strings.Trim(m[1], "0") != "" && strings.Trim(m[2], "0") != "" && traceState.MatchString(s)
+	m := traceParent.FindStringSubmatch(s)
+	if m == nil || strings.HasPrefix(s, "ff") || strings.HasPrefix(s, "00") && m[3] != "" {
+		return false
+	}
+	return strings.Trim(m[1], "0") != "" && strings.Trim(m[2], "0") != ""
 }
 
 // trace returns the trace context from the headers, else from the event's attributes. One that is
@@ -33,7 +52,7 @@ func (m *message) trace() provision.Trace {
 	switch {
 	case !validTraceParent(parent):
 		return provision.Trace{}
-	case !traceState.MatchString(state):
+	case !validTraceState(state):
 		return provision.Trace{Parent: parent}
 	}
 	return provision.Trace{Parent: parent, State: state}
