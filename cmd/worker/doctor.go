@@ -83,6 +83,6 @@ func (c *cli) printFinding(f doctor.Finding) error {
 	if f.Remedy != "" {
 		line += " → " + f.Remedy
 	}
-	_, err := fmt.Fprintln(c.stdout, line)
+	_, err := fmt.Fprintln(c.stdout, plain(line))
 	return err
 }

@@ -83,7 +83,7 @@ func (c *cli) printRecords(recs []provision.Record, asJSON bool) error {
 		fmt.Fprintln(c.stderr, "no request matches")
 		return nil
 	}
-	return c.printTable(rows...)
+	return c.printList(rows...)
 }
 
 // age writes how long ago t was, in two units at most.

@@ -55,7 +55,7 @@ func (r *replay) show(found requester.Retries, byReason bool) (send []requester.
 		rows = append(rows, row(one, status, note))
 	}
 	if !r.asJSON && len(found.List) > 0 {
-		err = errors.Join(err, r.printTable(rows...))
+		err = errors.Join(err, r.printList(rows...))
 	}
 	r.remark(found)
 	return send, err
@@ -154,8 +154,8 @@ func (r *replay) tell(one requester.Retry, status, detail string, seq uint64) {
 	case r.asJSON:
 		_ = r.printJSON(line)
 	case status == "error":
-		fmt.Fprintf(r.stderr, "%s  not sent: %s\n", one.Key.ID, detail)
+		fmt.Fprintf(r.stderr, "%s  not sent: %s\n", plain(one.Key.ID), plain(detail))
 	default:
-		fmt.Fprintf(r.stdout, "%s  sent as retry %d; see \"worker status %s\"\n", one.Key.ID, one.Number, one.Key.ID)
+		fmt.Fprintf(r.stdout, "%s  sent as retry %d; see \"worker status %s\"\n", plain(one.Key.ID), one.Number, plain(one.Key.ID))
 	}
 }

@@ -154,9 +154,20 @@ func (c *cli) printJSON(v any) error {
 // printTable writes rows aligned in columns.
 func (c *cli) printTable(rows ...[]string) error { return printRows(c.stdout, rows) }
 
+// printList is printTable, but on a terminal long values are shortened.
+func (c *cli) printList(rows ...[]string) error {
+	if isTerminal(c.stdout) {
+		rows = fit(rows)
+	}
+	return c.printTable(rows...)
+}
+
 func printRows(to io.Writer, rows [][]string) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = plain(cell)
+		}
 		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
 	}
 	return w.Flush()

@@ -115,7 +115,7 @@ func (q *statusQuery) follow(ctx context.Context, client *requester.Client, rec 
 			err = q.printJSON(now)
 		} else if !q.asJSON {
 			for _, l := range story.News(rec, now) {
-				_, err = fmt.Fprintln(q.stdout, l.At.UTC().Format("15:04:05.000"), "", l.Text)
+				_, err = fmt.Fprintln(q.stdout, l.At.UTC().Format("15:04:05.000"), "", plain(l.Text))
 			}
 		}
 		rec = now

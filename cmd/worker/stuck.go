@@ -59,7 +59,7 @@ func (c *cli) listStuck(ctx context.Context, client *requester.Client, js jetstr
 	case len(recs) == 0:
 		fmt.Fprintln(c.stderr, "no request is stuck")
 	case !asJSON:
-		if err := c.printTable(rows...); err != nil {
+		if err := c.printList(rows...); err != nil {
 			return err
 		}
 		fmt.Fprintf(c.stderr, "\nNo message carries these any more: %s.\n", consumer.StuckRemedy)

@@ -79,6 +79,9 @@ func (s *submission) read(files []string, set settings.Settings) error {
 		return usagef("--timeout is %v; want 0 or more", s.timeout)
 	}
 	opts := requester.Options{Tenant: s.tenant, ID: s.id, Source: s.source, Decoder: &event.Decoder{AllowedDomains: set.AllowedDomains}}
+	if text := opts.Unreadable(); text != "" {
+		return usagef("%s", text)
+	}
 	if s.id != "" && len(files) > 1 {
 		return usagef("--id names one request only, but there are %d files", len(files))
 	}
@@ -132,9 +135,9 @@ func (s *submission) validate() error {
 		case s.asJSON:
 			err = s.printJSON(verdict{m.Key.ID, m.Name, m.Invalid == nil, m.Invalid})
 		case m.Invalid != nil:
-			_, err = fmt.Fprintf(s.stdout, "%s  invalid  %s\n", m.Key.ID, m.Invalid.Error())
+			_, err = fmt.Fprintf(s.stdout, "%s  invalid  %s\n", plain(m.Key.ID), plain(m.Invalid.Error()))
 		default:
-			_, err = fmt.Fprintf(s.stdout, "%s  valid  %s\n", m.Key.ID, m.Name)
+			_, err = fmt.Fprintf(s.stdout, "%s  valid  %s\n", plain(m.Key.ID), plain(m.Name))
 		}
 		if err != nil {
 			return err
@@ -155,6 +158,9 @@ func (s *submission) submit(ctx context.Context, set settings.Settings) error {
 	for _, m := range s.messages {
 		if m.Invalid != nil && m.Invalid.Reason == provision.ReasonPlaintextSecret {
 			return fmt.Errorf("request %s is not sent, nor any other: %w", m.Key.ID, m.Invalid)
+		}
+		if m.Unnamed {
+			return fmt.Errorf("a request whose id or source can't be read is not sent, nor any other: %w", m.Invalid)
 		}
 	}
 	nc, err := connect(set, "submit")
@@ -194,7 +200,9 @@ func (s *submission) submitAndWait(ctx context.Context, client *requester.Client
 func (s *submission) progress() requester.Progress {
 	p := requester.Progress{Published: s.published, Result: s.result}
 	if !s.asJSON {
-		p.News = func(m requester.Message, l story.Line) { fmt.Fprintf(s.stderr, "%s  %s\n", m.Key.ID, l.Text) }
+		p.News = func(m requester.Message, l story.Line) {
+			fmt.Fprintf(s.stderr, "%s  %s\n", plain(m.Key.ID), plain(l.Text))
+		}
 	}
 	return p
 }
@@ -210,12 +218,12 @@ type receipt struct {
 func (s *submission) published(m requester.Message, seq uint64) {
 	switch {
 	case s.wait && !s.asJSON:
-		fmt.Fprintf(s.stderr, "%s  published for %s\n", m.Key.ID, s.tenant)
+		fmt.Fprintf(s.stderr, "%s  published for %s\n", plain(m.Key.ID), s.tenant)
 	case s.wait:
 	case s.asJSON:
 		_ = s.printJSON(receipt{m.Key.ID, m.Key.Source, m.Key.Tenant, seq})
 	default:
-		fmt.Fprintf(s.stdout, "%s  published for %s; see \"worker status %s\"\n", m.Key.ID, s.tenant, m.Key.ID)
+		fmt.Fprintf(s.stdout, "%s  published for %s; see \"worker status %s\"\n", plain(m.Key.ID), s.tenant, plain(m.Key.ID))
 	}
 }
 
@@ -233,5 +241,5 @@ func (s *submission) result(m requester.Message, r provision.Result) {
 		_ = s.printJSON(outcome{r.Outcome, r})
 		return
 	}
-	fmt.Fprintf(s.stdout, "%s  %s\n", m.Key.ID, story.Ending(r).Text)
+	fmt.Fprintf(s.stdout, "%s  %s\n", plain(m.Key.ID), plain(story.Ending(r).Text))
 }

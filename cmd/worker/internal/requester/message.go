@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -26,6 +27,7 @@ type Message struct {
 	Name        string // of the connection; empty where the request could not be read
 	Fingerprint string
 	Invalid     *provision.Failure // why a worker would refuse it at once; nil if it would not
+	Unnamed     bool               // its own id or source can't be read, so a worker would give it another Key than this
 	wire        event.Message
 }
 
@@ -113,7 +115,29 @@ func (o Options) message(v json.RawMessage) (Message, error) {
 		return Message{}, err
 	}
 	d := o.Decoder.Decode(o.Tenant, m.Headers, m.Body, event.Meta{Timestamp: time.Now(), Delivered: 1})
-	return Message{Key: d.Request.Key, Name: d.Request.Data.Name, Fingerprint: d.Request.Fingerprint, Invalid: d.Invalid, wire: m}, nil
+	return Message{
+		Key: d.Request.Key, Name: d.Request.Data.Name, Fingerprint: d.Request.Fingerprint,
+		Invalid: d.Invalid, Unnamed: d.Invalid != nil && !named(m.Body, d.Request.Key), wire: m,
+	}, nil
+}
+
+// named reports whether an event's own id and source are those of key.
+func named(body []byte, key provision.Key) bool {
+	var members map[string]any
+	_ = json.Unmarshal(body, &members) // what is no event names nothing
+	return members["id"] == key.ID && members["source"] == key.Source
+}
+
+// Unreadable says which of the given ID and Source no worker could read; nothing if all is well.
+func (o Options) Unreadable() string {
+	for _, one := range []struct{ flag, value string }{{"id", o.ID}, {"source", o.Source}} {
+		probe := Options{Tenant: o.Tenant, ID: one.value, Source: one.value, Decoder: o.Decoder}
+		m, err := probe.message(json.RawMessage(`{}`))
+		if one.value != "" && (err != nil || m.Unnamed || !utf8.ValidString(one.value)) {
+			return fmt.Sprintf("--%s is %.80q; want 1 to 256 bytes of UTF-8 without control characters", one.flag, one.value)
+		}
+	}
+	return ""
 }
 
 // isEvent reports whether v is an object with a member "specversion".

@@ -96,13 +96,20 @@ func (c *Client) collect(ctx context.Context, s Selection) (found map[provision.
 		case err != nil:
 			return nil, 0, err
 		case l.Key == provision.Key{}:
-			unnamed++
+			if s.mayName(l) {
+				unnamed++
+			}
 		case s.Source != "" && l.Key.Source != s.Source, len(s.IDs) > 0 && !slices.Contains(s.IDs, l.Key.ID), l.FailedAt.Before(s.Since):
 		default:
 			found[l.Key] = append(found[l.Key], l)
 		}
 	}
 	return found, unnamed, nil
+}
+
+// mayName reports whether a dead letter that names no request is among those that s asks for.
+func (s Selection) mayName(l DeadLetter) bool {
+	return s.Tenant == "" && s.Source == "" && len(s.IDs) == 0 && s.wants(l.Reason) && !l.FailedAt.Before(s.Since)
 }
 
 // ambiguous returns all requests whose id, among those asked for, is also another's.

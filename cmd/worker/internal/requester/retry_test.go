@@ -187,8 +187,14 @@ func TestRetriesLimit(t *testing.T) {
 	b.letter(nobody)
 	s := requester.Selection{Reasons: []provision.Reason{provision.ReasonExpired}, Limit: 2}
 	found, err := b.client.Retries(within(t), s)
-	if err != nil || found.More != 1 || found.Unnamed != 1 {
-		t.Errorf("got %+v, %v; want one more and one unnamed", found, err)
+	if err != nil || found.More != 1 || found.Unnamed != 0 {
+		t.Errorf("got %+v, %v; want one more", found, err)
+	}
+	for tenant, want := range map[string]int{"": 1, "acme": 0} {
+		found, err := b.client.Retries(within(t), requester.Selection{Tenant: tenant, Reasons: []provision.Reason{provision.ReasonInvalidRequest}})
+		if err != nil || found.Unnamed != want {
+			t.Errorf("tenant %q: got %+v, %v; want %d unnamed", tenant, found, err, want)
+		}
 	}
 	want := []string{"redacted expired 0: its dead letter is", "first expired 1", "second expired 1"}
 	if diff := cmp.Diff(want, b.retries(s)); diff != "" {
