@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -68,7 +69,9 @@ func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool 
 		}
 		x.ok("nats objects", what)
 	}
-	if err != nil {
+	if refused := js.Conn().LastError(); err != nil && errors.Is(refused, nats.ErrPermissionViolation) {
+		x.fail("nats objects", "this user may not look at them: "+refused.Error(), "use the worker's or an operator's credentials; see deploy/nats/accounts.conf")
+	} else if err != nil {
 		x.fail("nats objects", err.Error(), `run "worker init", if nothing else is said`)
 	}
 	return err == nil

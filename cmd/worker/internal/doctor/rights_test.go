@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // users of a broker, with what each may publish. None of what is tried may be stored anywhere.
@@ -74,6 +76,26 @@ func TestRights(t *testing.T) {
 		if got := found(func(x *examination) { x.rights(nc) }); len(got) != 1 || got[0].Status != Fail {
 			t.Errorf("on a closed connection: %+v", got)
 		}
+	}
+}
+
+func TestObjectsThatMayNotBeLookedAt(t *testing.T) {
+	t.Parallel()
+	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+	nc, err := nats.Connect(startWithUsers(t).ClientURL(), nats.UserInfo("acme", "p"), quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(testContext(t), time.Second) // the refused question has no answer
+	defer cancel()
+	got := found(func(x *examination) { x.Settings = load(t); x.objects(ctx, js) })
+	if len(got) != 1 || got[0].Status != Fail || !strings.Contains(got[0].What, "may not look at them") {
+		t.Errorf("got %+v", got)
 	}
 }
 
