@@ -80,6 +80,7 @@ func TestSeveralBacklogsLeaveTheLookAheadFree(t *testing.T) {
 	for _, tenants := range []int{2, 5, 28} {
 		t.Run(fmt.Sprint(tenants), func(t *testing.T) {
 			t.Parallel()
+			dice := rand.New(rand.NewPCG(uint64(tenants), 1)) // fixed: the bounds below are for these throws
 			turns := NewTurns(64, nil)
 			held := make([][]func(bool), tenants)
 			want := func(i int) bool {
@@ -92,12 +93,12 @@ func TestSeveralBacklogsLeaveTheLookAheadFree(t *testing.T) {
 			for want(0) { // the first one is alone
 			}
 			for range 2000 { // then somebody has done, and others ask
-				if i := rand.IntN(tenants); len(held[i]) > 0 {
+				if i := dice.IntN(tenants); len(held[i]) > 0 {
 					held[i][0](false)
 					held[i] = held[i][1:]
 				}
 				for range 4 {
-					want(rand.IntN(tenants))
+					want(dice.IntN(tenants))
 				}
 				if turns.inHand > 62 {
 					t.Fatalf("%d of 64 slots taken", turns.inHand)
@@ -105,7 +106,7 @@ func TestSeveralBacklogsLeaveTheLookAheadFree(t *testing.T) {
 			}
 			for i := range tenants {
 				for range tenants * 100 {
-					want(rand.IntN(tenants))
+					want(dice.IntN(tenants))
 				}
 				if n, even := len(held[i]), 56/tenants; n < max(even/2, 1) || n > 2*even+2 {
 					t.Errorf("tenant %d has %d turns, even would be %d", i, n, even)
@@ -139,7 +140,7 @@ func TestBacklogIsSpread(t *testing.T) {
 		turns := NewTurns(1, nil)
 		for range 50 { // the moving average learns that a turn takes 100 ms
 			done := take(t, turns, "a")
-			time.Sleep(100 * time.Millisecond)
+			<-time.After(100 * time.Millisecond)
 			done(false)
 		}
 		take(t, turns, "a")
@@ -162,7 +163,7 @@ func TestLongestWaitIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		turns := NewTurns(1, nil)
 		done := take(t, turns, "a")
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		for range 10_000 {
 			if _, wait := turns.Take("a"); wait > maxWait {
 				t.Fatalf("wait %v", wait)
@@ -171,10 +172,10 @@ func TestLongestWaitIsForgotten(t *testing.T) {
 		done(false)
 		for range 50 {
 			done := take(t, turns, "a")
-			time.Sleep(100 * time.Millisecond)
+			<-time.After(100 * time.Millisecond)
 			done(false)
 		}
-		time.Sleep(maxWait)
+		<-time.After(maxWait)
 		take(t, turns, "a")
 		if _, wait := turns.Take("a"); wait > 2*minWait {
 			t.Errorf("wait %v", wait)
@@ -195,7 +196,7 @@ func TestTurnsThatNeverEnd(t *testing.T) {
 		if _, wait := turns.Take("a"); wait != fastWait {
 			t.Errorf("at once: wait %v, want a short one", wait)
 		}
-		time.Sleep(10 * time.Second)
+		<-time.After(10 * time.Second)
 		var last time.Duration
 		for range 1000 {
 			_, last = turns.Take("a")
