@@ -42,7 +42,7 @@ func startBrokers(ctx context.Context, t *testing.T, n int) *brokers {
 		if n > 1 {
 			args = append(args, "--cluster_name", "fairness", "--cluster", routes[i], "--routes", strings.Join(routes, ","))
 		}
-		cmd := exec.Command(binary, args...) //nolint:noctx // it is killed below
+		cmd := exec.Command(binary, args...) // it is killed below
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 		must(t, cmd.Start())
 		t.Cleanup(func() {
