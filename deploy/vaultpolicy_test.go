@@ -15,11 +15,11 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// realVault starts the Vault of test/vaultdev and returns a client with all rights. $VAULTDEV names
+// realVault starts the Vault of test/vaultdev and returns a client with all rights. $FLOW_WORKER_VAULTDEV names
 // its binary; without it, it is built, which takes minutes.
 func realVault(t *testing.T) *api.Client {
 	t.Helper()
-	binary := os.Getenv("VAULTDEV")
+	binary := os.Getenv("FLOW_WORKER_VAULTDEV")
 	if binary == "" {
 		binary = filepath.Join(t.TempDir(), "vaultdev")
 		build := exec.CommandContext(t.Context(), "go", "build", "-p", "2", "-o", binary, ".")
