@@ -210,7 +210,7 @@ func TestRequeuedIsTheSameRequest(t *testing.T) {
 	for name, original := range map[string]failure{
 		"bare":       {headers: map[string][]string{event.HeaderMsgID: {"a b"}}, body: data},
 		"nameless":   {body: data},
-		"structured": {headers: map[string][]string{"Content-Type": {event.ContentType}, "traceparent": {"00-1-2-3"}}, body: whole},
+		"structured": {headers: map[string][]string{"Content-Type": {event.ContentType}, "traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}, body: whole},
 		"binary": {body: data, headers: map[string][]string{"ce-id": {"%25%20%C3%A4"}, "CE-Source": {"/s"}, "ce-type": {event.TypeCreate},
 			"ce-specversion": {"1.0"}, "Nats-Expected-Stream": {"x"}, event.HeaderRetry: {"3"}}},
 	} {
