@@ -50,6 +50,7 @@ const (
 	maxWait  = 5 * time.Minute
 	fastRate = 1000 // turns per second, from which on a backlog is worked off rather than looked through
 	fastWait = 5 * time.Millisecond
+	slowRate = 50               // come back per second at least, so that good times are noticed soon
 	surplus  = 1.25             // as many come back as can have a turn, so that chance leaves few turns unused
 	forgetAt = 10 * time.Minute // a share not used for so long is forgotten
 	sweepAt  = 1024             // shares, from which on forgetting is worth the sweep
@@ -111,7 +112,7 @@ func (s *share) queue(now time.Time) time.Duration {
 	if s.next.Before(now) {
 		s.next = now
 	}
-	s.next = s.next.Add(time.Duration(float64(each) / surplus))
+	s.next = s.next.Add(time.Duration(float64(min(each, time.Second/slowRate)) / surplus))
 	wait := max(s.next.Sub(now), minWait)
 	if wait < maxWait {
 		return min(wait*9/10+rand.N(wait/5), maxWait)
