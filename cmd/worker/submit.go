@@ -8,6 +8,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -163,12 +164,13 @@ func (s *submission) submit(ctx context.Context, set settings.Settings) error {
 			return fmt.Errorf("a request whose id or source can't be read is not sent, nor any other: %w", m.Invalid)
 		}
 	}
-	nc, err := connect(set, "submit")
+	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // the requester tells what is refused
+	nc, err := connect(set, "submit", quiet)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	client, err := requester.New(ctx, nc)
+	client, err := requester.NewSubmitter(ctx, nc)
 	if err != nil {
 		return err
 	}

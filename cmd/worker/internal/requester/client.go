@@ -23,7 +23,7 @@ const (
 // Client publishes requests and reads results and ledger. It is safe for concurrent use.
 type Client struct {
 	js     jetstream.JetStream
-	ledger *ledger.Ledger
+	ledger *ledger.Ledger // nil where the user may not look at it; see NewSubmitter
 }
 
 // askTimeout bounds one question to NATS.

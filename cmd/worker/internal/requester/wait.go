@@ -52,6 +52,9 @@ func (c *Client) SubmitAndWait(ctx context.Context, tenant string, messages []Me
 
 // subscribe reads the tenant's results from now on.
 func (c *Client) subscribe(ctx context.Context, tenant string) (<-chan provision.Result, func(), error) {
+	if c.ledger == nil {
+		return c.listen(ctx, tenant)
+	}
 	what := "the stream of results (" + ResultStream + ")"
 	stream, err := c.js.Stream(ctx, ResultStream)
 	if err != nil {
@@ -66,14 +69,7 @@ func (c *Client) subscribe(ctx context.Context, tenant string) (<-chan provision
 		return nil, nil, explain(err, what)
 	}
 	results := make(chan provision.Result)
-	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
-		if r, err := event.DecodeResult(msg.Data()); err == nil { // what is no result is not ours to judge
-			select {
-			case results <- r:
-			case <-ctx.Done():
-			}
-		}
-	})
+	consuming, err := consumer.Consume(func(msg jetstream.Msg) { pass(ctx, msg.Data(), results) })
 	if err != nil {
 		return nil, nil, explain(err, what)
 	}
@@ -125,6 +121,9 @@ func (w *waiters) tell(f func(Progress)) {
 
 // submitOne publishes m and waits for its outcome.
 func (c *Client) submitOne(ctx context.Context, w *waiters, m Message) error {
+	if c.ledger == nil {
+		return c.submitBlind(ctx, w, m)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	results := w.enter(m.Key)
@@ -137,17 +136,12 @@ func (c *Client) submitOne(ctx context.Context, w *waiters, m Message) error {
 	case waiting.rec = <-records: // as it was before
 	case err := <-failed:
 		return orCause(ctx, err)
+	case <-ctx.Done(): // the end of a watch may be long in coming
+		return context.Cause(ctx)
 	}
-	seq, err := c.Publish(ctx, m)
-	if err != nil {
+	if err := waiting.publish(ctx); err != nil {
 		return err
 	}
-	waiting.seq = seq
-	w.tell(func(p Progress) {
-		if p.Published != nil {
-			p.Published(m, seq)
-		}
-	})
 	return waiting.run(ctx, records, results, failed)
 }
 
@@ -176,6 +170,18 @@ type wait struct {
 	m      Message
 	seq    uint64
 	rec    provision.Record // the latest
+}
+
+func (t *wait) publish(ctx context.Context) (err error) {
+	if t.seq, err = t.client.Publish(ctx, t.m); err != nil {
+		return err
+	}
+	t.w.tell(func(p Progress) {
+		if p.Published != nil {
+			p.Published(t.m, t.seq)
+		}
+	})
+	return nil
 }
 
 func (t *wait) run(ctx context.Context, records <-chan provision.Record, results <-chan provision.Result, failed <-chan error) error {

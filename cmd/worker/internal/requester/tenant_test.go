@@ -1,0 +1,126 @@
+package requester_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// asDeployed starts a server with the accounts that we deploy, all passwords being "p".
+func asDeployed(t *testing.T, change func(string) string) *server.Server {
+	t.Helper()
+	accounts, err := os.ReadFile("../../../../deploy/nats/accounts.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "server.conf")
+	text := "jetstream { store_dir: '" + dir + "' }\n" + regexp.MustCompile(`\$NATS_\w+_PASSWORD`).ReplaceAllString(string(accounts), "p")
+	if err := os.WriteFile(file, []byte(change(text)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	opts, err := server.ProcessConfigFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opts.Host, opts.Port, opts.NoSigs, opts.NoLog = "127.0.0.1", server.RANDOM_PORT, true, true
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(30 * time.Second) {
+		t.Fatal("nats-server did not get ready")
+	}
+	return srv
+}
+
+func as(t *testing.T, srv *server.Server, user string) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(srv.ClientURL(), nats.UserInfo(user, "p"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// workerOn is the worker's user on a server, with all objects made.
+func workerOn(t *testing.T, srv *server.Server) *bench {
+	t.Helper()
+	b := &bench{t: t}
+	var err error
+	if b.js, err = jetstream.New(as(t, srv, "worker")); err != nil {
+		t.Fatal(err)
+	}
+	if b.book, err = ledger.Open(within(t), b.js, ledger.Config{Manage: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := consumer.EnsureObjects(within(t), b.js, consumer.ObjectsConfig{Manage: true}); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// A tenant's user has rights to its own subjects only; an operator's may look at the ledger too.
+func TestSubmitAsDeployed(t *testing.T) {
+	t.Parallel()
+	srv := asDeployed(t, func(s string) string { return s })
+	b := workerOn(t, srv)
+	for user, news := range map[string]bool{"acme": false, "operator": true} {
+		client, err := requester.NewSubmitter(within(t), as(t, srv, user))
+		if err != nil {
+			t.Fatalf("%s: %v", user, err)
+		}
+		var s seen
+		ms := messages(t, "of-"+user, "A")
+		err = client.SubmitAndWait(within(t), "acme", ms, s.progress(func(m requester.Message) {
+			other := m
+			other.Key.ID = "other-" + user
+			b.conclude(other, "c-other")
+			b.conclude(m, "c-"+user)
+		}))
+		if err != nil || s.results["A"].Connection == nil || s.results["A"].Connection.ID != "c-"+user {
+			t.Errorf("%s: got %+v, %v", user, s.results, err)
+		}
+		if len(s.published) != 1 || s.published[0] == 0 || len(s.news) > 0 != news {
+			t.Errorf("%s: published %v, news %q", user, s.published, s.news)
+		}
+		if err := client.SubmitOnly(within(t), messages(t, "", "B"), requester.Progress{}); err != nil {
+			t.Errorf("%s without waiting: %v", user, err)
+		}
+	}
+}
+
+// Who may not read results learns so before anything is sent.
+func TestWaitWithoutTheRightToResults(t *testing.T) {
+	t.Parallel()
+	srv := asDeployed(t, func(s string) string {
+		return strings.Replace(s, `allow: ["connections.results.acme.*", "_INBOX.>"]`, `allow: ["_INBOX.>"]`, 1)
+	})
+	workerOn(t, srv)
+	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s seen
+	err = client.SubmitAndWait(within(t), "acme", messages(t, "r", "A"), s.progress(nil))
+	subject := event.ResultSubject(provision.Result{Tenant: "acme", Outcome: "*"})
+	if err == nil || !strings.Contains(err.Error(), subject) || len(s.published) > 0 {
+		t.Errorf("got %v, published %v", err, s.published)
+	}
+}
