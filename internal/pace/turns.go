@@ -48,7 +48,7 @@ type share struct {
 const (
 	minWait  = time.Second
 	maxWait  = 5 * time.Minute
-	fastRate = 1000 // turns per second, from which on a backlog is worked off rather than looked through
+	fastRate = 250 // turns per second, from which on a backlog is worked off: looking through it costs more than that
 	fastWait = 5 * time.Millisecond
 	slowRate = 50               // come back per second at least, so that good times are noticed soon
 	surplus  = 1.25             // as many come back as can have a turn, so that chance leaves few turns unused
