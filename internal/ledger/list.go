@@ -135,11 +135,27 @@ func watchEnd(ctx context.Context) error {
 	return fmt.Errorf("the watch was closed by the connection")
 }
 
-// discard stops w and reads what it still wants to say: it would wait for a reader for ever.
+// discardWithin bounds how long a watch that was stopped is listened to: one whose context ended while
+// it was being set up is never closed by the client library.
+const discardWithin = 5 * time.Second
+
+// discard stops w and, beside the caller, reads what it still wants to say: it would wait for a reader.
 func discard(w jetstream.KeyWatcher) {
 	_ = w.Stop()
-	for range w.Updates() {
-	}
+	go func() {
+		timer := time.NewTimer(discardWithin)
+		defer timer.Stop()
+		for {
+			select {
+			case _, ok := <-w.Updates():
+				if !ok {
+					return
+				}
+			case <-timer.C:
+				return
+			}
+		}
+	}()
 }
 
 func entryOf(kve jetstream.KeyValueEntry) (Entry, error) {
