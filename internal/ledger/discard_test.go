@@ -24,5 +24,6 @@ func TestDiscardWaitsForNobody(t *testing.T) {
 		if time.Since(began) != 0 {
 			t.Errorf("waited %v", time.Since(began))
 		}
+		<-time.After(2 * discardWithin)
 	})
 }
