@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},
 	"cmd/worker/internal/loopback":  {},
-	"cmd/worker/internal/requester": {"cmd/worker/internal/story", "internal/event", "internal/ledger", "internal/provision", natsClient, xsync},
+	"cmd/worker/internal/requester": {"cmd/worker/internal/story", "internal/consumer", "internal/event", "internal/ledger", "internal/provision", natsClient, xsync},
 	"cmd/worker/internal/settings":  {"github.com/spf13/pflag"},
 	"cmd/worker/internal/story":     {"internal/provision"},
 
