@@ -227,7 +227,7 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 const probeEvery = time.Second
 
 // trickle is how often the intake may take a message while a target is down for one tenant only.
-const trickle = 20 * time.Millisecond
+const trickle = 2 * time.Millisecond
 
 // after returns a channel that is closed after d.
 func after(d time.Duration) <-chan struct{} {
