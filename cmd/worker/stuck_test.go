@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -72,12 +74,36 @@ func TestListStuck(t *testing.T) {
 }
 
 // The remedy that is told works: what was left behind goes on, with a look-up first.
+// awaitEmpty waits until no request is left in the stream.
+func (w *testWorld) awaitEmpty(js jetstream.JetStream) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	ask := time.NewTicker(20 * time.Millisecond)
+	defer ask.Stop()
+	for {
+		stream, err := js.Stream(ctx, consumer.StreamRequests)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if stream.CachedInfo().State.Msgs == 0 {
+			return
+		}
+		select {
+		case <-ask.C:
+		case <-ctx.Done():
+			w.t.Fatal("the stream doesn't get empty")
+		}
+	}
+}
+
 func TestAStuckRequestGoesOnWhenItIsSentAgain(t *testing.T) {
 	t.Parallel()
 	w := newTestWorld(t)
 	w.start()
 	w.worker(request("A", goodToken), "submit", "--tenant", "acme", "--id", "r-1", "--wait", "-")
 	js := w.broker()
+	w.awaitEmpty(js) // the result is told before the message is acknowledged
 	book, err := ledger.Open(t.Context(), js, ledger.Config{})
 	if err != nil {
 		t.Fatal(err)
