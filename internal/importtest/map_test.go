@@ -41,7 +41,7 @@ var allowed = map[string][]string{
 
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the
 	// code that it tests.
-	"internal/natstest":          {natsServer},
+	"internal/natstest":          {natsServer, natsClient},
 	"internal/flow/flowtest":     {"internal/provision"},
 	"internal/vault/vaulttest":   {},
 	"internal/ledger/ledgertest": {"internal/provision", "github.com/google/go-cmp"},

@@ -1,6 +1,7 @@
 // Package natstest runs nats-server with JetStream inside the process, for tests and for the demo.
 //
-// It does not import "testing", so that the demo can use it.
+// Tests use Run, RunCluster and Connect, which clean up by themselves; others use Start. It does not
+// import "testing", so that the demo can use it.
 package natstest
 
 import (
@@ -22,14 +23,16 @@ type Options struct {
 	Port       int    // 0 means any free port
 	MaxPayload int32  // largest message in bytes; 0 means the server's default of 1 MiB
 	SyncAlways bool   // write through to the disk before every acknowledgement
+	ConfigFile string // of nats-server, for users and limits, read at every start; where it listens and stores is not the file's choice
 }
 
 // Server is a running server. Its methods are safe for concurrent use.
 type Server struct {
 	ownDir string // removed by Shutdown; empty if the directory is the caller's
+	more   func(*server.Options)
 
 	mu   sync.Mutex // guards the rest
-	opts *server.Options
+	opts Options    // Port is 0 only until the first start
 	srv  *server.Server
 }
 
@@ -43,7 +46,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 }
 
 func start(ctx context.Context, o Options, more func(*server.Options)) (*Server, error) {
-	s := &Server{}
+	s := &Server{more: more}
 	if o.StoreDir == "" {
 		dir, err := os.MkdirTemp("", "natstest-")
 		if err != nil {
@@ -51,8 +54,7 @@ func start(ctx context.Context, o Options, more func(*server.Options)) (*Server,
 		}
 		o.StoreDir, s.ownDir = dir, dir
 	}
-	s.opts = serverOptions(o)
-	more(s.opts)
+	s.opts = o
 	if err := s.run(ctx); err != nil {
 		s.removeDir()
 		return nil, err
@@ -60,21 +62,24 @@ func start(ctx context.Context, o Options, more func(*server.Options)) (*Server,
 	return s, nil
 }
 
-func serverOptions(o Options) *server.Options {
-	port := o.Port
-	if port == 0 {
-		port = server.RANDOM_PORT
+func serverOptions(o Options) (*server.Options, error) {
+	opts := &server.Options{}
+	if o.ConfigFile != "" {
+		var err error
+		if opts, err = server.ProcessConfigFile(o.ConfigFile); err != nil {
+			return nil, fmt.Errorf("natstest: configuration: %w", err)
+		}
 	}
-	return &server.Options{
-		Host:       "127.0.0.1",
-		Port:       port,
-		JetStream:  true,
-		StoreDir:   o.StoreDir,
-		SyncAlways: o.SyncAlways,
-		MaxPayload: o.MaxPayload,
-		NoSigs:     true,
-		NoLog:      true,
+	opts.Host, opts.Port, opts.HTTPPort = "127.0.0.1", o.Port, 0
+	if o.Port == 0 {
+		opts.Port = server.RANDOM_PORT
 	}
+	if o.MaxPayload != 0 {
+		opts.MaxPayload = o.MaxPayload
+	}
+	opts.JetStream, opts.StoreDir, opts.SyncAlways = true, o.StoreDir, opts.SyncAlways || o.SyncAlways
+	opts.NoSigs, opts.NoLog = true, true
+	return opts, nil
 }
 
 // run starts a server with s.opts and then fixes its port, so that a restart takes the same.
@@ -83,7 +88,12 @@ func (s *Server) run(ctx context.Context) error {
 	if err := os.MkdirAll(s.opts.StoreDir, 0o700); err != nil {
 		return fmt.Errorf("natstest: store directory: %w", err)
 	}
-	srv, err := server.NewServer(s.opts.Clone())
+	opts, err := serverOptions(s.opts)
+	if err != nil {
+		return err
+	}
+	s.more(opts)
+	srv, err := server.NewServer(opts)
 	if err != nil {
 		return fmt.Errorf("natstest: %w", err)
 	}
@@ -116,7 +126,7 @@ func awaitReady(ctx context.Context, srv *server.Server) error {
 func (s *Server) ClientURL() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return fmt.Sprintf("nats://%s:%d", s.opts.Host, s.opts.Port)
+	return fmt.Sprintf("nats://127.0.0.1:%d", s.opts.Port)
 }
 
 // Shutdown stops the server and removes the store directory if Start made it. A second call does

@@ -17,30 +17,12 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-func connect(t *testing.T, url string) jetstream.JetStream {
-	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
-}
-
 func TestRestartKeepsPortAndStreams(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	s, err := natstest.Start(ctx, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Shutdown)
+	s := natstest.Run(t, natstest.Options{})
 	url := s.ClientURL()
-	js := connect(t, url)
+	js := natstest.Connect(t, url)
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +35,7 @@ func TestRestartKeepsPortAndStreams(t *testing.T) {
 	if got := s.ClientURL(); got != url {
 		t.Errorf("URL after the restart is %s, was %s", got, url)
 	}
-	stream, err := connect(t, url).Stream(ctx, "S")
+	stream, err := natstest.Connect(t, url).Stream(ctx, "S")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,14 +69,8 @@ func TestStartReportsABadDirectory(t *testing.T) {
 func TestClusterReplicates(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	cluster, err := natstest.StartCluster(ctx, 3, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range cluster {
-		t.Cleanup(s.Shutdown)
-	}
-	js := connect(t, cluster[0].ClientURL())
+	cluster := natstest.RunCluster(t, 3, natstest.Options{})
+	js := natstest.Connect(t, cluster[0].ClientURL())
 	if _, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}, Replicas: 3}); err != nil {
 		t.Fatal(err)
 	}
