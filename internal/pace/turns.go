@@ -6,26 +6,26 @@ import (
 	"time"
 )
 
-// Turns shares the worker's slots among tenants. Each tenant may have as many requests in hand as the
+// Turns shares the worker's work among tenants. Each tenant may have as many requests in hand as the
 // Flow Service has lately borne for it: one more per round of requests that went well, half as many
 // after one that was throttled or failed (additive increase, multiplicative decrease). So a fleet of
 // workers settles at the rate the service bears, without any of them knowing the others, and a
 // tenant in trouble doesn't hold the slots that others need.
 //
-// Not all slots are for work. The few that are left look ahead: they go through the backlogs and send
-// them back to the stream, until they meet a request of somebody who has less than others. Half of them are
-// for tenants with less than an even part of the work, the next quarter only for those with nothing in
-// hand, the last for nobody. So neither one tenant's 50,000 queued requests nor those of several hold up
-// another's single one, although the stream has one consumer and it is in order.
+// There are more slots than turns. What is in the others looks ahead: it goes through the backlogs and
+// sends them back to the stream, until a request of somebody is met who has less than others. A few
+// turns are reserved: half of them for tenants with less than an even part of the work, the rest for
+// those with nothing in hand. So neither one tenant's 50,000 queued requests nor those of several hold
+// up another's single one, although the stream has one consumer and it is in order.
 //
 // What has to wait is given a time to come back at which its tenant should have a turn for it: a
 // virtual queue, so that a large backlog isn't delivered over and over. Where turns come and go so fast
 // that the backlog is gone in no time, the wait is a few milliseconds, worth waiting for in the slot.
 // It is safe for concurrent use.
 type Turns struct {
-	slots, ahead int
-	max          float64 // of one tenant
-	now          func() time.Time
+	turns, ahead, reserved int
+	max                    float64 // of one tenant
+	now                    func() time.Time
 
 	mu     sync.Mutex        // guards the rest
 	shares map[string]*share // :: tenant → its share
@@ -56,18 +56,22 @@ const (
 	sweepAt  = 1024             // shares, from which on forgetting is worth the sweep
 )
 
-// NewTurns returns Turns for a worker with so many slots. now is time.Now if nil.
-func NewTurns(slots int, now func() time.Time) *Turns {
+// NewTurns returns Turns for a worker that works on so many requests at a time. now is time.Now if nil.
+func NewTurns(turns int, now func() time.Time) *Turns {
 	if now == nil {
 		now = time.Now
 	}
-	ahead := lookAhead(slots)
-	return &Turns{slots: slots, ahead: ahead, max: float64(max(slots-ahead, 1)), now: now, shares: map[string]*share{}}
+	ahead := lookAhead(turns)
+	reserved := (ahead + 3) / 4
+	return &Turns{turns: turns, ahead: ahead, reserved: reserved, max: float64(turns - reserved), now: now, shares: map[string]*share{}}
 }
 
-// lookAhead returns how many slots are kept for it: enough to get through a backlog of tens of thousands
-// in seconds, and no more than 3 % of many.
-func lookAhead(slots int) int { return max(min(8, slots/8), slots/32) }
+// lookAhead returns how many slots are for it: enough to get through a backlog of tens of thousands
+// in seconds. Below 8 turns there is none.
+func lookAhead(turns int) int { return max(min(8, turns/8), turns/32) }
+
+// Slots returns how many messages the worker should have in hand: the turns, and what looks ahead.
+func (t *Turns) Slots() int { return t.turns + t.ahead }
 
 // Take implements provision.Turns. The caller holds one of the slots.
 func (t *Turns) Take(tenant string) (done func(strained bool), wait time.Duration) {
@@ -92,13 +96,13 @@ func (t *Turns) free(s *share) bool {
 	if float64(s.inHand) >= max(s.limit, 1) {
 		return false
 	}
-	switch left := t.slots - t.inHand; {
-	case left > t.ahead:
+	switch left := t.turns - t.inHand; {
+	case left > t.reserved:
 		return true
 	case s.inHand == 0:
-		return left > t.ahead/4
+		return left > 0
 	default:
-		return left > t.ahead/2 && s.inHand < int(t.max)/t.active
+		return left > t.reserved/2 && s.inHand < int(t.max)/t.active
 	}
 }
 

@@ -20,7 +20,7 @@ func take(t *testing.T, turns *Turns, tenant string) func(bool) {
 func TestShareHalvesAndGrows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns(72, nil) // 64 and a look-ahead of 8
+		turns := NewTurns(66, nil) // two reserved
 		for want := 32; want >= 1; want /= 2 {
 			<-time.After(time.Second)
 			take(t, turns, "a")(true)
@@ -44,7 +44,7 @@ func TestShareHalvesAndGrows(t *testing.T) {
 func TestOneBurstHalvesOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns(72, nil)
+		turns := NewTurns(66, nil)
 		var dones []func(bool)
 		for range 64 {
 			dones = append(dones, take(t, turns, "a"))
@@ -100,15 +100,15 @@ func TestSeveralBacklogsLeaveTheLookAheadFree(t *testing.T) {
 				for range 4 {
 					want(dice.IntN(tenants))
 				}
-				if turns.inHand > 62 {
-					t.Fatalf("%d of 64 slots taken", turns.inHand)
+				if turns.inHand > 64 {
+					t.Fatalf("%d of 64 turns taken", turns.inHand)
 				}
 			}
 			for i := range tenants {
 				for range tenants * 100 {
 					want(dice.IntN(tenants))
 				}
-				if n, even := len(held[i]), 56/tenants; n < max(even/2, 1) || n > 2*even+2 {
+				if n, even := len(held[i]), 62/tenants; n < max(even/2, 1) || n > 2*even+2 {
 					t.Errorf("tenant %d has %d turns, even would be %d", i, n, even)
 				}
 			}
@@ -117,8 +117,8 @@ func TestSeveralBacklogsLeaveTheLookAheadFree(t *testing.T) {
 	}
 }
 
-// TestOneSlotAlwaysLooks: however many tenants have something in hand, the last slots go to nobody.
-func TestOneSlotAlwaysLooks(t *testing.T) {
+// TestSomeSlotsAlwaysLook: however many tenants have something in hand, there are more slots than turns.
+func TestSomeSlotsAlwaysLook(t *testing.T) {
 	t.Parallel()
 	turns := NewTurns(64, nil)
 	n := 0
@@ -127,8 +127,8 @@ func TestOneSlotAlwaysLooks(t *testing.T) {
 			n++
 		}
 	}
-	if n != 62 {
-		t.Errorf("%d tenants have a turn, want 62", n)
+	if n != 64 || turns.Slots() != 72 {
+		t.Errorf("%d tenants have a turn in %d slots, want 64 in 72", n, turns.Slots())
 	}
 }
 
@@ -190,7 +190,7 @@ func TestTurnsThatNeverEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		turns := NewTurns(64, nil)
-		for range 56 {
+		for range 62 {
 			take(t, turns, "a")
 		}
 		if _, wait := turns.Take("a"); wait != fastWait {
@@ -207,12 +207,12 @@ func TestTurnsThatNeverEnd(t *testing.T) {
 	})
 }
 
-// TestNoTenantHasAllSlots: a few are kept to look ahead, and no more than 3 % of many.
-func TestNoTenantHasAllSlots(t *testing.T) {
+// TestNoTenantHasAllTurns: a few are reserved, no more than 3 % of many.
+func TestNoTenantHasAllTurns(t *testing.T) {
 	t.Parallel()
-	for slots, want := range map[int]int{1: 1, 2: 2, 8: 7, 64: 56, 512: 496} {
+	for slots, want := range map[int]int{1: 1, 2: 2, 8: 7, 64: 62, 512: 508} {
 		if got := NewTurns(slots, nil).Limit("a"); got != want {
-			t.Errorf("%d slots: one tenant may have %d, want %d", slots, got, want)
+			t.Errorf("%d turns: one tenant may have %d, want %d", slots, got, want)
 		}
 	}
 }
@@ -228,7 +228,7 @@ func TestFastTurnsAreWaitedFor(t *testing.T) {
 			<-time.After(time.Millisecond)
 			done(false)
 		}
-		for range 56 {
+		for range 62 {
 			take(t, turns, "a")
 		}
 		if _, wait := turns.Take("a"); wait != fastWait {

@@ -85,7 +85,7 @@ func (w *world) startWorker(ctx context.Context, t *testing.T, lacks without) *w
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
 	}
 	intake := consumer.Config{
-		JS: js, Codec: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}, Concurrency: slots, Metrics: metrics,
+		JS: js, Codec: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}, Concurrency: k.turns.Slots(), Metrics: metrics,
 		Objects: consumer.ObjectsConfig{Manage: true, Replicas: len(w.brokers.pids)}, ShutdownTimeout: time.Second,
 	}
 	if !lacks.turns {

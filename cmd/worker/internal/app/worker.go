@@ -38,6 +38,7 @@ type worker struct {
 	flow     *flow.Client
 	nats     *nats.Conn
 	js       jetstream.JetStream
+	turns    *pace.Turns
 	hubs     *hubs
 	book     atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
 	consumer *consumer.Consumer
@@ -68,6 +69,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	if err = w.connect(); err != nil {
 		return w, err
 	}
+	w.turns = pace.NewTurns(s.Concurrency, nil)
 	w.hubs = &hubs{open: w.openLedger, config: w.hubConfig(ctx)}
 	if w.consumer, err = w.newConsumer(); err != nil {
 		return w, err
@@ -107,7 +109,7 @@ func (w *worker) connect() (err error) {
 func (w *worker) hubConfig(stopping context.Context) provision.Config {
 	s := w.settings
 	return provision.Config{
-		Secrets: w.vault, Connections: w.flow, Gate: w.breakers, Turns: pace.NewTurns(s.Concurrency, nil),
+		Secrets: w.vault, Connections: w.flow, Gate: w.breakers, Turns: w.turns,
 		Observer: w.metrics, Log: w.log.With("part", "hub"), Instance: w.instance, Stopping: stopping,
 		FlowTimeout: s.FlowTimeout, Settle: s.Settle, RetryInitial: s.RetryInitial, RetryDelayMax: s.RetryDelayMax,
 		RetryElapsed: s.RetryElapsed, RedeliveryDelayMax: s.RedeliveryDelayMax, RequestDeadline: s.RequestDeadline,
@@ -119,7 +121,7 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 	return consumer.New(consumer.Config{
 		JS: w.js, Handle: w.hubs.handle, Codec: &event.Decoder{AllowedDomains: s.AllowedDomains},
 		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
-		Sweep:   w.sweep(), Concurrency: s.Concurrency, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
+		Sweep:   w.sweep(), Concurrency: w.turns.Slots(), ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnStart: w.started, OnSettled: w.settled,
 		Metrics: w.metrics, Log: w.log.With("part", "consumer"),
 	})
