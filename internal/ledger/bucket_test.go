@@ -48,7 +48,7 @@ func TestOpenCreates(t *testing.T) {
 
 func TestOpenUpgrades(t *testing.T) {
 	t.Parallel()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: ledger.DefaultBucket, TTL: time.Hour, History: 5})
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ func TestOpenUpgrades(t *testing.T) {
 
 func TestOpenNeverShrinks(t *testing.T) {
 	t.Parallel()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	open(t, js, ledger.Config{Manage: true, TTL: 90 * 24 * time.Hour})
 	before := bucketConfig(t, js)
 	for _, manage := range []bool{true, false} {
@@ -86,7 +86,7 @@ func TestOpenNeverShrinks(t *testing.T) {
 
 func TestOpenRefusesMemory(t *testing.T) {
 	t.Parallel()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: ledger.DefaultBucket, Storage: jetstream.MemoryStorage})
 	if err != nil {
 		t.Fatal(err)
@@ -98,7 +98,7 @@ func TestOpenRefusesMemory(t *testing.T) {
 
 func TestOpenWithoutBucket(t *testing.T) {
 	t.Parallel()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	_, err := ledger.Open(t.Context(), js, ledger.Config{})
 	if !errors.Is(err, jetstream.ErrStreamNotFound) || !strings.Contains(err.Error(), "worker init") {
 		t.Errorf("Open without a bucket: %v", err)
@@ -107,7 +107,7 @@ func TestOpenWithoutBucket(t *testing.T) {
 
 func TestOpenAtTheSameTime(t *testing.T) {
 	t.Parallel()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {

@@ -27,30 +27,10 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-func startServer(t *testing.T) *natstest.Server {
+// newServer is JetStream on a server of its own.
+func newServer(t *testing.T) jetstream.JetStream {
 	t.Helper()
-	s, err := natstest.Start(testContext(t), natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.Shutdown)
-	return s
-}
-
-func connect(t *testing.T, url string, opts ...nats.Option) jetstream.JetStream {
-	t.Helper()
-	nc, err := nats.Connect(url, opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := make(chan struct{})
-	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
-	t.Cleanup(func() { nc.Close(); <-closed })
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
+	return natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
 }
 
 func open(t *testing.T, js jetstream.JetStream, cfg ledger.Config) *ledger.Ledger {
@@ -65,7 +45,7 @@ func open(t *testing.T, js jetstream.JetStream, cfg ledger.Config) *ledger.Ledge
 // newLedger opens a managed ledger on a server of its own.
 func newLedger(t *testing.T) (*ledger.Ledger, jetstream.JetStream) {
 	t.Helper()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	return open(t, js, ledger.Config{Manage: true}), js
 }
 
@@ -87,7 +67,7 @@ func store(t *testing.T, l *ledger.Ledger, rec provision.Record, rev uint64) uin
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	ledgertest.Run(t, func(t *testing.T) provision.Ledger {
 		return open(t, js, ledger.Config{Manage: true, Bucket: bucketName(t)})
 	})
@@ -96,14 +76,8 @@ func TestConformance(t *testing.T) {
 // TestConformanceReplicated matters because replicated streams report conflicts by another code.
 func TestConformanceReplicated(t *testing.T) {
 	t.Parallel()
-	cluster, err := natstest.StartCluster(testContext(t), 3, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range cluster {
-		t.Cleanup(s.Shutdown)
-	}
-	l := open(t, connect(t, cluster[1].ClientURL()), ledger.Config{Manage: true, Replicas: 3})
+	cluster := natstest.RunCluster(t, 3, natstest.Options{})
+	l := open(t, natstest.Connect(t, cluster[1].ClientURL()), ledger.Config{Manage: true, Replicas: 3})
 	fresh := make(map[string]bool)
 	ledgertest.Run(t, func(t *testing.T) provision.Ledger {
 		if fresh[t.Name()] {
@@ -154,7 +128,7 @@ func TestDeletedAndPurgedRecordsCountAsNone(t *testing.T) {
 
 func TestExpiredRecordCountsAsNone(t *testing.T) {
 	t.Parallel()
-	js := connect(t, startServer(t).ClientURL())
+	js := newServer(t)
 	l := open(t, js, ledger.Config{Manage: true, TTL: 100 * time.Millisecond})
 	rec := record("short-lived", "n")
 	first := store(t, l, rec, 0)
@@ -227,10 +201,10 @@ func TestStoreRefuses(t *testing.T) {
 // write that took place, which the next read shows.
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
-	s := startServer(t)
-	sound := open(t, connect(t, s.ClientURL()), ledger.Config{Manage: true})
+	s := natstest.Run(t, natstest.Options{})
+	sound := open(t, natstest.Connect(t, s.ClientURL()), ledger.Config{Manage: true})
 	deaf := &deafDialer{}
-	l := open(t, connect(t, s.ClientURL(), nats.SetCustomDialer(deaf), nats.NoReconnect()), ledger.Config{})
+	l := open(t, natstest.Connect(t, s.ClientURL(), nats.SetCustomDialer(deaf), nats.NoReconnect()), ledger.Config{})
 	key := record("lost", "").Key
 	watchCtx, stop := context.WithCancel(testContext(t))
 	defer stop()
