@@ -213,21 +213,7 @@ func TestTheLedgerIsReadOnce(t *testing.T) {
 
 func startBroker(t *testing.T) jetstream.JetStream {
 	t.Helper()
-	broker, err := natstest.Start(testContext(t), natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Shutdown)
-	nc, err := nats.Connect(broker.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
+	return natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
 }
 
 func TestMetric(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
@@ -26,29 +25,11 @@ type bench struct {
 	client *requester.Client
 }
 
-func connect(t *testing.T, url string) *nats.Conn {
-	t.Helper()
-	nc, err := nats.Connect(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
-}
-
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	ctx := within(t)
-	broker, err := natstest.Start(ctx, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Shutdown)
-	nc := connect(t, broker.ClientURL())
-	b := &bench{t: t}
-	if b.js, err = jetstream.New(nc); err != nil {
-		t.Fatal(err)
-	}
+	b := &bench{t: t, js: natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())}
+	var err error
 	if b.book, err = ledger.Open(ctx, b.js, ledger.Config{Manage: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +42,7 @@ func newBench(t *testing.T) *bench {
 			t.Fatal(err)
 		}
 	}
-	if b.client, err = requester.New(ctx, nc); err != nil {
+	if b.client, err = requester.New(ctx, b.js.Conn()); err != nil {
 		t.Fatal(err)
 	}
 	return b

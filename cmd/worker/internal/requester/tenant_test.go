@@ -6,67 +6,42 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/natstest"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // asDeployed starts a server with the accounts that we deploy, all passwords being "p".
-func asDeployed(t *testing.T, change func(string) string) *server.Server {
+func asDeployed(t *testing.T, change func(string) string) *natstest.Server {
 	t.Helper()
 	accounts, err := os.ReadFile("../../../../deploy/nats/accounts.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	file := filepath.Join(dir, "server.conf")
-	text := "jetstream { store_dir: '" + dir + "' }\n" + regexp.MustCompile(`\$NATS_\w+_PASSWORD`).ReplaceAllString(string(accounts), "p")
+	text := regexp.MustCompile(`\$NATS_\w+_PASSWORD`).ReplaceAllString(string(accounts), "p")
+	file := filepath.Join(t.TempDir(), "server.conf")
 	if err := os.WriteFile(file, []byte(change(text)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	opts, err := server.ProcessConfigFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	opts.Host, opts.Port, opts.NoSigs, opts.NoLog = "127.0.0.1", server.RANDOM_PORT, true, true
-	srv, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(30 * time.Second) {
-		t.Fatal("nats-server did not get ready")
-	}
-	return srv
+	return natstest.Run(t, natstest.Options{ConfigFile: file})
 }
 
-func as(t *testing.T, srv *server.Server, user string) *nats.Conn {
+func as(t *testing.T, srv *natstest.Server, user string) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(srv.ClientURL(), nats.UserInfo(user, "p"), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	return nc
+	return natstest.Connect(t, srv.ClientURL(), natstest.As(user, "p"))
 }
 
 // workerOn is the worker's user on a server, with all objects made.
-func workerOn(t *testing.T, srv *server.Server) *bench {
+func workerOn(t *testing.T, srv *natstest.Server) *bench {
 	t.Helper()
-	b := &bench{t: t}
+	b := &bench{t: t, js: as(t, srv, "worker")}
 	var err error
-	if b.js, err = jetstream.New(as(t, srv, "worker")); err != nil {
-		t.Fatal(err)
-	}
 	if b.book, err = ledger.Open(within(t), b.js, ledger.Config{Manage: true}); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +57,7 @@ func TestSubmitAsDeployed(t *testing.T) {
 	srv := asDeployed(t, func(s string) string { return s })
 	b := workerOn(t, srv)
 	for user, news := range map[string]bool{"acme": false, "operator": true} {
-		client, err := requester.NewSubmitter(within(t), as(t, srv, user))
+		client, err := requester.NewSubmitter(within(t), as(t, srv, user).Conn())
 		if err != nil {
 			t.Fatalf("%s: %v", user, err)
 		}
@@ -113,7 +88,7 @@ func TestWaitWithoutTheRightToResults(t *testing.T) {
 		return strings.Replace(s, `allow: ["connections.results.acme.*", "_INBOX.>"]`, `allow: ["_INBOX.>"]`, 1)
 	})
 	workerOn(t, srv)
-	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme"))
+	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme").Conn())
 	if err != nil {
 		t.Fatal(err)
 	}

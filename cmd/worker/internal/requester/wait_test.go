@@ -173,12 +173,8 @@ func TestUnreadableRecordsDontHideTheOthers(t *testing.T) {
 
 func TestNATSWithoutOurObjects(t *testing.T) {
 	t.Parallel()
-	broker, err := natstest.Start(within(t), natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Shutdown)
-	if _, err := requester.New(within(t), connect(t, broker.ClientURL())); err == nil || !strings.Contains(err.Error(), `run "worker init"`) {
+	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
+	if _, err := requester.New(within(t), js.Conn()); err == nil || !strings.Contains(err.Error(), `run "worker init"`) {
 		t.Errorf("no objects: %v", err)
 	}
 	plain, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
@@ -190,7 +186,8 @@ func TestNATSWithoutOurObjects(t *testing.T) {
 	if !plain.ReadyForConnections(time.Minute) {
 		t.Fatal("not ready")
 	}
-	if _, err := requester.New(within(t), connect(t, plain.ClientURL())); err == nil || !strings.Contains(err.Error(), "JetStream is not enabled") {
+	js = natstest.Connect(t, plain.ClientURL())
+	if _, err := requester.New(within(t), js.Conn()); err == nil || !strings.Contains(err.Error(), "JetStream is not enabled") {
 		t.Errorf("no JetStream: %v", err)
 	}
 }
