@@ -263,15 +263,8 @@ func TestLedgerComesFirst(t *testing.T) {
 
 func TestReplicasAreRaised(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
-	cluster, err := natstest.StartCluster(ctx, 3, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range cluster {
-		t.Cleanup(s.Shutdown)
-	}
-	r := &rig{t: t, ctx: ctx, js: connect(t, cluster[0].ClientURL())}
+	cluster := natstest.RunCluster(t, 3, natstest.Options{})
+	r := &rig{t: t, ctx: testContext(t), js: connect(t, cluster[0].ClientURL())}
 	r.ensure(consumer.ObjectsConfig{})
 	report := r.ensure(consumer.ObjectsConfig{Replicas: 3})
 	for _, c := range report[:3] {

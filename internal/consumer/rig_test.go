@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
@@ -38,14 +37,9 @@ type rig struct {
 
 func newRig(t *testing.T, o natstest.Options) *rig {
 	t.Helper()
-	ctx := testContext(t)
-	server, err := natstest.Start(ctx, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(server.Shutdown)
+	server := natstest.Run(t, o)
 	reg := prometheus.NewRegistry()
-	return &rig{t: t, ctx: ctx, server: server, js: connect(t, server.ClientURL()), reg: reg, all: consumer.NewMetrics(reg)}
+	return &rig{t: t, ctx: testContext(t), server: server, js: connect(t, server.ClientURL()), reg: reg, all: consumer.NewMetrics(reg)}
 }
 
 func connect(t *testing.T, url string) jetstream.JetStream {
@@ -54,14 +48,7 @@ func connect(t *testing.T, url string) jetstream.JetStream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	closed := make(chan struct{})
-	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
-	t.Cleanup(func() { nc.Close(); <-closed })
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
+	return natstest.JetStream(t, nc)
 }
 
 // ensure makes the objects.

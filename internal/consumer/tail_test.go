@@ -19,20 +19,7 @@ func TestTailIsGivenBack(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	server, err := natstest.Start(ctx, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Shutdown()
-	nc, err := Connect(ConnConfig{URL: server.ClientURL()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nc.Close()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
 	c, err := New(Config{JS: js, Codec: &event.Decoder{}, Handle: func(context.Context, provision.Delivery) provision.Outcome {
 		return provision.Outcome{}
 	}})
