@@ -32,12 +32,9 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
 	vault := vaulttest.New(vaulttest.Config{})
 	vaultAt := httptest.NewServer(vault)
+	broker := natstest.Run(t, natstest.Options{})
 	startCtx, cancelStart := context.WithTimeout(t.Context(), time.Minute)
 	defer cancelStart()
-	broker, err := natstest.Start(startCtx, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ready := make(chan app.Addresses, 1)

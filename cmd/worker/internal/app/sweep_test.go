@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/ledger"
@@ -58,20 +57,7 @@ func TestTheSweepSeesTheLedgerThatIsOpen(t *testing.T) {
 
 func openLedgerFor(ctx context.Context, t *testing.T, w *worker) jetstream.JetStream {
 	t.Helper()
-	broker, err := natstest.Start(ctx, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Shutdown)
-	nc, err := nats.Connect(broker.ClientURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
+	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
 	book, err := ledger.Open(ctx, js, ledger.Config{Manage: true})
 	if err != nil {
 		t.Fatal(err)
