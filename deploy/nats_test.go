@@ -13,6 +13,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/natstest"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -35,58 +36,33 @@ type broker struct {
 
 func newBroker(t *testing.T) *broker {
 	t.Helper()
-	opts, err := natsOptions(t, natsConf)
-	if err != nil {
+	if err := checkNATSFile(t, natsConf); err != nil {
 		t.Fatal(err)
 	}
-	srv, err := server.NewServer(opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(30 * time.Second) {
-		t.Fatal("nats-server did not get ready")
-	}
-	return &broker{t: t, url: srv.ClientURL()}
+	return &broker{t: t, url: natstest.Run(t, natstest.Options{ConfigFile: natsConf}).ClientURL()}
 }
 
-// natsOptions reads a server's file and changes only where it listens and stores.
-func natsOptions(t *testing.T, file string) (*server.Options, error) {
+// checkNATSFile reads a server's file as the server does, with the passwords set. It fails with the
+// server's own words.
+func checkNATSFile(t *testing.T, file string) error {
 	t.Helper()
 	for user, variable := range natsUsers {
 		t.Setenv(variable, "pw-"+user)
 	}
 	opts, err := server.ProcessConfigFile(file)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if !opts.JetStream || opts.StoreDir == "" || !opts.SyncAlways {
 		t.Errorf("%s: want JetStream on disk, synced always", file)
 	}
-	opts.Host, opts.Port, opts.HTTPPort, opts.StoreDir = "127.0.0.1", server.RANDOM_PORT, 0, t.TempDir()
-	opts.NoSigs, opts.NoLog = true, true
-	return opts, nil
+	return nil
 }
 
-func (b *broker) connect(user string) *nats.Conn {
+func (b *broker) connect(user string) (*nats.Conn, jetstream.JetStream) {
 	b.t.Helper()
-	nc, err := nats.Connect(b.url, nats.UserInfo(user, "pw-"+user), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
-	if err != nil {
-		b.t.Fatalf("%s: %v", user, err)
-	}
-	b.t.Cleanup(nc.Close)
-	return nc
-}
-
-func (b *broker) jetStream(user string) (*nats.Conn, jetstream.JetStream) {
-	b.t.Helper()
-	nc := b.connect(user)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	return nc, js
+	js := natstest.Connect(b.t, b.url, natstest.As(user, "pw-"+user))
+	return js.Conn(), js
 }
 
 // denied reports whether the server refused what nc did before. The refusal comes ahead of the answer
@@ -155,11 +131,11 @@ func (b *broker) runConsumer(js jetstream.JetStream) {
 func TestNATSWorkerAndTenantCanDoTheirWork(t *testing.T) {
 	ctx := testContext(t)
 	b := newBroker(t)
-	wnc, wjs := b.jetStream("worker")
+	wnc, wjs := b.connect("worker")
 	b.createObjects(ctx, wjs)
 	b.runConsumer(wjs)
 
-	tnc, tjs := b.jetStream("acme")
+	tnc, tjs := b.connect("acme")
 	results, err := tnc.SubscribeSync("connections.results.acme.*")
 	if err != nil || b.denied(tnc) {
 		t.Fatalf("acme may not read its results: %v", err)
@@ -220,7 +196,7 @@ func useLedger(ctx context.Context, t *testing.T, js jetstream.JetStream) {
 func TestNATSOperatorCanPauseAndLook(t *testing.T) {
 	ctx := testContext(t)
 	b := newBroker(t)
-	nc, js := b.jetStream("operator")
+	nc, js := b.connect("operator")
 	b.createObjects(ctx, js)
 	if p, err := consumer.Pause(ctx, js, time.Time{}); err != nil || !p.Paused {
 		t.Errorf("Pause() = %+v, %v", p, err)

@@ -12,7 +12,7 @@ import (
 
 func TestNATSRights(t *testing.T) {
 	b := newBroker(t)
-	_, wjs := b.jetStream("worker")
+	_, wjs := b.connect("worker")
 	b.createObjects(testContext(t), wjs)
 	tests := []struct {
 		user, verb, subject string
@@ -59,7 +59,7 @@ func TestNATSRights(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.user+" "+tt.verb+" "+tt.subject, func(t *testing.T) {
-			nc := b.connect(tt.user)
+			nc, _ := b.connect(tt.user)
 			var err error
 			if tt.verb == "sub" {
 				_, err = nc.SubscribeSync(tt.subject)
@@ -81,9 +81,9 @@ func TestNATSRights(t *testing.T) {
 func TestNATSReplyDoesNotReachAnotherTenant(t *testing.T) {
 	ctx := testContext(t)
 	b := newBroker(t)
-	_, wjs := b.jetStream("worker")
+	_, wjs := b.connect("worker")
 	b.createObjects(ctx, wjs)
-	nc := b.connect("acme")
+	nc, _ := b.connect("acme")
 	for _, reply := range []string{"connections.requests.globex", "$KV.connection-ledger.globex.a.b"} {
 		if err := nc.PublishRequest("connections.requests.acme", reply, []byte(`{}`)); err != nil {
 			t.Fatal(err)
@@ -122,7 +122,7 @@ func TestNATSTenantBlockCannotTakeAnotherTenantsSubjects(t *testing.T) {
 			copyFile(t, natsAccount, filepath.Join(dir, "accounts.conf"), func(s string) string {
 				return strings.ReplaceAll(s, swap, strings.Replace(swap, "acme", "globex", 1))
 			})
-			_, err := natsOptions(t, filepath.Join(dir, "server.conf"))
+			err := checkNATSFile(t, filepath.Join(dir, "server.conf"))
 			if err == nil || !strings.Contains(err.Error(), "import not authorized") {
 				t.Errorf("reading the file: error %v, want the import refused", err)
 			}
