@@ -71,7 +71,7 @@ func TestDoctorOfAHealthyWorld(t *testing.T) {
 // messages returns how many messages the streams hold, and how many they ever held.
 func (w *testWorld) messages() (counts []uint64) {
 	w.t.Helper()
-	js := w.broker()
+	js := w.jetStream()
 	for _, name := range []string{consumer.StreamRequests, consumer.StreamResults, consumer.StreamDeadLetters, "KV_connection-ledger"} {
 		s, err := js.Stream(w.t.Context(), name)
 		if err != nil {
@@ -90,7 +90,7 @@ func TestDoctorOfASickWorld(t *testing.T) {
 	}
 	w.worker("", "init")
 	w.worker("", "pause")
-	js := w.broker()
+	js := w.jetStream()
 	w.store(js, "stuck", provision.StateUnknown, 7)
 	w.flow.AddFault(flowtest.Fault{Operation: flowtest.OpToken, Effect: flowtest.EffectStatus, Status: 401})
 	w.vault.Put("flow/tenants/globex/adobe", map[string]any{"orgId": "x", "clientId": "id", "clientSecret": clientSecret})

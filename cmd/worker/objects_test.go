@@ -2,11 +2,7 @@ package main
 
 import (
 	"net/http"
-	"strings"
 	"testing"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // A ledger that is deleted under a running worker is made anew with the next request.
@@ -48,20 +44,6 @@ func TestLedgerDeletedUnderAWorkerThatManagesNothing(t *testing.T) {
 	if r.code != exitOK {
 		t.Errorf("exit %d: %s%s", r.code, r.stdout, r.stderr)
 	}
-}
-
-func (w *testWorld) jetStream() jetstream.JetStream {
-	w.t.Helper()
-	nc, err := nats.Connect(strings.TrimPrefix(w.environ[0], "NATS_URL="))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return js
 }
 
 func (w *testWorld) deleteLedger() {

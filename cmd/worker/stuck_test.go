@@ -7,28 +7,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
-
-// broker connects to the world's NATS, past the commands.
-func (w *testWorld) broker() jetstream.JetStream {
-	w.t.Helper()
-	nc, err := nats.Connect(strings.TrimPrefix(w.environ[0], "NATS_URL="))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return js
-}
 
 // store writes a record that its worker left an hour ago.
 func (w *testWorld) store(js jetstream.JetStream, id string, state provision.State, seq uint64) {
@@ -55,7 +39,7 @@ func TestListStuck(t *testing.T) {
 		t.Errorf("nothing there: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	w.worker(request("A", goodToken), "submit", "--tenant", "acme", "--id", "there", "-") // sequence 1
-	js := w.broker()
+	js := w.jetStream()
 	w.store(js, "there", provision.StateUnknown, 1)
 	w.store(js, "stuck", provision.StateUnknown, 7)
 	w.store(js, "ended", provision.StateFailed, 8)
@@ -73,7 +57,6 @@ func TestListStuck(t *testing.T) {
 	}
 }
 
-// The remedy that is told works: what was left behind goes on, with a look-up first.
 // awaitEmpty waits until no request is left in the stream.
 func (w *testWorld) awaitEmpty(js jetstream.JetStream) {
 	w.t.Helper()
@@ -97,12 +80,13 @@ func (w *testWorld) awaitEmpty(js jetstream.JetStream) {
 	}
 }
 
+// The remedy that is told works: what was left behind goes on, with a look-up first.
 func TestAStuckRequestGoesOnWhenItIsSentAgain(t *testing.T) {
 	t.Parallel()
 	w := newTestWorld(t)
 	w.start()
 	w.worker(request("A", goodToken), "submit", "--tenant", "acme", "--id", "r-1", "--wait", "-")
-	js := w.broker()
+	js := w.jetStream()
 	w.awaitEmpty(js) // the result is told before the message is acknowledged
 	book, err := ledger.Open(t.Context(), js, ledger.Config{})
 	if err != nil {

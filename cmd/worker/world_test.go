@@ -8,7 +8,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
 	"github.com/flow-worker/flow-worker/internal/natstest"
@@ -25,6 +26,7 @@ const (
 type testWorld struct {
 	t       *testing.T
 	environ []string
+	natsURL string
 	flow    *flowtest.Emulator
 	vault   *vaulttest.Server
 	log     safeBuffer
@@ -36,24 +38,24 @@ type testWorld struct {
 // newTestWorld starts NATS, Vault and the Flow Service, but no worker.
 func newTestWorld(t *testing.T) *testWorld {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	broker, err := natstest.Start(ctx, natstest.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Shutdown)
+	broker := natstest.Run(t, natstest.Options{})
 	vault, emulator := vaulttest.New(vaulttest.Config{}), flowtest.New(flowtest.Config{})
 	vault.Put("flow/tenants/acme/adobe", map[string]any{"orgId": "a@AdobeOrg", "clientId": "id", "clientSecret": clientSecret})
 	vault.Put("flow/tenants/acme/databricks/acme", map[string]any{"accessToken": databricksToken})
 	vaultAt, flowAt := httptest.NewServer(vault), httptest.NewServer(emulator)
 	t.Cleanup(vaultAt.Close)
 	t.Cleanup(flowAt.Close)
-	return &testWorld{t: t, flow: emulator, vault: vault, environ: []string{
+	return &testWorld{t: t, flow: emulator, vault: vault, natsURL: broker.ClientURL(), environ: []string{
 		"NATS_URL=" + broker.ClientURL(), "VAULT_ADDR=" + vaultAt.URL, "VAULT_TOKEN=" + vault.Token(),
 		"FLOW_URL=" + flowAt.URL, "IMS_URL=" + flowAt.URL, "WORKER_HTTP_ADDR=127.0.0.1:0", "WORKER_STATUS_ADDR=127.0.0.1:0",
 		"WORKER_RETRY_INITIAL=20ms", "WORKER_SETTLE=2s", "FLOW_TIMEOUT=20s", "WORKER_SHUTDOWN_TIMEOUT=30s", "LOG_LEVEL=debug",
 	}}
+}
+
+// jetStream connects to the world's NATS, past the commands.
+func (w *testWorld) jetStream() jetstream.JetStream {
+	w.t.Helper()
+	return natstest.Connect(w.t, w.natsURL)
 }
 
 // start runs the worker until stopWorker or the test's end, and returns when it is ready.
