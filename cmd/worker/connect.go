@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 )
@@ -37,6 +38,20 @@ func connect(s settings.Settings, command string, more ...nats.Option) (*nats.Co
 		return nil, unreachable(s, err)
 	}
 	return nc, nil
+}
+
+// connectJetStream connects a command that needs JetStream. The caller has to close its Conn.
+func connectJetStream(s settings.Settings, command string) (jetstream.JetStream, error) {
+	nc, err := connect(s, command)
+	if err != nil {
+		return nil, err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return js, nil
 }
 
 // unreachable says which server could not be had, and what to do.

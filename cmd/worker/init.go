@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
@@ -32,15 +31,11 @@ func (c *cli) initCommand() *cobra.Command {
 			return err
 		}
 		c.warn(set)
-		nc, err := connect(set.Settings, "init")
+		js, err := connectJetStream(set.Settings, "init")
 		if err != nil {
 			return err
 		}
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			return err
-		}
+		defer js.Conn().Close()
 		ctx, cancel := context.WithTimeout(ctx, objectsTimeout)
 		defer cancel()
 		set.Settings.ManageStreams = true // that is what init is for

@@ -40,15 +40,11 @@ func (c *cli) onIntake(cmd *cobra.Command, f func(context.Context, jetstream.Jet
 		if err != nil {
 			return err
 		}
-		nc, err := connect(set.Settings, cmd.Name())
+		js, err := connectJetStream(set.Settings, cmd.Name())
 		if err != nil {
 			return err
 		}
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			return err
-		}
+		defer js.Conn().Close()
 		ctx, cancel := context.WithTimeout(ctx, objectsTimeout)
 		defer cancel()
 		p, err := f(ctx, js)

@@ -52,18 +52,13 @@ func (c *cli) statusCommand() *cobra.Command {
 
 // client connects a command that reads the ledger. The caller has to close the connection.
 func (c *cli) client(ctx context.Context, s settings.Settings, command string) (*requester.Client, jetstream.JetStream, error) {
-	nc, err := connect(s, command)
+	js, err := connectJetStream(s, command)
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := requester.New(ctx, nc)
+	client, err := requester.New(ctx, js.Conn())
 	if err != nil {
-		nc.Close()
-		return nil, nil, err
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		nc.Close()
+		js.Conn().Close()
 		return nil, nil, err
 	}
 	return client, js, nil
