@@ -15,12 +15,7 @@ import (
 func TestBrokerRestart(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natstest.Options{})
-	started, release := make(chan string, 10), make(chan struct{})
-	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
-		started <- d.Request.Key.ID
-		<-release
-		return created(d)
-	})
+	cfg, started, release := r.holding()
 	cfg.PublishElapsed = time.Minute
 	w := r.run(cfg)
 	r.eventually("ready", func() bool { return w.Ready() == nil })

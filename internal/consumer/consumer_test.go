@@ -2,7 +2,6 @@ package consumer_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -170,9 +169,7 @@ func TestTwoConsumersShare(t *testing.T) {
 	cfg.JS, cfg.Metrics = connect(t, r.server.ClientURL()), nil
 	second := r.run(cfg)
 	r.eventually("ready", func() bool { return first.Ready() == nil && second.Ready() == nil })
-	for i := range messages {
-		r.submit("acme", fmt.Sprint(i))
-	}
+	r.submitMany("acme", messages)
 	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
 	r.end(first)
 	r.end(second)

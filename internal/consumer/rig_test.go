@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -72,6 +73,17 @@ func (r *rig) config(handle func(context.Context, provision.Delivery) provision.
 	}
 }
 
+// holding is a config whose handler says what it begins and ends it well when release is closed.
+func (r *rig) holding() (cfg consumer.Config, started <-chan string, release chan<- struct{}) {
+	begun, let := make(chan string, 10), make(chan struct{})
+	cfg = r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		begun <- d.Request.Key.ID
+		<-let
+		return created(d)
+	})
+	return cfg, begun, let
+}
+
 type testWriter struct{ t *testing.T }
 
 func (w testWriter) Write(p []byte) (int, error) {
@@ -126,10 +138,18 @@ func (r *rig) wantEnd(w *running, want error) {
 	}
 }
 
-// submit publishes a bare request and returns its id.
+// submit publishes a bare request.
 func (r *rig) submit(tenant, id string) {
 	r.t.Helper()
 	r.publish("connections.requests."+tenant, `{}`, id)
+}
+
+// submitMany submits n requests with the ids "0", "1" and so on.
+func (r *rig) submitMany(tenant string, n int) {
+	r.t.Helper()
+	for i := range n {
+		r.submit(tenant, fmt.Sprint(i))
+	}
 }
 
 func (r *rig) publish(subject, body, id string) {

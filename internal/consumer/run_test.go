@@ -19,9 +19,7 @@ func TestStopFinishesWhatIsInHand(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natstest.Options{})
 	r.ensure(consumer.ObjectsConfig{})
-	for i := range 5 {
-		r.submit("acme", fmt.Sprint(i))
-	}
+	r.submitMany("acme", 5)
 	started, release := make(chan struct{}, 10), make(chan struct{})
 	cfg := r.config(func(ctx context.Context, d provision.Delivery) provision.Outcome {
 		started <- struct{}{}
@@ -54,9 +52,7 @@ func TestStopGivesBack(t *testing.T) {
 	r := newRig(t, natstest.Options{})
 	r.ensure(consumer.ObjectsConfig{AckWait: time.Hour})
 	const messages = 60
-	for i := range messages {
-		r.submit("acme", fmt.Sprint(i))
-	}
+	r.submitMany("acme", messages)
 	for r.waiting() > 0 {
 		begun := make(chan struct{}, messages)
 		cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
@@ -183,9 +179,7 @@ func TestOperatorsLimitsAreObserved(t *testing.T) {
 	if _, err := r.js.UpdateConsumer(r.ctx, consumer.StreamRequests, limited); err != nil {
 		t.Fatal(err)
 	}
-	for i := range 7 {
-		r.submit("acme", fmt.Sprint(i))
-	}
+	r.submitMany("acme", 7)
 	w := r.run(r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) }))
 	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
 	r.end(w)

@@ -2,7 +2,6 @@ package consumer_test
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,9 +20,7 @@ func TestNeverMoreInHandThanSlots(t *testing.T) {
 	const slots, messages = 3, 20
 	r := newRig(t, natstest.Options{})
 	r.ensure(consumer.ObjectsConfig{})
-	for i := range messages {
-		r.submit("acme", fmt.Sprint(i))
-	}
+	r.submitMany("acme", messages)
 	var now, most, calls atomic.Int64
 	full := make(chan struct{})
 	var once sync.Once
@@ -56,15 +53,8 @@ func TestNotPulledWithoutASlot(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natstest.Options{})
 	r.ensure(consumer.ObjectsConfig{})
-	for i := range 10 {
-		r.submit("acme", fmt.Sprint(i))
-	}
-	started, release := make(chan struct{}, 10), make(chan struct{})
-	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
-		started <- struct{}{}
-		<-release
-		return created(d)
-	})
+	r.submitMany("acme", 10)
+	cfg, started, release := r.holding()
 	cfg.Concurrency = 2
 	w := r.run(cfg)
 	receive(r, started, "first")
@@ -131,16 +121,9 @@ func TestGate(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natstest.Options{})
 	r.ensure(consumer.ObjectsConfig{})
-	for i := range 6 {
-		r.submit("acme", fmt.Sprint(i))
-	}
+	r.submitMany("acme", 6)
 	g := &gate{wake: make(chan struct{})}
-	started, release := make(chan struct{}, 10), make(chan struct{})
-	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
-		started <- struct{}{}
-		<-release
-		return created(d)
-	})
+	cfg, started, release := r.holding()
 	cfg.Gate = g.ask
 	w := r.run(cfg)
 	r.eventually("the gate is asked", func() bool { return g.asked.Load() > 0 })
