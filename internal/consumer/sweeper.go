@@ -2,9 +2,12 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -77,13 +80,14 @@ func every(ctx context.Context, interval time.Duration, f func(context.Context))
 	}
 }
 
-// queueSweep looks for messages that will never be delivered again. The worker may neither delete nor
-// publish requests, nor delete the consumer, and a copy under another sequence could be another request
-// (a message without an id is named by its place in the stream): so it reports, and people decide.
+// queueSweep looks for messages that will never be delivered again, and has the broker deliver them
+// where that is safe. See repair.
 type queueSweep struct {
 	*Consumer
-	suspected uint64 // by the last look
-	told      uint64 // in the log
+	suspected uint64    // by the last look
+	told      string    // in the log
+	tried     time.Time // when the broker was last asked to deliver them
+	failed    error     // and why it did not, if so
 }
 
 func (s *queueSweep) look(ctx context.Context) {
@@ -101,11 +105,113 @@ func (s *queueSweep) look(ctx context.Context) {
 	}
 	sure := min(n, s.suspected)
 	s.suspected = n
-	s.Metrics.orphans.Set(float64(sure))
-	if sure > 0 && sure != s.told {
-		s.Log.Error("messages in the queue will never be delivered again", "messages", sure, "stream", StreamRequests, "remedy", OrphanRemedy)
+	if sure == 0 {
+		s.told = ""
+	} else if err := s.repair(ctx, sure); err == nil {
+		sure, s.suspected, s.told = 0, 0, ""
+	} else {
+		s.tell(sure, err)
 	}
-	s.told = sure
+	s.Metrics.orphans.Set(float64(sure))
+}
+
+// tell logs what changes only.
+func (s *queueSweep) tell(orphans uint64, why error) {
+	news := fmt.Sprint(orphans, why)
+	if news == s.told {
+		return
+	}
+	s.told = news
+	s.Log.Error("messages in the queue will never be delivered again", "messages", orphans, "stream", StreamRequests,
+		"not_mended", why, "remedy", OrphanRemedy)
+}
+
+// Bounds of the repair.
+const (
+	repairGap = 60                  // looks from one try to the next: an hour
+	repairAge = 29 * 24 * time.Hour // of the oldest message: its ledger record lives 30 days at least
+)
+
+// errAgain means that a repair did not last.
+var errAgain = errors.New("they were lost sight of again although all were delivered anew not long ago")
+
+// resetFloor is the first server that can reset a consumer.
+var resetFloor = version{2, 14, 0}
+
+// repair asks the broker to begin with all messages anew. It returns nil if the broker does, and
+// otherwise why it isn't asked or does not.
+//
+// This is one request, which the broker does as a whole or not at all, so there is nothing that a crash
+// could leave half done; and who asks twice, or two workers at once, have it done twice, which is the
+// same. The messages stay where they are: place and time, which name those without an id, are the same
+// as before, as are the consumer's settings and a pause. The ledger sees to it that nothing is done
+// twice. See repairable for when it is done.
+//
+// What it does not do, because it would be less safe: publish a copy (for that the worker would need the
+// right to make any tenant's requests, and so to send its secrets anywhere), take a message out of the
+// stream by another way than the consumer's (two workers would, and each take the other for dead), or
+// delete the consumer (a crash would leave none, and a pause would be lost).
+func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, s.PublishTimeout)
+	defer cancel()
+	stream, err := s.JS.Stream(ctx, StreamRequests)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", StreamRequests, err)
+	}
+	from, err := s.JS.Consumer(ctx, StreamRequests, ConsumerName)
+	if err != nil {
+		return fmt.Errorf("consumer %s: %w", ConsumerName, err)
+	}
+	if err := s.mayRepair(ctx, stream.CachedInfo(), from.CachedInfo()); err != nil {
+		return err
+	}
+	first := max(stream.CachedInfo().State.FirstSeq, 1)
+	s.tried, s.failed = time.Now(), errAgain
+	if _, err := s.JS.ResetConsumerToSequence(ctx, StreamRequests, ConsumerName, first); err != nil {
+		s.failed = fmt.Errorf("consumer %s can't be reset; may the worker's user publish on $JS.API.CONSUMER.RESET.%s.%s? %w",
+			ConsumerName, StreamRequests, ConsumerName, err)
+		return s.failed
+	}
+	s.Log.Warn("the queue is delivered anew, for it held messages that would never have been delivered again", "messages", orphans, "stream", StreamRequests, "from", first)
+	return nil
+}
+
+func (s *queueSweep) mayRepair(ctx context.Context, stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo) error {
+	if !s.Objects.Manage {
+		return errors.New("this worker is not to change the NATS objects")
+	}
+	if err := checkServer(s.JS.Conn(), resetFloor, "to reset a consumer"); err != nil {
+		return err
+	}
+	if _, err := upgradeConsumer(ctx, s.JS, info.Config, durable(s.Objects.AckWait), false); err != nil {
+		return err // they would be lost sight of again
+	}
+	if err := s.recently(); err != nil {
+		return err
+	}
+	return repairable(stream, info)
+}
+
+// recently returns what the last repair came to if that was not long ago.
+func (s *queueSweep) recently() error {
+	if time.Since(s.tried) < repairGap*s.Sweep.Interval {
+		return s.failed
+	}
+	return nil
+}
+
+// repairable returns nil if all messages of the queue may be delivered anew: no worker has one in hand
+// (it would be taken for dead, and two of those are enough for a request to be worked on alone), none
+// rests (its rest would be cut short), and none is so old that its ledger record may have expired (the
+// broker forgets that it was delivered before, so nothing would be looked up before the POST).
+func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo) error {
+	switch {
+	case info.NumAckPending > 0:
+		return errors.New("it has to wait until no message is in a worker's hands or rests")
+	case oldestIn(stream) > repairAge:
+		return fmt.Errorf("the oldest message is older than %v, so its ledger record may have expired", repairAge)
+	}
+	return nil
 }
 
 // missObjects looks for what nobody else misses while no request comes. The ledger is to be noticed also

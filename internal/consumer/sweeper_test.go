@@ -86,32 +86,208 @@ func (r *rig) limitDeliveries(most int) {
 	}
 }
 
+// sweepingQueue returns the config of a consumer that looks at the queue all the time, and its log.
+func (r *rig) sweepingQueue(handle func(context.Context, provision.Delivery) provision.Outcome) (consumer.Config, *lines) {
+	log := &lines{}
+	cfg := r.config(handle)
+	cfg.Log, cfg.Sweep.Interval = slog.New(slog.NewTextHandler(log, nil)), 20*time.Millisecond
+	return cfg, log
+}
+
+// The words of the log.
+const (
+	lostSight = "will never be delivered again"
+	anew      = "the queue is delivered anew"
+)
+
 func TestOrphansAreToldAndTheRemedyWorks(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, natstest.Options{})
 	r.ensure(consumer.ObjectsConfig{})
 	r.orphan("lost")
 	handled := make(chan string, 10)
-	var log lines
-	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+	cfg, log := r.sweepingQueue(func(_ context.Context, d provision.Delivery) provision.Outcome {
 		handled <- d.Request.Key.ID
+		if d.Request.Key.ID == "rests" {
+			return provision.Outcome{Delay: time.Hour}
+		}
 		return created(d)
 	})
-	cfg.Log, cfg.Sweep.Interval = slog.New(slog.NewTextHandler(&log, nil)), 20*time.Millisecond
+	cfg.DelayMax = time.Hour
+	r.limitDeliveries(-1)
+	r.submit("acme", "rests")
 	w := r.run(cfg)
-	r.eventually("the orphan in the metric", func() bool { return r.metric("queue_orphans", "") == 1 })
-	r.eventually("the orphan in the log", func() bool { return log.count("will never be delivered") == 1 })
-	if n := len(handled); n > 0 {
-		t.Errorf("%d messages handled; raising the limit would have been enough", n)
+	if id := receive(r, handled, "the one that rests"); id != "rests" {
+		t.Errorf("handled %q; raising the limit would have been enough", id)
 	}
+	r.eventually("the orphan in the metric", func() bool { return r.metric("queue_orphans", "") == 1 })
+	r.eventually("the orphan in the log, and why it isn't mended", func() bool { return log.count("in a worker's hands or rests") == 1 })
 	if err := r.js.DeleteConsumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName); err != nil {
 		t.Fatal(err)
 	}
-	if id := receive(r, handled, "the orphan, after the remedy"); id != "lost" {
-		t.Errorf("handled %q", id)
+	for receive(r, handled, "the orphan, after the remedy") != "lost" {
+		continue // the other one comes again, too
 	}
 	r.eventually("no orphan in the metric", func() bool { return r.metric("queue_orphans", "") == 0 })
 	r.end(w)
+	if n := log.count(anew); n > 0 {
+		t.Errorf("mended by itself %d times, while a message rested", n)
+	}
+}
+
+// A message without an id is named by its place in the stream: it must come from there.
+func TestOrphansAreDeliveredAnewFromTheirPlace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{AckWait: time.Minute}) // longer than asked for below
+	r.orphan("")
+	before := r.stored(consumer.StreamRequests)[0]
+	handled := make(chan provision.Delivery, 10)
+	cfg, log := r.sweepingQueue(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		handled <- d
+		return created(d)
+	})
+	w := r.run(cfg)
+	d := receive(r, handled, "the orphan")
+	if want := fmt.Sprintf("seq-%d-%d", before.Time.UnixNano(), before.Sequence); d.Request.Key.ID != want || d.Seq != before.Sequence {
+		t.Errorf("message %d is request %q, want %d and %q", d.Seq, d.Request.Key.ID, before.Sequence, want)
+	}
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.eventually("no orphan in the metric", func() bool { return r.metric("queue_orphans", "") == 0 })
+	r.submit("acme", "later")
+	if d := receive(r, handled, "a later request"); d.Request.Key.ID != "later" {
+		t.Errorf("handled %q", d.Request.Key.ID)
+	}
+	r.end(w)
+	if log.count(anew) != 1 || log.count(lostSight) != 0 {
+		t.Errorf("told %d times that it is delivered anew, %d times that it never will be; want 1 and 0", log.count(anew), log.count(lostSight))
+	}
+	from, err := r.js.Consumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName)
+	if err != nil || from.CachedInfo().Config.AckWait != time.Minute {
+		t.Errorf("the consumer's own settings are gone: %v, %v", from, err)
+	}
+}
+
+func TestAPauseOutlivesTheRepair(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	r.orphan("lost")
+	if _, err := consumer.Pause(r.ctx, r.js, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	handled := make(chan string, 10)
+	cfg, log := r.sweepingQueue(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		handled <- d.Request.Key.ID
+		return created(d)
+	})
+	w := r.run(cfg)
+	r.eventually("mended", func() bool { return log.count(anew) == 1 })
+	if p, err := consumer.Paused(r.ctx, r.js); err != nil || !p.Paused || len(handled) > 0 {
+		t.Errorf("paused %v, %v; %d handled", p.Paused, err, len(handled))
+	}
+	if _, err := consumer.Resume(r.ctx, r.js); err != nil {
+		t.Fatal(err)
+	}
+	receive(r, handled, "the orphan, after the pause")
+	r.end(w)
+}
+
+func TestOrphansAreOnlyToldWhereTheObjectsAreNotOurs(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	r.orphan("lost")
+	r.limitDeliveries(-1)
+	cfg, log := r.sweepingQueue(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
+	cfg.Objects.Manage = false
+	w := r.run(cfg)
+	r.eventually("told, with the remedy", func() bool { return log.count(lostSight) == 1 && log.count("worker init") == 1 })
+	looks := r.metric("queue_orphans", "")
+	r.end(w)
+	if looks != 1 || r.waiting() != 1 || log.count(anew) != 0 {
+		t.Errorf("%v orphans in the metric, %d messages, mended %d times; want 1, 1, 0", looks, r.waiting(), log.count(anew))
+	}
+}
+
+// Two workers mend the same thing, and one dies with the message in hand, as does the broker: the
+// message is neither lost nor forgotten.
+func TestARepairOutlivesWorkerAndBroker(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{AckWait: 500 * time.Millisecond})
+	r.orphan("lost")
+	taken := make(chan string, 10)
+	cfg, _ := r.sweepingQueue(func(ctx context.Context, d provision.Delivery) provision.Outcome {
+		taken <- d.Request.Key.ID
+		<-ctx.Done()
+		return provision.Outcome{}
+	})
+	cfg.Objects.AckWait, cfg.JS = 500*time.Millisecond, connect(t, r.server.ClientURL())
+	first := r.run(cfg)
+	receive(r, taken, "the orphan")
+	r.server.Stop() // so that the worker can't say that it ends
+	first.Abort()
+	<-first.done
+	if err := r.server.Restart(r.ctx); err != nil {
+		t.Fatal(err)
+	}
+	var running []*running
+	for range 2 {
+		cfg, _ := r.sweepingQueue(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
+		cfg.Objects.AckWait, cfg.JS = 500*time.Millisecond, connect(t, r.server.ClientURL())
+		running = append(running, r.run(cfg))
+	}
+	r.eventually("an empty queue", func() bool {
+		s, err := r.js.Stream(r.ctx, consumer.StreamRequests)
+		return err == nil && s.CachedInfo().State.Msgs == 0
+	})
+	for _, w := range running {
+		r.end(w)
+	}
+	if n := len(r.stored(consumer.StreamResults)); n != 1 {
+		t.Errorf("%d results, want 1", n)
+	}
+}
+
+// In a cluster the broker does it by consensus.
+func TestOrphansAreDeliveredAnewInACluster(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	cluster := natstest.RunCluster(t, 3, natstest.Options{})
+	r.js = connect(t, cluster[0].ClientURL())
+	r.ensure(consumer.ObjectsConfig{Replicas: 3})
+	r.orphan("lost")
+	cfg, log := r.sweepingQueue(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
+	cfg.Objects.Replicas = 3
+	w := r.run(cfg)
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.end(w)
+	if log.count(anew) != 1 || len(r.stored(consumer.StreamResults)) != 1 {
+		t.Errorf("mended %d times, %d results; want one of each", log.count(anew), len(r.stored(consumer.StreamResults)))
+	}
+}
+
+// Several orphans, while workers look all the time: each is told once, and none is left.
+func TestTwoWorkersMendTheSame(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	for i := range 5 {
+		r.orphan(fmt.Sprint(i))
+	}
+	var workers []*running
+	for range 2 {
+		cfg, _ := r.sweepingQueue(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
+		workers = append(workers, r.run(cfg))
+	}
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	for _, w := range workers {
+		r.end(w)
+	}
+	if n := len(r.stored(consumer.StreamResults)); n != 5 {
+		t.Errorf("%d results, want 5", n)
+	}
 }
 
 func TestTrafficIsNoOrphan(t *testing.T) {
