@@ -7,7 +7,7 @@ import (
 )
 
 // Turns shares the worker's work among tenants. Each tenant may have as many requests in hand as the
-// Flow Service has lately borne for it: one more per round of requests that went well, half as many
+// Flow Service has lately borne for it: one more per round of requests that went well, 30 % fewer
 // after one that was throttled or failed (additive increase, multiplicative decrease). So a fleet of
 // workers settles at the rate the service bears, without any of them knowing the others, and a
 // tenant in trouble doesn't hold the slots that others need.
@@ -37,12 +37,17 @@ type Turns struct {
 type share struct {
 	limit   float64
 	inHand  int
-	cutAt   time.Time     // of the last halving
+	cutAt   time.Time     // of the last cut
 	service time.Duration // moving average of a turn's length
 	endedAt time.Time     // the last end of a turn, or the beginning of the first one since there was none
 	next    time.Time     // end of the virtual queue
 	usedAt  time.Time
 }
+
+// cut is what a throttled or failed request leaves of a share. Three workers under a limit of 20 or
+// 60 a second reach 96 % and 95 % of it, with a half 92 % and 89 %, for a few more 429s (0.29 and 0.11
+// per success, not 0.26 and 0.07); test/fairness measures it.
+const cut = 0.7
 
 // Limits of a share that has no turn.
 const (
@@ -147,8 +152,8 @@ func (t *Turns) back(s *share, began time.Time, strained bool) {
 	switch {
 	case !strained:
 		s.limit = min(s.limit+1/max(s.limit, 1), t.max)
-	case began.After(s.cutAt): // those that were in hand at the last halving say nothing new
-		s.limit, s.cutAt = max(s.limit/2, 1), now
+	case began.After(s.cutAt): // those that were in hand at the last cut say nothing new
+		s.limit, s.cutAt = max(s.limit*cut, 1), now
 	}
 }
 

@@ -17,11 +17,11 @@ func take(t *testing.T, turns *Turns, tenant string) func(bool) {
 	return done
 }
 
-func TestShareHalvesAndGrows(t *testing.T) {
+func TestShareIsCutAndGrows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		turns := NewTurns(66, nil) // two reserved
-		for want := 32; want >= 1; want /= 2 {
+		for _, want := range []int{44, 31, 21, 15, 10, 7, 5, 3, 2, 1, 1} {
 			<-time.After(time.Second)
 			take(t, turns, "a")(true)
 			if got := turns.Limit("a"); got != want {
@@ -40,8 +40,8 @@ func TestShareHalvesAndGrows(t *testing.T) {
 	})
 }
 
-// TestOneBurstHalvesOnce: what was in hand together when the service throttled says it only once.
-func TestOneBurstHalvesOnce(t *testing.T) {
+// TestOneBurstCutsOnce: what was in hand together when the service throttled says it only once.
+func TestOneBurstCutsOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		turns := NewTurns(66, nil)
@@ -53,8 +53,8 @@ func TestOneBurstHalvesOnce(t *testing.T) {
 		for _, done := range dones {
 			done(true)
 		}
-		if got := turns.Limit("a"); got != 32 {
-			t.Errorf("limit %d, want 32", got)
+		if got := turns.Limit("a"); got != 44 {
+			t.Errorf("limit %d, want 44", got)
 		}
 	})
 }

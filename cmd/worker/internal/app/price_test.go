@@ -29,8 +29,9 @@ import (
 //	go test ./cmd/worker/internal/app -run '^$' -bench Price -benchtime 3x
 //
 // Each iteration sends a batch through the whole worker and the same batch through a bare loop that
-// only pulls, posts, publishes and acknowledges, in turn, so that a noisy machine is noisy for both.
-// Everything runs in one process: server, emulator and sender are part of both figures.
+// only pulls, posts, publishes and acknowledges, in turn, so that a noisy machine is noisy for both;
+// and once more through a bare loop that gives every POST a connection of its own, as the worker does.
+// Everything runs in one process: server, emulator and sender are part of all figures.
 const priceBatch = 2000
 
 // BenchmarkPrice compares at an emulator that answers at once.
@@ -38,14 +39,17 @@ func BenchmarkPrice(b *testing.B) {
 	w := newPriceWorld(b, 0, 64)
 	w.round(b, w.bare, 200) // warm up
 	w.round(b, w.whole, 200)
-	var whole, bare cost
+	var whole, bare, apart cost
 	for b.Loop() {
 		bare.add(w.round(b, w.bare, priceBatch))
 		whole.add(w.round(b, w.whole, priceBatch))
+		apart.add(w.round(b, w.bareApart, priceBatch))
 	}
 	whole.report(b, "worker")
 	bare.report(b, "bare")
+	apart.report(b, "bare-conn-per-POST")
 	b.ReportMetric(whole.rate()/bare.rate(), "ratio")
+	b.ReportMetric(whole.rate()/apart.rate(), "ratio-to-conn-per-POST")
 }
 
 // BenchmarkPriceAtLatency measures how well slots are used when the Flow Service takes its time. The
@@ -195,8 +199,24 @@ func (w *priceWorld) whole(b *testing.B, messages []event.Message) []time.Time {
 	return w.await(b, "CONNECTION_RESULTS", len(messages))
 }
 
-// bare pulls, posts, publishes and acknowledges, with as many slots.
+// Clients of the bare loop.
+var (
+	bareClient  = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1024}}
+	apartClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+)
+
 func (w *priceWorld) bare(b *testing.B, messages []event.Message) []time.Time {
+	b.Helper()
+	return w.bareLoop(b, messages, bareClient)
+}
+
+func (w *priceWorld) bareApart(b *testing.B, messages []event.Message) []time.Time {
+	b.Helper()
+	return w.bareLoop(b, messages, apartClient)
+}
+
+// bareLoop pulls, posts, publishes and acknowledges, with as many slots.
+func (w *priceWorld) bareLoop(b *testing.B, messages []event.Message, client *http.Client) []time.Time {
 	b.Helper()
 	for _, s := range []jetstream.StreamConfig{
 		{Name: "BARE", Subjects: []string{"bare.requests"}, Retention: jetstream.WorkQueuePolicy},
@@ -215,7 +235,7 @@ func (w *priceWorld) bare(b *testing.B, messages []event.Message) []time.Time {
 		sem <- struct{}{}
 		slots.Go(func() {
 			defer func() { <-sem }()
-			w.bareOne(b, msg)
+			w.bareOne(b, msg, client)
 		})
 	}, jetstream.PullMaxMessages(w.slots))
 	check(b, err)
@@ -226,9 +246,7 @@ func (w *priceWorld) bare(b *testing.B, messages []event.Message) []time.Time {
 	return results
 }
 
-var bareClient = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1024}}
-
-func (w *priceWorld) bareOne(b *testing.B, msg jetstream.Msg) {
+func (w *priceWorld) bareOne(b *testing.B, msg jetstream.Msg, client *http.Client) {
 	var e struct {
 		ID   string         `json:"id"`
 		Data map[string]any `json:"data"`
@@ -244,7 +262,7 @@ func (w *priceWorld) bareOne(b *testing.B, msg jetstream.Msg) {
 		"x-sandbox-name": "prod", "Content-Type": "application/json"} {
 		req.Header.Set(k, v)
 	}
-	res, err := bareClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		b.Error(err)
 		return
