@@ -46,6 +46,7 @@ type Config struct {
 	Replicas int           // at least that many; 0 means 1
 	TTL      time.Duration // records live at least that long after their last write; 0 means DefaultTTL
 	Manage   bool          // create the bucket, or upgrade it; otherwise it must be there and be good enough
+	Guard    *Guard        // is told of every record that is stored; nil means nobody is
 }
 
 func (c Config) withDefaults() Config {
@@ -64,6 +65,7 @@ type Ledger struct {
 	kv      jetstream.KeyValue
 	stream  jetstream.Stream
 	setup   Setup
+	guard   *Guard // nil means none
 	created atomic.Pointer[time.Time]
 }
 
@@ -77,7 +79,7 @@ func Open(ctx context.Context, js jetstream.JetStream, cfg Config) (*Ledger, err
 	if err != nil {
 		return nil, fmt.Errorf("ledger: bucket %s: %w", cfg.Bucket, err)
 	}
-	l := &Ledger{setup: setup}
+	l := &Ledger{setup: setup, guard: cfg.Guard}
 	if l.kv, err = js.KeyValue(ctx, cfg.Bucket); err != nil {
 		return nil, fmt.Errorf("ledger: open bucket %s: %w", cfg.Bucket, err)
 	}
@@ -146,6 +148,9 @@ func (l *Ledger) Store(ctx context.Context, key provision.Key, rec provision.Rec
 		return 0, fmt.Errorf("%w: %s is not at revision %d", provision.ErrConflict, key, rev)
 	case err != nil:
 		return 0, fmt.Errorf("ledger: store %s at revision %d: %w", key, rev, explain(err))
+	}
+	if l.guard != nil {
+		l.guard.stored(key, rec, got)
 	}
 	return got, nil
 }

@@ -1,0 +1,207 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// ErrNotNoted means that the bucket could be read, but what was found out about it could not be written
+// there, so that other processes have to find it out themselves.
+var ErrNotNoted = errors.New("ledger: the note on what was lost can't be written")
+
+// Guard notices that a bucket that is there has lost records: that it was purged, or made anew, or that
+// its last writes went with the power. It keeps a note in the bucket, which goes with the records and
+// tells later processes, and it looks whether the last write of this process is still there. It notices
+// neither the loss of single records nor a purge of some subjects, unless they are that note or that
+// write.
+//
+// A process has one Guard, which outlives every Ledger it is given to. The zero value has seen nothing
+// yet. Its methods are safe for concurrent use.
+type Guard struct {
+	checking sync.Mutex // held during a Check
+	seen     uint64     // revision of the note that was seen last; guarded by checking
+	rest     time.Time  // until when no write of the note is tried; guarded by checking
+
+	clock func() time.Time // nil means time.Now; set by tests only
+
+	mu      sync.Mutex
+	lostAt  time.Time // guarded by mu
+	witness written   // guarded by mu
+}
+
+// written is a record that this process wrote.
+type written struct {
+	key      provision.Key
+	revision uint64
+	nonce    string
+	at       time.Time
+}
+
+// Limits of a Check.
+const (
+	noteTries   = 4           // writes of the note that others may be quicker with
+	noteRest    = time.Minute // between tries where it can't be written
+	witnessLife = DefaultTTL / 2
+)
+
+// LostAt returns when records were last found to be missing, as of the last Check: what was written
+// before may not be there. Zero means never.
+func (g *Guard) LostAt() time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.lostAt
+}
+
+func (g *Guard) now() time.Time {
+	if g.clock != nil {
+		return g.clock()
+	}
+	return time.Now()
+}
+
+// stored remembers the latest record that was written.
+func (g *Guard) stored(key provision.Key, rec provision.Record, rev uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if rev > g.witness.revision {
+		g.witness = written{key, rev, rec.Nonce, g.now()}
+	}
+}
+
+// Check looks at the bucket that l has open, and keeps the note in it: a bucket that has none gets one,
+// an old one is written anew. It takes two short reads where all is well. LostAt is right where its
+// error is nil or ErrNotNoted; any other means that the bucket can't be read.
+func (g *Guard) Check(ctx context.Context, l *Ledger) error {
+	g.checking.Lock()
+	defer g.checking.Unlock()
+	sure := false // that the bucket's leader, which may be new, shows all that it has
+	for range noteTries {
+		f, err := g.look(ctx, l)
+		if err != nil {
+			return err
+		}
+		if f.gone && sure {
+			f.lostAt = g.now()
+		}
+		if !f.gone && f.note.says(f.lostAt, g.now()) {
+			g.know(f.note.revision, f.lostAt)
+			return nil
+		}
+		err = g.write(ctx, l, f)
+		switch {
+		case isConflict(err): // another process was quicker, and may know more
+		case err == nil && f.gone && !sure:
+			sure = true // it wrote, so it has dealt with all that came before
+		default:
+			return err
+		}
+	}
+	return fmt.Errorf("%w: other processes write it all the time", ErrNotNoted)
+}
+
+// findings are what a look came to.
+type findings struct {
+	note   note
+	lostAt time.Time // when records were last lost, but for gone
+	gone   bool      // the last write of this process isn't there
+}
+
+func (g *Guard) look(ctx context.Context, l *Ledger) (f findings, err error) {
+	if f.note, err = l.readNote(ctx); err != nil {
+		return f, err
+	}
+	if f.lostAt, err = g.judge(ctx, l, f.note); err != nil {
+		return f, err
+	}
+	f.gone, err = g.witnessGone(ctx, l)
+	return f, err
+}
+
+// write notes and remembers what was found, unless there is a conflict. Where it can't be noted, it can't
+// be made sure of either that a witness is gone: that it is, is the careful side.
+func (g *Guard) write(ctx context.Context, l *Ledger, f findings) error {
+	err := fmt.Errorf("the last try was less than %v ago", noteRest)
+	if g.now().After(g.rest) {
+		var rev uint64
+		if rev, err = l.writeNote(ctx, f.note, noteValue{LostAt: f.lostAt}); isConflict(err) {
+			return err
+		} else if err == nil {
+			g.know(rev, f.lostAt)
+			return nil
+		}
+		g.rest = g.now().Add(noteRest)
+	}
+	if f.gone {
+		f.lostAt = g.now()
+	}
+	g.know(f.note.revision, f.lostAt)
+	return fmt.Errorf("%w: %w; the worker needs the right to publish to %s%s.>", ErrNotNoted, explain(err), subjectPrefix, l.kv.Bucket())
+}
+
+// know remembers what a look came to. What was lost once stays lost, whatever the note says, and what
+// was written before proves nothing any more.
+func (g *Guard) know(rev uint64, lostAt time.Time) {
+	g.seen = rev
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.lostAt = later(g.lostAt, lostAt)
+	if !g.witness.at.After(g.lostAt) {
+		g.witness = written{}
+	}
+}
+
+// judge returns when records were last lost, as far as the note, the bucket and the memory of this
+// process tell.
+func (g *Guard) judge(ctx context.Context, l *Ledger, n note) (time.Time, error) {
+	now, lostAt := g.now(), later(g.LostAt(), n.LostAt)
+	switch {
+	case n.state == noteOdd, n.state == noteDeleted, n.revision < g.seen:
+		return now, nil
+	case n.state == noteThere:
+		return lostAt, nil
+	}
+	info, err := l.stream.Info(ctx)
+	if err != nil {
+		return lostAt, fmt.Errorf("ledger: bucket %s: %w", l.kv.Bucket(), explain(err))
+	}
+	return later(lostAt, lostBefore(info, now)), nil
+}
+
+// witnessGone reports whether the last record that this process wrote is not there any more. Where
+// another one wrote it since, or somebody deleted it by its key, it counts as there.
+func (g *Guard) witnessGone(ctx context.Context, l *Ledger) (bool, error) {
+	g.mu.Lock()
+	w := g.witness
+	g.mu.Unlock()
+	if w.revision == 0 || g.now().Sub(w.at) > witnessLife || l.stream.CachedInfo().Config.AllowDirect {
+		return false, nil // direct reads may come from a replica that is behind
+	}
+	msg, err := l.last(ctx, w.key.String())
+	switch {
+	case err != nil:
+		return false, err
+	case msg == nil:
+		return true, nil
+	case deletes(msg):
+		return false, nil
+	}
+	return msg.Sequence < w.revision || msg.Sequence == w.revision && !w.wrote(msg.Data), nil
+}
+
+// wrote reports whether value is what w stands for.
+func (w written) wrote(value []byte) bool {
+	rec, err := decode(w.key, value, lenient)
+	return err == nil && rec.Nonce == w.nonce
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
