@@ -17,8 +17,7 @@ func TestBrokerRestart(t *testing.T) {
 	r := newRig(t, natstest.Options{})
 	cfg, started, release := r.holding()
 	cfg.PublishElapsed = time.Minute
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "before")
 	receive(r, started, "start")
 	r.server.Stop()
@@ -29,7 +28,7 @@ func TestBrokerRestart(t *testing.T) {
 	}
 	r.eventually("ready again", func() bool { return w.Ready() == nil })
 	r.submit("acme", "after")
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	if n := len(r.stored(consumer.StreamResults)); n != 2 {
 		t.Errorf("%d results, want 2", n)
@@ -60,8 +59,7 @@ func TestStopWithoutBroker(t *testing.T) {
 	r := newRig(t, natstest.Options{})
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
 	cfg.PublishTimeout = 100 * time.Millisecond
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.server.Stop()
 	r.eventually("not connected", func() bool { return !w.Status().Connected })
 	r.end(w)
@@ -72,8 +70,7 @@ func TestConnectionClosed(t *testing.T) {
 	r := newRig(t, natstest.Options{})
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
 	cfg.JS = connect(t, r.server.ClientURL())
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	cfg.JS.Conn().Close()
 	r.wantEnd(w, consumer.ErrConnectionClosed)
 }
@@ -87,8 +84,7 @@ func TestConsumerDeleted(t *testing.T) {
 			r.ensure(consumer.ObjectsConfig{})
 			cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
 			cfg.Objects.Manage = manage
-			w := r.run(cfg)
-			r.eventually("ready", func() bool { return w.Ready() == nil })
+			w := r.runReady(cfg)
 			if err := r.js.DeleteConsumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName); err != nil {
 				t.Fatal(err)
 			}
@@ -100,7 +96,7 @@ func TestConsumerDeleted(t *testing.T) {
 				})
 				r.ensure(consumer.ObjectsConfig{})
 			}
-			r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+			r.awaitEmpty()
 			r.eventually("ready again", func() bool { return w.Ready() == nil })
 			r.end(w)
 		})
@@ -113,8 +109,7 @@ func TestStreamsDeleted(t *testing.T) {
 	ledgers := make(chan struct{}, 100)
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
 	cfg.Objects.Ledger = func(context.Context) error { ledgers <- struct{}{}; return nil }
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	receive(r, ledgers, "ledger")
 	for _, name := range []string{consumer.StreamDeadLetters, consumer.StreamResults, consumer.StreamRequests} {
 		if err := r.js.DeleteStream(r.ctx, name); err != nil {
@@ -127,6 +122,6 @@ func TestStreamsDeleted(t *testing.T) {
 		return err == nil
 	})
 	r.submit("acme", "x")
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 }

@@ -30,8 +30,7 @@ func TestCreatedIsToldThenAcknowledged(t *testing.T) {
 	started, settled := make(chan provision.Delivery, 1), make(chan provision.Outcome, 1)
 	cfg.OnStart = func(d provision.Delivery) { started <- d }
 	cfg.OnSettled = func(_ provision.Delivery, out provision.Outcome) { settled <- out }
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "one")
 	d := receive(r, started, "start")
 	if want := (provision.Key{Tenant: "acme", Source: "nats", ID: "one"}); d.Request.Key != want {
@@ -67,8 +66,7 @@ func TestFailedGoesToTheDeadLettersToo(t *testing.T) {
 	settled := make(chan provision.Delivery, 1)
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return failed(d) })
 	cfg.OnSettled = func(d provision.Delivery, _ provision.Outcome) { settled <- d }
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "bad")
 	d := receive(r, settled, "settlement")
 	letters, results := r.stored(consumer.StreamDeadLetters), r.stored(consumer.StreamResults)
@@ -100,15 +98,14 @@ func TestGiveBackRestsAndComesAgain(t *testing.T) {
 		return created(d)
 	})
 	cfg.DelayMax = 100 * time.Millisecond
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "later")
 	for want := uint64(1); want <= 3; want++ {
 		if got := receive(r, seen, "delivery"); got != want {
 			t.Errorf("delivery %d, want %d", got, want)
 		}
 	}
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	r.wantMetric("deliveries_total", "nak", 2)
 	r.wantMetric("deliveries_total", "ack", 1)
@@ -128,8 +125,7 @@ func TestPanicsAreContained(t *testing.T) {
 	cfg.Codec = &moody{Codec: cfg.Codec}
 	cfg.DelayMax = 100 * time.Millisecond
 	cfg.OnSettled = func(d provision.Delivery, _ provision.Outcome) { settled <- d.Request.Key.ID }
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "decoder")
 	r.submit("acme", "handler")
 	got := map[string]bool{receive(r, settled, "settlement"): true, receive(r, settled, "settlement"): true}
@@ -170,7 +166,7 @@ func TestTwoConsumersShare(t *testing.T) {
 	second := r.run(cfg)
 	r.eventually("ready", func() bool { return first.Ready() == nil && second.Ready() == nil })
 	r.submitMany("acme", messages)
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(first)
 	r.end(second)
 	for id, n := range seen {

@@ -119,6 +119,14 @@ func (r *rig) run(cfg consumer.Config) *running {
 	return w
 }
 
+// runReady runs a consumer and returns when it is ready.
+func (r *rig) runReady(cfg consumer.Config) *running {
+	r.t.Helper()
+	w := r.run(cfg)
+	r.eventually("ready", func() bool { return w.Ready() == nil })
+	return w
+}
+
 // end stops the consumer and expects it to end well.
 func (r *rig) end(w *running) {
 	r.t.Helper()
@@ -213,6 +221,12 @@ func (r *rig) waiting() uint64 {
 		r.t.Fatal(err)
 	}
 	return s.CachedInfo().State.Msgs
+}
+
+// awaitEmpty waits until all requests are settled for good.
+func (r *rig) awaitEmpty() {
+	r.t.Helper()
+	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
 }
 
 // metric returns the value of a counter or gauge with the given label value.

@@ -82,8 +82,7 @@ func TestShutdownTimeoutCutsTheWork(t *testing.T) {
 		return provision.Outcome{Why: "cut short"}
 	})
 	cfg.ShutdownTimeout = 10 * time.Millisecond
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "slow")
 	receive(r, started, "start")
 	r.end(w)
@@ -107,8 +106,7 @@ func TestAbort(t *testing.T) {
 		<-release // deaf to everything else
 		return provision.Outcome{}
 	})
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "deaf")
 	r.eventually("in hand", func() bool { return w.Status().InFlight == 1 })
 	w.stop()
@@ -126,8 +124,7 @@ func TestPause(t *testing.T) {
 		started <- d.Request.Key.ID
 		return created(d)
 	})
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	p, err := consumer.Pause(r.ctx, r.js, time.Time{})
 	if err != nil || !p.Paused || p.Remaining < 24*time.Hour {
 		t.Fatalf("Pause: %+v, %v", p, err)
@@ -181,7 +178,7 @@ func TestOperatorsLimitsAreObserved(t *testing.T) {
 	}
 	r.submitMany("acme", 7)
 	w := r.run(r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) }))
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	if got := r.consumerInfo().Config.MaxRequestBatch; got != 2 {
 		t.Errorf("the limit became %d", got)

@@ -87,7 +87,7 @@ func TestOrderOfTelling(t *testing.T) {
 			}
 			r.wantMetric("requests_total", "failed", 0)
 			mend()
-			r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+			r.awaitEmpty()
 			r.end(w)
 			if l, n := len(r.told(consumer.StreamDeadLetters)), len(r.told(consumer.StreamResults)); l != 1 || n != 1 {
 				t.Errorf("%d dead letters and %d results are stored in the end, want 1 and 1", l, n)
@@ -108,8 +108,7 @@ func TestResultsStreamIsGone(t *testing.T) {
 	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return created(d) })
 	cfg.PublishElapsed = time.Millisecond
 	cfg.OnSettled = func(d provision.Delivery, _ provision.Outcome) { settled <- d }
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	if err := r.js.DeleteStream(r.ctx, consumer.StreamResults); err != nil {
 		t.Fatal(err)
 	}
@@ -139,8 +138,7 @@ func TestRepeatForAnotherMessageIsADuplicate(t *testing.T) {
 	})
 	cfg.Concurrency = 1
 	cfg.OnSettled = func(d provision.Delivery, _ provision.Outcome) { settled <- d }
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "1")
 	receive(r, settled, "settlement")
 	r.submit("acme", "2")
@@ -167,13 +165,12 @@ func TestPoison(t *testing.T) {
 		out.Result.Error = d.Invalid
 		return out
 	})
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	bodies := []string{"", "\x00\xff", "null", "[]", "{", strings.Repeat("[", 100_000), `{"specversion":1}`, strings.Repeat("x", 300<<10)}
 	for i, body := range bodies {
 		r.publish("connections.requests.acme", body, strings.Repeat("i", i+1))
 	}
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	if l, n := len(r.stored(consumer.StreamDeadLetters)), len(r.stored(consumer.StreamResults)); l != len(bodies) || n != len(bodies) {
 		t.Errorf("%d dead letters and %d results, want %d of each", l, n, len(bodies))
@@ -204,7 +201,7 @@ func TestTooLargeToTell(t *testing.T) {
 	})
 	w := r.run(cfg)
 	r.publish("connections.requests.acme", `{"name":"`+strings.Repeat("n", 10_000)+`"}`, "large")
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	letters, results := r.stored(consumer.StreamDeadLetters), r.stored(consumer.StreamResults)
 	if len(letters) != 1 || len(results) != 1 {
@@ -231,8 +228,7 @@ func TestOutcomeThatIsNone(t *testing.T) {
 	})
 	cfg.PublishElapsed = time.Millisecond
 	cfg.OnSettled = func(provision.Delivery, provision.Outcome) { settled <- struct{}{} }
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	r.submit("acme", "x")
 	receive(r, settled, "settlement")
 	if r.waiting() != 1 {
@@ -263,7 +259,7 @@ func TestAckIsNotConfirmed(t *testing.T) {
 	w := r.run(cfg)
 	r.submit("acme", "x")
 	// The consumer is made anew, and the message delivered again: it was not acknowledged.
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	if len(seen) != 2 || len(r.stored(consumer.StreamResults)) != 1 {
 		t.Errorf("%d deliveries and %d results, want 2 and 1", len(seen), len(r.stored(consumer.StreamResults)))

@@ -39,7 +39,7 @@ func TestNeverMoreInHandThanSlots(t *testing.T) {
 	cfg.Concurrency = slots
 	w := r.run(cfg)
 	receive(r, full, "full house")
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	if most.Load() != slots || calls.Load() != messages {
 		t.Errorf("at most %d in hand in %d calls, want %d in %d", most.Load(), calls.Load(), slots, messages)
@@ -64,7 +64,7 @@ func TestNotPulledWithoutASlot(t *testing.T) {
 		t.Errorf("the broker has delivered %d and keeps %d, want 2 and 8", info.NumAckPending, info.NumPending)
 	}
 	close(release)
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 }
 
@@ -135,7 +135,7 @@ func TestGate(t *testing.T) {
 	r.eventually("the gate is asked again", func() bool { return g.asked.Load() > 2 })
 	close(release)
 	g.set(100)
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 }
 

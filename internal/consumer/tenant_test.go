@@ -18,12 +18,11 @@ func TestNoTenant(t *testing.T) {
 		t.Errorf("%v was handled", d.Request.Key)
 		return created(d)
 	})
-	w := r.run(cfg)
-	r.eventually("ready", func() bool { return w.Ready() == nil })
+	w := r.runReady(cfg)
 	for _, tenant := range []string{"ACME", "_invalid", "ä", "a=b", strings.Repeat("x", 64)} {
 		r.publish("connections.requests."+tenant, `{"auth":{"params":{"accessToken":"dapi-secret"}}}`, "id-"+tenant)
 	}
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	letters := r.stored(consumer.StreamDeadLetters)
 	if len(letters) != 5 {
@@ -64,7 +63,7 @@ func TestForeignSubjectIsNoTenant(t *testing.T) {
 	}))
 	r.publish("acme", "{}", "1")
 	r.publish("connections.requests.acme.x", "{}", "2")
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	r.wantMetric("deliveries_total", "term", 2)
 }
@@ -83,7 +82,7 @@ func TestNoTenantWaitsForItsDeadLetter(t *testing.T) {
 		t.Error("the message was ended before its dead letter was stored")
 	}
 	mend()
-	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	r.awaitEmpty()
 	r.end(w)
 	if n := len(r.told(consumer.StreamDeadLetters)); n != 1 {
 		t.Errorf("%d dead letters, want 1", n)
