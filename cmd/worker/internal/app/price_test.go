@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"runtime"
 	"sync"
 	"syscall"
@@ -120,9 +119,7 @@ type priceWorld struct {
 
 func newPriceWorld(b *testing.B, latency time.Duration, slots int) *priceWorld {
 	b.Helper()
-	ns, err := natstest.Start(b.Context(), natstest.Options{StoreDir: filepath.Join(b.TempDir(), "js")})
-	check(b, err)
-	b.Cleanup(ns.Shutdown)
+	ns := natstest.Run(b, natstest.Options{})
 	vault := vaulttest.New(vaulttest.Config{})
 	vault.Put("flow/tenants/acme/adobe", map[string]any{"orgId": "acme@AdobeOrg", "accessToken": "t", "apiKey": "k"})
 	vault.Put("flow/tenants/acme/databricks/acme", map[string]any{"accessToken": "dapi"})
@@ -132,11 +129,7 @@ func newPriceWorld(b *testing.B, latency time.Duration, slots int) *priceWorld {
 	b.Cleanup(flowAt.Close)
 	w := &priceWorld{flow: em, url: flowAt.URL, slots: slots}
 	w.startWorker(b, ns.ClientURL(), vaultAt.URL, vault.NewToken(vaulttest.Role{}))
-	nc, err := nats.Connect(ns.ClientURL())
-	check(b, err)
-	b.Cleanup(nc.Close)
-	w.js, err = jetstream.New(nc)
-	check(b, err)
+	w.js = natstest.Connect(b, ns.ClientURL())
 	return w
 }
 
