@@ -6,8 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
 )
 
 func TestNATSRights(t *testing.T) {
@@ -44,6 +47,8 @@ func TestNATSRights(t *testing.T) {
 		{"worker", "pub", "$JS.API.CONSUMER.DELETE.CONNECTION_REQUESTS.flow-worker", false},
 		{"worker", "pub", "$JS.API.CONSUMER.CREATE.CONNECTION_REQUESTS.other", false},
 		{"worker", "pub", "$JS.API.CONSUMER.PAUSE.CONNECTION_REQUESTS.flow-worker", false},
+		{"worker", "pub", "$JS.API.CONSUMER.RESET.CONNECTION_REQUESTS.other", false},
+		{"worker", "pub", "$JS.API.CONSUMER.RESET.KV_connection-ledger.flow-worker", false},
 		{"worker", "sub", "connections.requests.*", false},
 		{"worker", "sub", "connections.results.*.*", false},
 
@@ -73,6 +78,31 @@ func TestNATSRights(t *testing.T) {
 				t.Errorf("denied = %t (%v), want %t", denied, nc.LastError(), !tt.allowed)
 			}
 		})
+	}
+}
+
+// Messages that the consumer lost sight of come back without a person, with the worker's rights.
+func TestNATSWorkerMayHaveLostMessagesDelivered(t *testing.T) {
+	ctx := testContext(t)
+	b := newBroker(t)
+	nc, js := b.connect("worker")
+	b.createObjects(ctx, js)
+	_, tenant := b.connect("acme")
+	if _, err := tenant.Publish(ctx, "connections.requests.acme", []byte(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.ResetConsumerToSequence(ctx, consumer.StreamRequests, consumer.ConsumerName, 2); err != nil { // past the message
+		t.Fatal(err)
+	}
+	b.runConsumer(js)
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for mustStream(ctx, t, js, consumer.StreamRequests).CachedInfo().State.Msgs > 0 {
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			t.Fatalf("the message is never delivered; last refusal: %v", nc.LastError())
+		}
 	}
 }
 
