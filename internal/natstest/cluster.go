@@ -14,7 +14,7 @@ import (
 // chosen a leader. Every one of them has to be shut down by the caller. Options.StoreDir and
 // Options.Port are of no use here and ignored.
 func StartCluster(ctx context.Context, n int, o Options) ([]*Server, error) {
-	ports, err := freePorts(ctx, n)
+	ports, err := FreePorts(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -46,8 +46,10 @@ func joining(i int, ports []int) func(*server.Options) {
 	}
 }
 
-// freePorts finds ports for the routes, which have to be known before the first server starts.
-func freePorts(ctx context.Context, n int) ([]int, error) {
+// FreePorts returns n ports of the loopback interface that nobody listens on, for servers that have to
+// be known before they start, such as the members of a cluster. It does not keep them: until they are
+// used, others may take them.
+func FreePorts(ctx context.Context, n int) ([]int, error) {
 	var listen net.ListenConfig
 	ports := make([]int, 0, n)
 	for range n {

@@ -2,6 +2,7 @@ package natstest_test
 
 import (
 	"context"
+	"slices"
 	"testing"
 	"time"
 
@@ -63,6 +64,15 @@ func TestStartReportsABadDirectory(t *testing.T) {
 	if s, err := natstest.Start(testContext(t), natstest.Options{StoreDir: "/dev/null/x"}); err == nil {
 		s.Shutdown()
 		t.Error("Start succeeded without a directory to write to")
+	}
+}
+
+func TestFreePorts(t *testing.T) {
+	t.Parallel()
+	ports, err := natstest.FreePorts(t.Context(), 20)
+	slices.Sort(ports)
+	if n := len(slices.Compact(ports)); err != nil || n != 20 || ports[0] == 0 {
+		t.Errorf("%d different ports from %v on, %v; want 20", n, ports, err)
 	}
 }
 

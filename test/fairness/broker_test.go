@@ -5,7 +5,6 @@ package fairness
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/natstest"
 )
 
 // brokers is one NATS server, or a cluster of them, each a process.
@@ -30,7 +31,8 @@ func startBrokers(ctx context.Context, t *testing.T, n int) *brokers {
 	t.Helper()
 	binary, err := natsBinary()
 	must(t, err)
-	ports := freePorts(t, 2*n)
+	ports, err := natstest.FreePorts(ctx, 2*n)
+	must(t, err)
 	var routes, urls []string
 	for i := range n {
 		urls = append(urls, fmt.Sprintf("nats://127.0.0.1:%d", ports[i]))
@@ -112,16 +114,4 @@ func number(t *testing.T, s string) int64 {
 	n, err := strconv.ParseInt(s, 10, 64)
 	must(t, err)
 	return n
-}
-
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		must(t, err)
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
 }

@@ -5,13 +5,14 @@ package soak
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/natstest"
 )
 
 // broker is a nats-server process that can be started again on the same port with the same streams.
@@ -27,7 +28,10 @@ type broker struct {
 func newBrokers(ctx context.Context, t *testing.T, dir string, n int) []*broker {
 	t.Helper()
 	binary := mustBuild(t, natsBinary)
-	ports := freePorts(t, 2*n)
+	ports, err := natstest.FreePorts(ctx, 2*n)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var routes []string
 	for _, p := range ports[n:] {
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", p))
@@ -77,17 +81,3 @@ func (b *broker) restart(ctx context.Context, sig syscall.Signal) error {
 }
 
 func (b *broker) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", b.port) }
-
-func freePorts(t *testing.T, n int) []int {
-	t.Helper()
-	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports
-}
