@@ -17,6 +17,10 @@ const (
 
 // ledgerSweep looks for requests that have not ended and that no message carries any more. It reads
 // every revision of the ledger once, and remembers what has not ended until it has.
+//
+// It only reports them. To go on with one takes its data, and the ledger has just a fingerprint of them;
+// what has not ended has no dead letter either. To end it as failed would be wrong where its POST made a
+// connection, and would take its sender's chance to send the same again, with which it goes on.
 type ledgerSweep struct {
 	*Consumer
 	next     uint64 // revision to go on from

@@ -85,6 +85,7 @@ func every(ctx context.Context, interval time.Duration, f func(context.Context))
 type queueSweep struct {
 	*Consumer
 	suspected uint64    // by the last look
+	waited    int       // looks since the first one that was sure of orphans
 	told      string    // in the log
 	tried     time.Time // when the broker was last asked to deliver them
 	failed    error     // and why it did not, if so
@@ -105,12 +106,16 @@ func (s *queueSweep) look(ctx context.Context) {
 	}
 	sure := min(n, s.suspected)
 	s.suspected = n
+	if sure > 0 {
+		if err := s.repair(ctx, sure); err != nil {
+			s.tell(sure, err)
+			s.waited++
+		} else {
+			sure, s.suspected = 0, 0
+		}
+	}
 	if sure == 0 {
-		s.told = ""
-	} else if err := s.repair(ctx, sure); err == nil {
-		sure, s.suspected, s.told = 0, 0, ""
-	} else {
-		s.tell(sure, err)
+		s.told, s.waited = "", 0
 	}
 	s.Metrics.orphans.Set(float64(sure))
 }
@@ -128,7 +133,7 @@ func (s *queueSweep) tell(orphans uint64, why error) {
 
 // Bounds of the repair.
 const (
-	repairGap = 60                  // looks from one try to the next: an hour
+	repairGap = 60                  // looks, which take an hour, from one try to the next, and until work in hand is no hindrance any more
 	repairAge = 29 * 24 * time.Hour // of the oldest message: its ledger record lives 30 days at least
 )
 
@@ -189,7 +194,7 @@ func (s *queueSweep) mayRepair(ctx context.Context, stream *jetstream.StreamInfo
 	if err := s.recently(); err != nil {
 		return err
 	}
-	return repairable(stream, info)
+	return repairable(stream, info, s.waited)
 }
 
 // recently returns what the last repair came to if that was not long ago.
@@ -200,16 +205,19 @@ func (s *queueSweep) recently() error {
 	return nil
 }
 
-// repairable returns nil if all messages of the queue may be delivered anew: no worker has one in hand
-// (it would be taken for dead, and two of those are enough for a request to be worked on alone), none
-// rests (its rest would be cut short), and none is so old that its ledger record may have expired (the
-// broker forgets that it was delivered before, so nothing would be looked up before the POST).
-func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo) error {
+// repairable returns nil if all messages of the queue may be delivered anew.
+//
+// None may be so old that its ledger record may have expired: the broker forgets that it was delivered
+// before, so nothing would be looked up before the POST. And it is better to wait, but not for ever,
+// until no message is in a worker's hands or rests. Those would come a second time, too early. That does
+// no harm, for the ledger tells the second one to wait, or the first one that it has lost the request;
+// but it is work in vain, and the same worker counts it as a death of its own.
+func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo, waited int) error {
 	switch {
-	case info.NumAckPending > 0:
-		return errors.New("it has to wait until no message is in a worker's hands or rests")
 	case oldestIn(stream) > repairAge:
 		return fmt.Errorf("the oldest message is older than %v, so its ledger record may have expired", repairAge)
+	case info.NumAckPending > 0 && waited < repairGap:
+		return errors.New("it waits until no message is in a worker's hands or rests, an hour at most")
 	}
 	return nil
 }

@@ -17,14 +17,16 @@ func TestRepairable(t *testing.T) {
 	for name, tc := range map[string]struct {
 		stream *jetstream.StreamInfo
 		info   jetstream.ConsumerInfo
+		waited int
 		want   string // part of why not
 	}{
-		"quiet":                     {young, jetstream.ConsumerInfo{}, ""},
-		"others wait":               {young, jetstream.ConsumerInfo{NumPending: 7}, ""},
-		"one is in hand":            {young, jetstream.ConsumerInfo{NumAckPending: 1}, "hands"},
-		"the ledger may forget one": {ancient, jetstream.ConsumerInfo{}, "expired"},
+		"quiet":                     {young, jetstream.ConsumerInfo{}, 0, ""},
+		"others wait":               {young, jetstream.ConsumerInfo{NumPending: 7}, 0, ""},
+		"one is in hand":            {young, jetstream.ConsumerInfo{NumAckPending: 1}, 59, "hands"},
+		"one always is in hand":     {young, jetstream.ConsumerInfo{NumAckPending: 1}, 60, ""},
+		"the ledger may forget one": {ancient, jetstream.ConsumerInfo{}, 1000, "expired"},
 	} {
-		err := repairable(tc.stream, &tc.info)
+		err := repairable(tc.stream, &tc.info, tc.waited)
 		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v, want %q", name, err, tc.want)
 		}

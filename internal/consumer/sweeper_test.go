@@ -113,7 +113,7 @@ func TestOrphansAreToldAndTheRemedyWorks(t *testing.T) {
 		}
 		return created(d)
 	})
-	cfg.DelayMax = time.Hour
+	cfg.DelayMax, cfg.Sweep.Interval = time.Hour, 300*time.Millisecond
 	r.limitDeliveries(-1)
 	r.submit("acme", "rests")
 	w := r.run(cfg)
@@ -266,6 +266,54 @@ func TestOrphansAreDeliveredAnewInACluster(t *testing.T) {
 	if log.count(anew) != 1 || len(r.stored(consumer.StreamResults)) != 1 {
 		t.Errorf("mended %d times, %d results; want one of each", log.count(anew), len(r.stored(consumer.StreamResults)))
 	}
+}
+
+// A queue that is never quiet is delivered anew in the end, with what is in hand and what rests.
+func TestOrphansAreDeliveredAnewThoughTheQueueIsNeverQuiet(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	r.orphan("lost")
+	r.limitDeliveries(-1)
+	r.submit("acme", "rests")
+	r.submit("acme", "in hand")
+	mended := make(chan struct{})
+	cfg, log := r.sweepingQueue(func(ctx context.Context, d provision.Delivery) provision.Outcome {
+		select {
+		case <-mended:
+			return created(d)
+		default:
+		}
+		switch d.Request.Key.ID {
+		case "rests":
+			return provision.Outcome{Delay: time.Hour}
+		case "in hand":
+			select {
+			case <-mended:
+			case <-ctx.Done():
+			}
+		}
+		return created(d)
+	})
+	cfg.DelayMax, cfg.Sweep.Interval = time.Hour, 2*time.Millisecond
+	w := r.run(cfg)
+	r.eventually("told", func() bool { return log.count("in a worker's hands or rests") == 1 })
+	r.eventually("mended all the same", func() bool { return log.count(anew) == 1 })
+	close(mended)
+	r.eventually("only what rests is left", func() bool { return r.waiting() <= 1 })
+	r.end(w)
+	told := map[string]bool{}
+	for _, m := range r.stored(consumer.StreamResults) {
+		told[m.Header.Get("Nats-Msg-Id")] = true
+	}
+	if !told[lostID("lost")] || !told[lostID("in hand")] {
+		t.Errorf("told %v", told)
+	}
+}
+
+// lostID returns the id of the result of acme's bare request that was created.
+func lostID(id string) string {
+	return provision.Key{Tenant: "acme", Source: "nats", ID: id}.EventID(0, provision.OutcomeCreated)
 }
 
 // Several orphans, while workers look all the time: each is told once, and none is left.
