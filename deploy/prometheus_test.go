@@ -15,6 +15,7 @@ import (
 // rule is one rule of rules.yml.
 type rule struct {
 	Record, Alert, Expr, For string
+	KeepFiringFor            string `yaml:"keep_firing_for"`
 	Labels, Annotations      map[string]string
 }
 
