@@ -3,6 +3,7 @@ package natstest_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -83,12 +84,20 @@ func TestConfigFile(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	file := filepath.Join(t.TempDir(), "server.conf")
-	const text = `listen: "0.0.0.0:4222", http: 8222, max_payload: 1000, jetstream { store_dir: "/dev/null/x" }
-authorization { users: [ { user: a, password: p, permissions { publish: "allowed" } } ] }`
+	ports, err := natstest.FreePorts(ctx, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`listen: "0.0.0.0:4222", http: "127.0.0.1:%d", max_payload: 1000, jetstream { store_dir: "/dev/null/x" }
+authorization { users: [ { user: a, password: p, permissions { publish: "allowed" } } ] }`, ports[0])
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := natstest.Run(t, natstest.Options{ConfigFile: file})
+	if res, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/varz", ports[0])); err == nil {
+		_ = res.Body.Close()
+		t.Error("the server listens where the file says")
+	}
 	for range 2 {
 		if nc, err := nats.Connect(s.ClientURL()); err == nil {
 			nc.Close()
