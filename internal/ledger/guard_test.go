@@ -287,16 +287,18 @@ func TestLastWritesAreLost(t *testing.T) {
 	p.mustHaveLost("without the last write", last)
 }
 
-// restart starts the server again and waits until js is connected.
+// restart starts the server again and waits until js was connected again.
 func restart(ctx context.Context, t *testing.T, server *natstest.Server, js jetstream.JetStream) {
 	t.Helper()
-	connected := js.Conn().StatusChanged(nats.CONNECTED)
+	before := js.Conn().Stats().Reconnects
 	if err := server.Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
-	for !js.Conn().IsConnected() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for js.Conn().Stats().Reconnects == before || !js.Conn().IsConnected() {
 		select {
-		case <-connected:
+		case <-tick.C:
 		case <-ctx.Done():
 			t.Fatal("not connected again")
 		}

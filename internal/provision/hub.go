@@ -43,9 +43,10 @@ type Config struct {
 	// LedgerCreated is when the ledger came to be: a message that is older may have been worked on
 	// under a ledger that is lost, so it is looked up before its first POST. Zero means long ago.
 	LedgerCreated time.Time
-	// LookFirstUntil is until when every new request is looked up before its first POST, because the
-	// ledger took the place of one that knew older requests. Zero means never.
-	LookFirstUntil time.Time
+	// LookFirstUntil returns until when every new request is looked up before its first POST, because
+	// the ledger has lost records, or took the place of one that knew older requests. It is asked for
+	// every new request, so it must be quick. Zero means never, and so does a nil LookFirstUntil.
+	LookFirstUntil func() time.Time
 }
 
 // Limits that are not settings.
@@ -115,6 +116,9 @@ func New(cfg Config) (*Hub, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.LookFirstUntil == nil {
+		cfg.LookFirstUntil = func() time.Time { return time.Time{} }
 	}
 	if cfg.Stopping == nil {
 		cfg.Stopping = context.Background()

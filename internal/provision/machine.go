@@ -128,7 +128,7 @@ func (t *task) firstRecord() Record {
 		Key: r.Key, State: StateClaimed, Retry: r.Retry, Fingerprint: r.Fingerprint, Trace: r.Trace,
 		Sandbox: r.Data.Sandbox, Name: r.Data.Name, ConnectionSpec: r.Data.ConnectionSpec,
 		RequestedAt: t.d.EnteredAt, StartedAt: now, Deadline: now.Add(t.hub.RequestDeadline),
-		LookFirst: t.d.Delivered > 1 || r.Retry > 0 || t.d.EnteredAt.Before(t.hub.LedgerCreated) || now.Before(t.hub.LookFirstUntil),
+		LookFirst: t.d.Delivered > 1 || r.Retry > 0 || t.d.EnteredAt.Before(t.hub.LedgerCreated) || now.Before(t.hub.LookFirstUntil()),
 	}
 	if !r.Expiry.IsZero() && r.Retry == 0 {
 		rec.Deadline = r.Expiry

@@ -469,10 +469,12 @@ func TestCrashLoopSettlesAnOpenPostFirst(t *testing.T) {
 func TestLostLedgerIsLookedUpFirst(t *testing.T) {
 	t.Parallel()
 	for name, setup := range map[string]func(*sim){
-		"delivered before":                func(s *sim) { s.msgs[0].deliver = 1 },
-		"older than the ledger":           func(s *sim) { s.tweak = func(c *Config) { c.LedgerCreated = s.now.Add(time.Minute) } },
-		"the ledger took another's place": func(s *sim) { s.tweak = func(c *Config) { c.LookFirstUntil = s.now.Add(time.Minute) } },
-		"carries a retry number":          func(s *sim) { s.msgs[0].d.Request.Retry = 3 },
+		"delivered before":      func(s *sim) { s.msgs[0].deliver = 1 },
+		"older than the ledger": func(s *sim) { s.tweak = func(c *Config) { c.LedgerCreated = s.now.Add(time.Minute) } },
+		"the ledger lost records": func(s *sim) {
+			s.tweak = func(c *Config) { c.LookFirstUntil = func() time.Time { return s.now.Add(time.Minute) } }
+		},
+		"carries a retry number": func(s *sim) { s.msgs[0].d.Request.Retry = 3 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -71,6 +71,7 @@ func (w *worker) run(ctx context.Context, l *listeners) error {
 		return ops.Serve(restCtx, l.status, ops.NewStatusHandler(w.status, ops.StatusOptions{Pprof: w.settings.Pprof}), w.log)
 	})
 	rest.Go(func() error { return w.vault.Run(restCtx) })
+	rest.Go(func() error { w.guard.run(restCtx, w.consumer.Recheck); return nil })
 
 	intake, stopIntake := context.WithCancel(ctx)
 	defer stopIntake()

@@ -14,6 +14,7 @@ import (
 // running worker, then the next requests need a hub that knows so.
 type hubs struct {
 	open   func(context.Context) (book provision.Ledger, age ledgerAge, err error)
+	guard  *ledgerGuard
 	config provision.Config // without the ledger
 
 	mu      sync.RWMutex // guards the rest
@@ -28,13 +29,18 @@ func (h *hubs) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := h.guard.check(ctx); err != nil {
+		return err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.hub != nil && h.created.Equal(age.created) {
 		return nil
 	}
 	cfg := h.config
-	cfg.Ledger, cfg.LedgerCreated, cfg.LookFirstUntil = book, age.created, age.lookFirstUntil()
+	cfg.Ledger, cfg.LedgerCreated = book, age.created
+	replaced := age.lookFirstUntil()
+	cfg.LookFirstUntil = func() time.Time { return later(replaced, h.guard.lookFirstUntil()) }
 	hub, err := provision.New(cfg)
 	if err != nil {
 		return err
@@ -58,10 +64,21 @@ func (a ledgerAge) lookFirstUntil() time.Time {
 	return a.created.Add(ledger.DefaultTTL)
 }
 
-// handle works on one delivery. None comes before the first renew.
+// handle works on one delivery. None comes before the first renew. After the connection was lost the
+// ledger is looked at before anything else: NATS may have come back without its last writes.
 func (h *hubs) handle(ctx context.Context, d provision.Delivery) provision.Outcome {
+	if err := h.guard.checkOnceConnected(ctx); err != nil {
+		return provision.Outcome{Delay: guardEvery, Why: "the ledger cannot be looked at"}
+	}
 	h.mu.RLock()
 	hub := h.hub
 	h.mu.RUnlock()
 	return hub.Handle(ctx, d)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -29,18 +30,25 @@ type Objects struct {
 // where the settings say so. The ledger comes first, so that no request can be older than it.
 func EnsureObjects(ctx context.Context, js jetstream.JetStream, s settings.Settings) (Objects, error) {
 	var objects Objects
-	openLedger := func(ctx context.Context) error {
-		book, err := openLedger(ctx, js, s)
+	ensureLedger := func(ctx context.Context) error {
+		book, err := openLedger(ctx, js, s, nil)
 		if err != nil {
 			return err
 		}
 		did := book.Setup()
 		objects.Ledger = book
 		objects.Report = append(objects.Report, Object{ledger.DefaultBucket, did.Created, did.Changed, did.Kept})
-		return nil
+		if !s.ManageStreams {
+			return nil
+		}
+		err = new(ledger.Guard).Check(ctx, book) // the first note is best written while the bucket is new
+		if errors.Is(err, ledger.ErrNotNoted) {
+			return nil // the workers will do it
+		}
+		return err
 	}
 	report, err := consumer.EnsureObjects(ctx, js, consumer.ObjectsConfig{
-		Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: openLedger,
+		Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: ensureLedger,
 	})
 	for _, c := range report {
 		objects.Report = append(objects.Report, Object{c.Name, c.Created, c.Changed, c.Kept})
@@ -51,6 +59,7 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, s settings.Setti
 	return objects, nil
 }
 
-func openLedger(ctx context.Context, js jetstream.JetStream, s settings.Settings) (*ledger.Ledger, error) {
-	return ledger.Open(ctx, js, ledger.Config{Replicas: s.Replicas, Manage: s.ManageStreams})
+// openLedger opens the ledger. The guard, if there is one, is told of what is written.
+func openLedger(ctx context.Context, js jetstream.JetStream, s settings.Settings, g *ledger.Guard) (*ledger.Ledger, error) {
+	return ledger.Open(ctx, js, ledger.Config{Replicas: s.Replicas, Manage: s.ManageStreams, Guard: g})
 }

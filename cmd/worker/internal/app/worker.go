@@ -39,6 +39,7 @@ type worker struct {
 	nats     *nats.Conn
 	js       jetstream.JetStream
 	turns    *pace.Turns
+	guard    *ledgerGuard
 	hubs     *hubs
 	book     atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
 	consumer *consumer.Consumer
@@ -70,7 +71,8 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 		return w, err
 	}
 	w.turns = pace.NewTurns(s.Concurrency, nil)
-	w.hubs = &hubs{open: w.openLedger, config: w.hubConfig(ctx)}
+	w.guard = w.newGuard()
+	w.hubs = &hubs{open: w.openLedger, guard: w.guard, config: w.hubConfig(ctx)}
 	if w.consumer, err = w.newConsumer(); err != nil {
 		return w, err
 	}
@@ -104,6 +106,13 @@ func (w *worker) connect() (err error) {
 	}
 	w.js, err = jetstream.New(w.nats)
 	return err
+}
+
+func (w *worker) newGuard() *ledgerGuard {
+	return &ledgerGuard{
+		book: &w.book, every: guardEvery, log: w.log.With("part", "ledger"),
+		reconnects: func() uint64 { return w.nats.Stats().Reconnects },
+	}
 }
 
 func (w *worker) hubConfig(stopping context.Context) provision.Config {
@@ -176,7 +185,7 @@ func (w *worker) circuits() []ops.Breaker {
 
 // openLedger opens the ledger, or makes it, as the settings say.
 func (w *worker) openLedger(ctx context.Context) (provision.Ledger, ledgerAge, error) {
-	book, err := openLedger(ctx, w.js, w.settings)
+	book, err := openLedger(ctx, w.js, w.settings, &w.guard.Guard)
 	if err != nil {
 		return nil, ledgerAge{}, fmt.Errorf("the ledger: %w", err)
 	}
