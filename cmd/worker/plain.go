@@ -1,29 +1,9 @@
 package main
 
-import (
-	"strconv"
-	"strings"
-	"unicode/utf8"
-)
+import "github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 
-// plain returns text that others wrote as a terminal may show it: what is not printable (control
-// characters, what turns the direction of the text, what has no width) is written as in Go's quoted
-// strings, so that nothing can pass for something else. Printable text stays as it is.
-func plain(text string) string {
-	var b strings.Builder
-	for len(text) > 0 {
-		r, size := utf8.DecodeRuneInString(text)
-		switch {
-		case r == utf8.RuneError && size == 1, !strconv.IsPrint(r):
-			quoted := strconv.Quote(text[:size])
-			b.WriteString(quoted[1 : len(quoted)-1])
-		default:
-			b.WriteRune(r)
-		}
-		text = text[size:]
-	}
-	return b.String()
-}
+// plain returns text that others wrote as a terminal may show it, on one line.
+func plain(text string) string { return story.Printable(text) }
 
 // columnMax is how many characters of a value a list shows on a terminal.
 const columnMax = 40

@@ -1,28 +1,35 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-func TestPlain(t *testing.T) {
+// What others wrote comes out of errors, too: they may not steer the terminal, nor look like two.
+func TestErrorsAreSafe(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]string{
-		"":                        "",
-		`Größe 日本 "x" \ 🙂`:        `Größe 日本 "x" \ 🙂`,
-		"a\nb\tc\x1b[31m\x00\x7f": `a\nb\tc\x1b[31m\x00\x7f`,
-		"a\u202eb\u2066":          `a\u202eb\u2066`,
-		"a\u200bb\ufeff\u00ad":    `a\u200bb\ufeff\u00ad`,
-		"a\u0085\u2028\u00a0":     `a\u0085\u2028\u00a0`,
-		"a\xffb":                  `a\xffb`,
-		"\U000e0041":              `\U000e0041`,
-		"\ufffd":                  "\ufffd",
+	const hostile = "a\x1b[2J\u202e\x07\r\nworker: all is well\u009b"
+	const want = "worker: " + `a\x1b[2J\u202e\a\r` + "\n  " + `worker: all is well\u009b` + "\n"
+	for name, tc := range map[string]struct {
+		err  error
+		code int
+	}{
+		"work":     {&workError{errors.New(hostile)}, exitFailed},
+		"usage":    {usagef("%s", hostile), exitUsage},
+		"reported": {errReported, exitFailed},
 	} {
-		if got := plain(text); got != want {
-			t.Errorf("%q is shown as %s, want %s", text, got, want)
+		var b strings.Builder
+		code := (&cli{stderr: &b}).report(tc.err)
+		if got := b.String(); code != tc.code || got != want && name != "reported" || name == "reported" && got != "" {
+			t.Errorf("%s: exit %d, %q", name, code, got)
 		}
+	}
+	r := newTestWorld(t).worker("", "status", "--no\x1b[31m")
+	if r.code != exitUsage || !strings.Contains(r.stderr, `--no\x1b[31m`) || strings.ContainsRune(r.stderr, '\x1b') {
+		t.Errorf("a flag: exit %d, %q", r.code, r.stderr)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 )
 
 // The exit codes.
@@ -51,7 +52,7 @@ func (c *cli) report(err error) int {
 	if errors.Is(err, errReported) {
 		return exitFailed
 	}
-	fmt.Fprintln(c.stderr, "worker: "+err.Error())
+	fmt.Fprintln(c.stderr, "worker: "+story.PrintableLines(err.Error()))
 	var failed *workError
 	var invalid *settings.Invalid
 	if errors.As(err, &failed) && !errors.As(err, &invalid) && !errors.As(err, new(*usageError)) {

@@ -55,8 +55,9 @@ func (d *demo) elapsed(t time.Time) string {
 	return fmt.Sprintf("%6.2fs", max(t.Sub(d.started), 0).Seconds())
 }
 
+// line prints what others wrote, the Flow Service for one, as a terminal may show it.
 func (d *demo) line(label string, l story.Line) {
-	d.printf("%s  %-9s  %s\n", d.elapsed(l.At), label, d.paint(l.Tone, l.Text))
+	d.printf("%s  %-9s  %s\n", d.elapsed(l.At), story.Printable(label), d.paint(l.Tone, story.Printable(l.Text)))
 }
 
 // verdict keeps a sample's verdict, and prints it at once with JSON.
@@ -101,8 +102,8 @@ func (d *demo) table() {
 		if !v.OK {
 			tone, mark = story.Bad, "NOT as expected: "+v.Problem
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", v.Sample, v.Tenant, v.Want, v.Got, v.POSTs, v.Made,
-			strconv.FormatFloat(v.Seconds, 'f', 2, 64)+"s", d.paint(tone, mark))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", story.Printable(v.Sample), story.Printable(v.Tenant), story.Printable(v.Want),
+			story.Printable(v.Got), v.POSTs, v.Made, strconv.FormatFloat(v.Seconds, 'f', 2, 64)+"s", d.paint(tone, story.Printable(mark)))
 	}
 	_ = w.Flush() // as above
 }
@@ -123,5 +124,5 @@ See the story of the one whose answer was lost:
   %[5]s status --nats-url %[4]s demo-lost
 
 Ctrl-C ends the demo and removes everything.
-`, d.at.Status, d.at.HTTP, d.world.flowAt.URL, d.world.nats.ClientURL(), d.Program, d.world.requestFile())
+`, d.at.Status, d.at.HTTP, d.world.flowAt.URL, d.world.nats.ClientURL(), story.Printable(d.Program), story.Printable(d.world.requestFile()))
 }

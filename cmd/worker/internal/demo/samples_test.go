@@ -89,6 +89,29 @@ func TestConclude(t *testing.T) {
 	}
 }
 
+// Nothing that others wrote steers the terminal, with colours of our own or without.
+func TestOutputIsSafe(t *testing.T) {
+	t.Parallel()
+	const hostile = "x\x1b]0;owned\a\u202e\r\ny\u009b"
+	const shown = `x\x1b]0;owned\a\u202e\r\ny\u009b`
+	for _, colour := range []bool{true, false} {
+		var out bytes.Buffer
+		d := &demo{Config: Config{Out: &out, Once: true, Colours: colour}, verdicts: make([]verdict, 1)}
+		d.line(hostile, story.Line{Tone: story.Bad, Text: hostile})
+		d.verdict(0, verdict{Sample: hostile, Tenant: hostile, Want: hostile, Got: hostile, Problem: hostile})
+		if err := d.conclude(); !errors.Is(err, ErrUnexpected) {
+			t.Errorf("got %v", err)
+		}
+		text := out.String()
+		for _, ours := range []string{colours[story.Bad], colourOff} {
+			text = strings.ReplaceAll(text, ours, "")
+		}
+		if n := strings.Count(text, shown); n != 7 || strings.ContainsAny(text, "\x1b\a\r\u202e\u009b") || strings.Count(text, "\n") != 6 {
+			t.Errorf("%d times of 7 in:\n%q", n, text)
+		}
+	}
+}
+
 func TestJSONPrintsNothingElse(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
