@@ -375,6 +375,27 @@ func TestBucketMadeAnew(t *testing.T) {
 	p.mustHaveLost("who knows the earlier one", last)
 }
 
+// A process that wrote nothing itself knows which note it has seen: one at an earlier revision is another.
+func TestNoteAtAnEarlierRevision(t *testing.T) {
+	t.Parallel()
+	p, idle := newProcess(t, newServer(t)), &ledger.Guard{}
+	p.mustHaveLostNothing("before")
+	last := p.written("x")
+	tomorrow := time.Now().Add(25 * time.Hour)
+	p.guard.SetClock(func() time.Time { return tomorrow })
+	p.mustHaveLostNothing("written anew")
+	if err := idle.Check(testContext(t), p.Ledger); err != nil || !idle.LostAt().IsZero() {
+		t.Fatalf("records were lost at %v, %v", idle.LostAt(), err)
+	}
+	if err := p.js.DeleteKeyValue(t.Context(), ledger.DefaultBucket); err != nil {
+		t.Fatal(err)
+	}
+	newProcess(t, p.js).mustHaveLostNothing("who knows no earlier bucket")
+	if err := idle.Check(testContext(t), p.Ledger); err != nil || idle.LostAt().Before(last) {
+		t.Errorf("records were lost at %v, %v; want %v or later", idle.LostAt(), err, last)
+	}
+}
+
 // Many processes find the note gone at once; all of them come to say the same.
 func TestManyNoticeAtOnce(t *testing.T) {
 	t.Parallel()
