@@ -184,14 +184,28 @@ func (t *task) lookFirstFailed(ctx context.Context, err error) step {
 	ce := asCallError(err)
 	switch ce.Verdict {
 	case VerdictDenied, VerdictUnauthorized:
-		t.fail(flowFailure(ReasonFlowDenied, ce))
-		return t.conclude
+		return t.lookRefused(ctx, flowFailure(ReasonFlowDenied, ce))
 	case VerdictRejected:
-		t.fail(flowFailure(ReasonFlowRejected, ce))
-		return t.conclude
+		return t.lookRefused(ctx, flowFailure(ReasonFlowRejected, ce))
 	}
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
 	return t.hindered(ctx, TargetFlow, err, t.lookFirst)
+}
+
+// lookRefused reads the credentials past the cache, as reconsider does after a POST: newer ones get
+// another look.
+func (t *task) lookRefused(ctx context.Context, refused *Failure) step {
+	used := t.creds.Version
+	t.fresh = true
+	err := t.readCredentials(ctx)
+	switch {
+	case err != nil && missingSecret(err) == nil:
+		return t.secretTrouble(ctx, err, t.lookFirst)
+	case err == nil && t.creds.Version > used:
+		return t.lookFirst
+	}
+	t.fail(refused)
+	return t.conclude
 }
 
 // exists concludes where the sandbox already has connections of the request's name.

@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// post announces a POST in the ledger, sends it, and takes its answer.
+// post announces a POST in the ledger, sends it, and takes its answer. Getting ready for it may have
+// taken longer than the request had left.
 func (t *task) post(ctx context.Context) step {
+	if !t.hub.Clock.Now().Before(t.rec.Deadline) {
+		return t.lapse
+	}
 	done, wait := t.hub.Gate.Allow(TargetFlow, t.rec.Key.Tenant)
 	if done == nil {
 		err := closedError(TargetFlow, wait)
