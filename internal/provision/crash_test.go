@@ -1,224 +1,172 @@
 package provision
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// seedFlag repeats one interleaving: go test ./internal/provision -run Interleaved -seed N.
-var seedFlag = flag.Uint64("seed", 0, "run only this seed of the interleaving tests")
+var pairsFlag = flag.Int("pairs", pairsPerScenario, "how many pairs of crash points to play of each scenario, drawn at random; 0 means all")
 
-var schedulesFlag = flag.Int("schedules", 4000, "how many seeded interleavings to run")
-
-// scenario is one way the Flow Service and the request can be.
-type scenario struct {
-	name  string
-	setup func(*sim)
-	want  string // outcome without any fault
+// fault is what befalls one step of a run, counted from 0.
+type fault struct {
+	step int
+	op   string
+	fate fate
 }
 
-func answers(as ...postAnswer) func(int) postAnswer {
-	return func(n int) postAnswer {
-		if n < len(as) {
-			return as[n]
-		}
-		return postAnswer{made: true}
-	}
-}
+func (f fault) String() string { return fmt.Sprintf("step %d (%s) %s", f.step, f.op, f.fate) }
 
-func says(v Verdict) postAnswer {
-	return postAnswer{err: &CallError{Verdict: v, Target: TargetFlow, Cause: CauseStatus, Status: 400}}
-}
-
-func scenarios() []scenario {
-	lost := postAnswer{made: true, err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 504}}
-	return []scenario{
-		{"made at once", nil, OutcomeCreated},
-		{"throttled first", func(s *sim) { s.post = answers(says(VerdictThrottled)) }, OutcomeCreated},
-		{"made, but the answer is 504", func(s *sim) { s.post = answers(lost) }, OutcomeCreated},
-		{"500 and not made", func(s *sim) { s.post = answers(says(VerdictUnknown)) }, OutcomeCreated},
-		{"token refused once", func(s *sim) { s.post = answers(says(VerdictUnauthorized)) }, OutcomeCreated},
-		{"token refused for good", func(s *sim) { s.post = func(int) postAnswer { return says(VerdictUnauthorized) } }, OutcomeFailed},
-		{"rejected", func(s *sim) { s.post = func(int) postAnswer { return says(VerdictRejected) } }, OutcomeFailed},
-		{"invalid", func(s *sim) { s.msgs[0].d.Invalid = Fail(ReasonInvalidRequest, "no name") }, OutcomeFailed},
-		{"adopt if it exists", func(s *sim) { s.msgs[0].d.Request.Data.IfExists = IfExistsAdopt }, OutcomeCreated},
-	}
-}
-
-// runScenario plays sc with one worker and the given fates, and checks the promise.
-func runScenario(t testing.TB, sc scenario, fates map[int]fate) (steps int, res Result) {
+// runScenario plays sc with one worker and the given faults, and checks the promise.
+func runScenario(t testing.TB, sc scenario, faults ...fault) (*sim, Result) {
 	s := newSim(t, 1)
 	s.send(testRequest())
 	if sc.setup != nil {
 		sc.setup(s)
 	}
-	s.plan = func(n int, _ string) fate { return fates[n] }
+	s.plan = func(n int, _ string) fate {
+		for _, f := range faults {
+			if f.step == n {
+				return f.fate
+			}
+		}
+		return goesWell
+	}
 	s.start(0)
 	s.run()
-	return s.steps, s.checkOne(testRequest().Key)
+	return s, s.checkAll()
 }
 
-var allFates = []fate{crashBefore, crashAfter, answerLost, failsBefore, landsLate}
+// checkScenario plays sc with the given faults and wants its outcome.
+func checkScenario(t testing.TB, sc scenario, faults ...fault) *sim {
+	t.Helper()
+	s, res := runScenario(t, sc, faults...)
+	if res.Outcome != sc.want {
+		s.fatal("%v: %s (%v), want %s", faults, res.Outcome, res.Error, sc.want)
+	}
+	return s
+}
 
-// TestEveryCrashPoint crashes, and loses the answer of, every external step of every scenario.
-func TestEveryCrashPoint(t *testing.T) {
-	t.Parallel()
-	runs := 0
-	for _, sc := range scenarios() {
-		steps, res := runScenario(t, sc, nil)
-		if res.Outcome != sc.want {
-			t.Fatalf("%s: %s (%v), want %s", sc.name, res.Outcome, res.Error, sc.want)
-		}
-		for k := range steps {
-			for _, f := range allFates {
-				t.Run(fmt.Sprintf("%s/step %d %s", sc.name, k, f), func(t *testing.T) {
-					_, res := runScenario(t, sc, map[int]fate{k: f})
-					if res.Outcome != sc.want {
-						t.Errorf("%s (%v), want %s", res.Outcome, res.Error, sc.want)
-					}
-				})
-				runs++
+var allFates = []fate{crashBefore, crashAfter, answerLost, failsBefore, landsLate, stops}
+
+// fatesOf returns the fates that make a difference to a step. What only reads has no effect that could
+// survive a crash or a lost answer.
+func fatesOf(op string) []fate {
+	switch op {
+	case "pull", "sleep":
+		return []fate{stops}
+	case "store":
+		return allFates
+	case "load", "credentials", "resolve", "authorize", "find":
+		return []fate{crashBefore, failsBefore, stops}
+	}
+	return []fate{crashBefore, crashAfter, answerLost, failsBefore, stops}
+}
+
+// faultsFrom lists every fault that could have befallen the run s from a step on.
+func (s *sim) faultsFrom(step int) (all []fault) {
+	for n, e := range s.trace {
+		for _, f := range fatesOf(e.op) {
+			if n >= step {
+				all = append(all, fault{n, e.op, f})
 			}
 		}
 	}
-	t.Logf("%d single crash points", runs)
+	return all
 }
 
-// TestEveryPairOfCrashPoints does the same with every two steps. The second step is counted in the
-// run that the first fault has changed.
-func TestEveryPairOfCrashPoints(t *testing.T) {
+// TestScenariosTakeTheirPaths plays every scenario without a fault: it ends as it should, by the way
+// that it is there for.
+func TestScenariosTakeTheirPaths(t *testing.T) {
 	t.Parallel()
 	for _, sc := range scenarios() {
 		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
-			steps, _ := runScenario(t, sc, nil)
-			runs, s0 := 0, rand.New(rand.NewPCG(1, 2))
-			for a := range steps {
-				for _, fa := range allFates {
-					longer, _ := runScenario(t, sc, map[int]fate{a: fa})
-					for b := a + 1; b < longer; b++ {
-						for _, fb := range allFates {
-							if pairStride > 1 && s0.IntN(pairStride) != 0 {
-								continue
-							}
-							if _, res := runScenario(t, sc, map[int]fate{a: fa, b: fb}); res.Outcome != sc.want {
-								t.Fatalf("step %d %s, step %d %s: %s (%v), want %s", a, fa, b, fb, res.Outcome, res.Error, sc.want)
-							}
-							runs++
-						}
-					}
+			s, res := runScenario(t, sc)
+			if res.Outcome != sc.want || sc.want == OutcomeFailed && res.Error.Reason != sc.reason {
+				t.Errorf("%s (%v), want %s %s", res.Outcome, res.Error, sc.want, sc.reason)
+			}
+			if late := res.CompletedAt.Sub(s.ledger.record(testRequest().Key).Deadline); late > simSettle+time.Second {
+				t.Errorf("ended %v after the deadline", late)
+			}
+			for _, path := range sc.through {
+				if s.hits[path] == 0 {
+					t.Errorf("never: %s", path)
 				}
 			}
-			t.Logf("%d pairs", runs)
 		})
 	}
 }
 
-// TestInterleavedWorkers runs two and three workers over copies of one request, with clocks apart,
-// random faults, freezes past the lease and late ledger writes, under seeded schedules.
-func TestInterleavedWorkers(t *testing.T) {
+// TestEveryCrashPoint crashes, and loses the answer of, every external step of every scenario, and asks
+// the worker to stop there.
+func TestEveryCrashPoint(t *testing.T) {
 	t.Parallel()
-	if *seedFlag != 0 {
-		interleave(t, *seedFlag)
-		return
-	}
-	schedules := *schedulesFlag
-	base := uint64(time.Now().UnixNano())
-	if testing.Short() {
-		base = 1
-	}
-	t.Logf("%d schedules from seed %d", schedules, base)
-	for i := range uint64(schedules) {
-		interleave(t, base+i)
-		if t.Failed() {
-			t.Fatalf("repeat with: go test ./internal/provision -run TestInterleavedWorkers -seed %d", base+i)
+	var runs, stopped atomic.Int64
+	t.Cleanup(func() {
+		t.Logf("%d single crash points, %d workers stopped as they were asked to", runs.Load(), stopped.Load())
+		if stopped.Load() == 0 && !t.Failed() {
+			t.Error("no worker ever did")
 		}
-	}
-}
-
-func interleave(t *testing.T, seed uint64) {
-	t.Helper()
-	defer func() {
-		if t.Failed() {
-			t.Logf("seed %d", seed)
-		}
-	}()
-	clashing(t, seed, nil).checkOne(testRequest().Key)
-}
-
-// clashing plays one seeded interleaving to its end.
-func clashing(t *testing.T, seed uint64, tweak func(*Config)) *sim {
-	t.Helper()
-	s := newSim(t, seed)
-	s.tweak = tweak
-	s.clash = true
-	for range 1 + s.rng.IntN(2) {
-		s.send(testRequest())
-	}
-	odds := s.rng.IntN(30)
-	s.plan = func(int, string) fate {
-		if s.steps < 300 && s.rng.IntN(100) < odds {
-			return allFates[s.rng.IntN(len(allFates))]
-		}
-		return goesWell
-	}
-	s.post = randomAnswers(s.rng)
-	for range 2 + s.rng.IntN(2) {
-		s.start(time.Duration(s.rng.Int64N(int64(ClockSkew))) - ClockSkew/2)
-	}
-	s.run()
-	return s
-}
-
-// TestSimulationSeesDuplicates breaks the worker's promise on purpose, one assumption at a time, and
-// wants the simulation to notice.
-func TestSimulationSeesDuplicates(t *testing.T) {
-	t.Parallel()
-	for name, tweak := range map[string]func(*Config){
-		"a list that lags longer than Settle": func(c *Config) { c.Settle = time.Millisecond },
-		"a ledger that forgets":               func(c *Config) { c.Ledger = forgetful{c.Ledger} },
-	} {
-		t.Run(name, func(t *testing.T) {
+	})
+	for _, sc := range scenarios() {
+		t.Run(sc.name, func(t *testing.T) {
 			t.Parallel()
-			for seed := uint64(1); seed < 500; seed++ {
-				if _, err := clashing(t, seed, tweak).verify(testRequest().Key); err != nil {
-					t.Logf("seed %d: %v", seed, err)
-					return
-				}
+			whole, _ := runScenario(t, sc)
+			for _, f := range whole.faultsFrom(0) {
+				s := checkScenario(t, sc, f)
+				runs.Add(1)
+				stopped.Add(int64(s.hits[viaStop]))
 			}
-			t.Error("500 schedules, and nothing was noticed")
 		})
 	}
 }
 
-// forgetful is a ledger that remembers nothing but pretends to.
-type forgetful struct{ Ledger }
-
-func (forgetful) Load(context.Context, Key) (Record, uint64, error) { return Record{}, 0, ErrNoRecord }
-
-func (forgetful) Store(_ context.Context, _ Key, _ Record, rev uint64) (uint64, error) {
-	return rev + 1, nil
+// shares returns how many first faults to play in a scenario of so many steps, and how many second ones
+// with each; 0 means all. Of a long scenario it is fewer, so that none takes most of the time.
+func shares(steps int) (firsts, seconds int) {
+	const most, long = 10, 50
+	if *pairsFlag <= 0 {
+		return 0, 0
+	}
+	return max(1, *pairsFlag*long/max(steps, long)/most), most
 }
 
-func randomAnswers(rng *rand.Rand) func(int) postAnswer {
-	return func(n int) postAnswer {
-		if n > 6 {
-			return postAnswer{made: true}
-		}
-		switch rng.IntN(6) {
-		case 0:
-			return says(VerdictThrottled)
-		case 1:
-			return says(VerdictUnknown)
-		case 2:
-			return postAnswer{made: true, err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Status: 500}}
-		case 3:
-			return says(VerdictNotSent)
-		}
-		return postAnswer{made: true}
+// TestEveryPairOfCrashPoints does the same with two steps: with every two of them, or with as many as
+// -pairs says, drawn at random. The second step is counted in the run that the first fault has changed.
+func TestEveryPairOfCrashPoints(t *testing.T) {
+	t.Parallel()
+	seed := uint64(time.Now().UnixNano())
+	if testing.Short() {
+		seed = 1
 	}
+	var runs atomic.Int64
+	t.Cleanup(func() { t.Logf("%d pairs of crash points", runs.Load()) })
+	for _, sc := range scenarios() {
+		t.Run(sc.name, func(t *testing.T) {
+			t.Parallel()
+			rng := rand.New(rand.NewPCG(seed, 2))
+			whole, _ := runScenario(t, sc)
+			firsts, seconds := shares(len(whole.trace))
+			for _, first := range draw(rng, whole.faultsFrom(0), firsts) {
+				changed, _ := runScenario(t, sc, first)
+				for _, second := range draw(rng, changed.faultsFrom(first.step+1), seconds) {
+					checkScenario(t, sc, first, second)
+					runs.Add(1)
+				}
+			}
+		})
+	}
+}
+
+// draw returns n of all at random, or all of them where n is 0 or more than there are.
+func draw[T any](rng *rand.Rand, all []T, n int) []T {
+	if n <= 0 || n >= len(all) {
+		return all
+	}
+	rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all[:n]
 }

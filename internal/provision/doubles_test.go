@@ -6,24 +6,78 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 )
 
 // The in-memory doubles of the simulation, each bound to the process that calls it.
 
-func containsMark(description string, k Key) bool { return strings.Contains(description, k.Mark()) }
-
 type simClock struct{ p *proc }
 
 func (c simClock) Now() time.Time { return c.p.s.now.Add(c.p.skew) }
 
-func (c simClock) Sleep(_ context.Context, d time.Duration) error {
+func (c simClock) Sleep(ctx context.Context, d time.Duration) error {
 	c.p.wake = c.p.s.now.Add(d)
-	if c.p.park("sleep") == crashBefore {
+	switch c.p.park("sleep") {
+	case crashBefore:
 		runtime.Goexit()
+	case stops:
+		c.p.stop()
+		if ctx.Done() != nil {
+			<-ctx.Done() // the hub ends it in a goroutine of its own
+		}
+		return ctx.Err()
 	}
 	return nil
+}
+
+// simGate tells its worker what the weather is like, and is to be told of every call it let through.
+type simGate[End any] struct{ p *proc }
+
+// newSimGate returns a gate that is told of ends as Gate.Allow has them.
+func newSimGate[End any](p *proc, _ func(Gate, Target, string) (func(End), time.Duration)) simGate[End] {
+	return simGate[End]{p}
+}
+
+func (g simGate[End]) Allow(t Target, _ string) (func(End), time.Duration) {
+	if closed := g.p.s.gate; closed != nil {
+		if wait := closed(t); wait > 0 {
+			g.p.s.hit(viaGate(t))
+			return nil, wait
+		}
+	}
+	g.p.asking++
+	return once[End](g.p, "call", &g.p.asking), 0
+}
+
+// simTurns hands out turns as the weather allows, and wants every one back.
+type simTurns struct{ p *proc }
+
+func (t simTurns) Take(string) (func(bool), time.Duration) {
+	s := t.p.s
+	s.takes++
+	if s.turn != nil {
+		if wait := s.turn(s.takes - 1); wait > shortWait {
+			s.hit(viaLongTurn)
+			return nil, wait
+		} else if wait > 0 {
+			s.hit(viaShortTurn)
+			return nil, wait
+		}
+	}
+	t.p.turns++
+	return once[bool](t.p, "turn", &t.p.turns), 0
+}
+
+// once returns a function that takes one from n, and may be called once.
+func once[T any](p *proc, what string, n *int) func(T) {
+	called := false
+	return func(T) {
+		if called {
+			p.s.breach("%s: a %s was ended twice", p.name, what)
+		}
+		called = true
+		*n--
+	}
 }
 
 type simLedger struct{ p *proc }
@@ -45,19 +99,26 @@ func (l simLedger) Store(ctx context.Context, key Key, rec Record, rev uint64) (
 	return next, err
 }
 
+// simSecrets is Vault behind a cache that forgets nothing by itself.
 type simSecrets struct{ p *proc }
 
-func (s simSecrets) Credentials(_ context.Context, tenant string, _ bool) (c Credentials, err error) {
+func (s simSecrets) Credentials(_ context.Context, tenant string, fresh bool) (c Credentials, err error) {
 	err = s.p.do("credentials", func() error {
-		c = Credentials{OrgID: tenant + "@AdobeOrg", ClientID: "id", ClientSecret: "secret", Version: s.p.s.secrets.creds}
+		if now := s.p.s.secrets; fresh || s.p.cached.creds == 0 {
+			s.p.cached.creds = now.creds
+		}
+		c = Credentials{OrgID: tenant + "@AdobeOrg", ClientID: "id", ClientSecret: "secret", Version: s.p.cached.creds}
 		return s.p.s.secrets.err
 	})
 	return c, secretErr(err)
 }
 
-func (s simSecrets) Resolve(context.Context, string, SecretRef, bool) (sec Secret, err error) {
+func (s simSecrets) Resolve(_ context.Context, _ string, _ SecretRef, fresh bool) (sec Secret, err error) {
 	err = s.p.do("resolve", func() error {
-		sec = Secret{Value: "token", Version: s.p.s.secrets.token}
+		if now := s.p.s.secrets; fresh || s.p.cached.token == 0 {
+			s.p.cached.token = now.token
+		}
+		sec = Secret{Value: "token", Version: s.p.cached.token}
 		return s.p.s.secrets.err
 	})
 	return sec, secretErr(err)
@@ -75,18 +136,30 @@ func secretErr(err error) error {
 type simFlow struct{ p *proc }
 
 func (f simFlow) Authorize(context.Context, Account) error {
-	if err := f.p.do("authorize", func() error { return f.p.s.ims }); err != nil {
-		if ce := asCallError(err); ce.Verdict != VerdictUnknown {
-			return ce
+	s := f.p.s
+	err := f.p.do("authorize", func() error {
+		s.tokens++
+		if s.ims == nil {
+			return nil
 		}
-		return &CallError{Verdict: VerdictNotSent, Target: TargetIMS, Cause: CauseNetwork, Err: err}
+		return s.ims(s.tokens - 1)
+	})
+	if err == nil {
+		return nil
 	}
-	return nil
+	s.hit(viaIMS)
+	if ce := asCallError(err); ce.Verdict != VerdictUnknown {
+		return ce
+	}
+	return &CallError{Verdict: VerdictNotSent, Target: TargetIMS, Cause: CauseNetwork, Err: err}
 }
 
 func (f simFlow) Create(_ context.Context, as Account, c NewConnection, notAfter time.Time) (conn Connection, err error) {
-	s := f.p.s
+	s, key := f.p.s, f.p.msg.d.Request.Key
 	fate := f.p.park("create")
+	if fate == stops {
+		f.p.stop()
+	}
 	switch {
 	case fate == crashBefore:
 		runtime.Goexit()
@@ -95,13 +168,16 @@ func (f simFlow) Create(_ context.Context, as Account, c NewConnection, notAfter
 	}
 	ans := s.post(s.posts)
 	s.posts++
+	ended := s.endOf(fate == crashAfter, notAfter.Add(-f.p.skew))
+	s.posted(f.p, key, ended)
 	if ans.made {
-		conn = s.make(as, c, fate == crashAfter, notAfter.Add(-f.p.skew))
+		conn = s.make(c, ended)
 	}
 	switch {
 	case fate == crashAfter:
 		runtime.Goexit()
 	case ans.err != nil:
+		s.answered(key, ans.err)
 		return Connection{}, ans.err
 	case fate == answerLost:
 		return Connection{}, &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseTimeout, Err: errInjected}
@@ -109,16 +185,21 @@ func (f simFlow) Create(_ context.Context, as Account, c NewConnection, notAfter
 	return conn, nil
 }
 
-// make adds a connection. Where nobody waits for the answer, the server may take all of the lease.
-func (s *sim) make(as Account, c NewConnection, orphaned bool, leaseEnd time.Time) Connection {
-	from := s.now
-	if orphaned && leaseEnd.After(from) && s.rng.IntN(2) == 0 {
-		from = leaseEnd
+// endOf returns when the server is done with a POST of now. Where nobody waits for the answer it may
+// take all of the lease.
+func (s *sim) endOf(orphaned bool, leaseEnd time.Time) time.Time {
+	if orphaned && leaseEnd.After(s.now) && s.rng.IntN(2) == 0 {
+		return leaseEnd
 	}
+	return s.now
+}
+
+// make adds a connection, which the list shows within Settle of the POST's end.
+func (s *sim) make(c NewConnection, ended time.Time) Connection {
 	id := fmt.Sprintf("c%d", len(s.conns)+1)
 	p := c.Params
-	s.conns = append(s.conns, simConn{visible: from.Add(time.Duration(s.rng.Int64N(int64(simSettle)))), Found: Found{
-		Connection: Connection{ID: id, Etag: `"1"`}, Name: c.Name, Description: c.Description, CreatedAt: from,
+	s.conns = append(s.conns, simConn{visible: ended.Add(time.Duration(s.rng.Int64N(int64(simSettle)))), Found: Found{
+		Connection: Connection{ID: id, Etag: `"1"`}, Name: c.Name, Description: c.Description, CreatedAt: ended,
 		SpecID: c.ConnectionSpec.ID, SpecVersion: c.ConnectionSpec.Version, Domain: p.Domain, ClusterID: p.ClusterID,
 		Database: p.Database, Catalog: p.Catalog,
 	}})
@@ -126,17 +207,26 @@ func (s *sim) make(as Account, c NewConnection, orphaned bool, leaseEnd time.Tim
 }
 
 func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err error) {
+	s, key := f.p.s, f.p.msg.d.Request.Key
 	err = f.p.do("find", func() error {
-		f.p.s.asked++
-		for _, c := range f.p.s.conns {
-			if !c.visible.After(f.p.s.now) && c.Name == q.Name && (q.SpecID == "" || c.SpecID == q.SpecID) {
+		if s.list != nil {
+			if err := s.list(); err != nil {
+				s.hit(viaNoList)
+				return err
+			}
+		}
+		s.asked++
+		for _, c := range s.conns {
+			if !c.visible.After(s.now) && c.Name == q.Name && (q.SpecID == "" || c.SpecID == q.SpecID) {
 				found = append(found, c.Found)
 			}
 		}
 		return nil
 	})
 	if err != nil {
+		// Part of a list is worth nothing: whoever believes it is seen to.
 		return nil, &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 503, Err: err}
 	}
+	s.lookedUp(key, found)
 	return found, nil
 }

@@ -73,8 +73,8 @@ func TestOutcomes(t *testing.T) {
 		"no such secret":            {func(s *sim) { s.secrets.err = missing }, ReasonTenantUnknown},
 		"Vault sealed":              {func(s *sim) { s.secrets.err = &SecretError{Problem: SecretUnavailable, Err: errors.New("sealed")} }, ReasonVaultUnavailable},
 		"Vault denies the worker":   {func(s *sim) { s.secrets.err = &SecretError{Problem: SecretDenied, Err: errors.New("403")} }, ReasonVaultUnavailable},
-		"IMS denies the tenant":     {func(s *sim) { s.ims = &CallError{Verdict: VerdictDenied, Target: TargetIMS, Status: 401} }, ReasonFlowDenied},
-		"IMS down":                  {func(s *sim) { s.ims = &CallError{Verdict: VerdictNotSent, Target: TargetIMS, Status: 503} }, ReasonFlowUnavailable},
+		"IMS denies the tenant":     {func(s *sim) { s.ims = imsSays(VerdictDenied, 401) }, ReasonFlowDenied},
+		"IMS down":                  {func(s *sim) { s.ims = imsSays(VerdictNotSent, 503) }, ReasonFlowUnavailable},
 		"invalid":                   {func(s *sim) { s.msgs[0].d.Invalid = Fail(ReasonPlaintextSecret, "x") }, ReasonPlaintextSecret},
 		"expired when first seen":   {func(s *sim) { s.msgs[0].d.Request.Expiry = s.now }, ReasonExpired},
 		"name exists, reject":       {func(s *sim) { existing(s, nil); s.msgs[0].d.Request.Data.IfExists = IfExistsReject }, ReasonNameExists},
@@ -208,6 +208,22 @@ func TestSameSecretGetsNoSecondPost(t *testing.T) {
 	}
 }
 
+// TestDefiniteNoIsNotWaitedFor: what surely made nothing is neither looked up nor waited for until Settle
+// is over.
+func TestDefiniteNoIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for _, v := range []Verdict{VerdictNotSent, VerdictThrottled, VerdictNotReady, VerdictUnauthorized} {
+		t.Run(v.String(), func(t *testing.T) {
+			t.Parallel()
+			s, res := play(t, posts(says(v)))
+			checkCreated(t, res, false, 2)
+			if took := res.CompletedAt.Sub(res.StartedAt); s.asked != 0 || took >= simSettle {
+				t.Errorf("%d look-ups, created after %v", s.asked, took)
+			}
+		})
+	}
+}
+
 func TestRetryAfterIsKeptAcrossDeliveries(t *testing.T) {
 	t.Parallel()
 	var posted []time.Time
@@ -306,6 +322,21 @@ func TestThrottledFailsAtItsDeadlineNotLater(t *testing.T) {
 	}
 	if s.posts > 1000 {
 		t.Errorf("%d POSTs in a day: no backoff?", s.posts)
+	}
+}
+
+// TestSlowPreparationDoesNotPassTheDeadline: the deadline is looked at once more when all is ready.
+func TestSlowPreparationDoesNotPassTheDeadline(t *testing.T) {
+	t.Parallel()
+	s, res := play(t, func(s *sim) {
+		s.ims = func(int) error {
+			s.now = s.now.Add(25 * time.Hour)
+			return nil
+		}
+	})
+	checkFailed(t, res, ReasonFlowUnavailable)
+	if s.posts != 0 || res.Attempts != 0 {
+		t.Errorf("%d POSTs after the deadline, %d told of", s.posts, res.Attempts)
 	}
 }
 

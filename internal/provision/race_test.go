@@ -2,6 +2,5 @@
 
 package provision
 
-// pairStride thins the pairs of crash points out where the race detector makes each ten times as
-// dear; without it all are played.
-const pairStride = 12
+// pairsPerScenario is few where the race detector makes each ten times as dear.
+const pairsPerScenario = 150

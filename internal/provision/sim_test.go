@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"reflect"
 	"runtime"
 	"testing"
 	"time"
@@ -26,10 +25,11 @@ const (
 	answerLost       // the step took effect, the worker sees an error
 	failsBefore      // the step had no effect, the worker sees an error
 	landsLate        // the worker sees an error, the step takes effect later (ledger writes only)
+	stops            // the worker is asked to stop, then the step goes well
 )
 
 func (f fate) String() string {
-	return [...]string{"goes well", "crash before", "crash after", "answer lost", "fails before", "lands late"}[f]
+	return [...]string{"goes well", "crash before", "crash after", "answer lost", "fails before", "lands late", "asked to stop"}[f]
 }
 
 var errInjected = errors.New("injected")
@@ -51,7 +51,7 @@ type sim struct {
 	stop  bool
 
 	steps int
-	trace []string
+	trace []event
 	yield chan *proc
 	procs []*proc
 
@@ -60,13 +60,37 @@ type sim struct {
 	conns   []simConn
 	posts   int
 	asked   int // look-ups that were served
+	tokens  int // calls of Authorize
+	takes   int // calls of Turns.Take
 	msgs    []*simMsg
 	results []Result
 	dead    []Result
 	births  int
 	tweak   func(*Config)
 	secrets simSecretStore
-	ims     error // of every Authorize
+	weather
+	rules
+}
+
+// weather is what else of the world may be in a worker's way. A nil function stands for fair weather.
+type weather struct {
+	ims  func(n int) error                  // of the n-th Authorize, from 0
+	list func() error                       // of a look-up
+	gate func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
+	turn func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
+	tidy func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
+}
+
+// event is one line of a run's story.
+type event struct {
+	at   time.Time
+	proc string
+	op   string
+	fate fate
+}
+
+func (e event) String() string {
+	return fmt.Sprintf("%s %s %s: %s", e.at.Format("15:04:05.000"), e.proc, e.op, e.fate)
 }
 
 type simConn struct {
@@ -105,6 +129,12 @@ type proc struct {
 	idle   bool      // waits for a message
 	gone   bool
 	msg    *simMsg
+
+	cached   simSecretStore // the versions in its cache
+	stopping context.Context
+	stop     context.CancelFunc
+	asking   int // calls that the gate let through and has not heard of
+	turns    int // turns that were not given back
 }
 
 func newSim(t testing.TB, seed uint64) *sim {
@@ -112,6 +142,7 @@ func newSim(t testing.TB, seed uint64) *sim {
 		t: t, rng: rand.New(rand.NewPCG(seed, 7)), now: time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC),
 		plan: func(int, string) fate { return goesWell }, post: func(int) postAnswer { return postAnswer{made: true} },
 		yield: make(chan *proc), ledger: newMemLedger(), secrets: simSecretStore{creds: 1, token: 1},
+		rules: newRules(),
 	}
 }
 
@@ -140,8 +171,10 @@ func (s *sim) send(r Request) *simMsg {
 func (s *sim) start(skew time.Duration) *proc {
 	s.births++
 	p := &proc{s: s, name: fmt.Sprintf("w%d", s.births), skew: skew, resume: make(chan fate)}
+	p.stopping, p.stop = context.WithCancel(context.Background())
 	cfg := Config{
 		Ledger: simLedger{p}, Secrets: simSecrets{p}, Connections: simFlow{p}, Clock: simClock{p},
+		Gate: newSimGate(p, Gate.Allow), Turns: simTurns{p}, Stopping: p.stopping,
 		Rand: rand.New(rand.NewPCG(s.rng.Uint64(), 1)), Instance: p.name,
 		FlowTimeout: simLease, Settle: simSettle, RetryInitial: 500 * time.Millisecond, RetryDelayMax: 30 * time.Second,
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
@@ -163,16 +196,21 @@ func (s *sim) start(skew time.Duration) *proc {
 // live is the worker's main loop: what the consumer package is in production.
 func (p *proc) live() {
 	defer func() {
+		p.stop()
 		p.gone = true
 		if m := p.msg; m != nil && m.holder == p {
 			m.holder, m.free = nil, p.s.now.Add(simAckWait)
 		}
 		p.s.yield <- p
 	}()
-	for {
+	for p.stopping.Err() == nil {
 		p.idle = true
-		if p.park("pull") == crashBefore {
+		switch p.park("pull") {
+		case crashBefore:
 			return
+		case stops:
+			p.stop()
+			continue
 		}
 		p.idle = false
 		m := p.s.nextMessage()
@@ -181,9 +219,11 @@ func (p *proc) live() {
 		d := m.d
 		d.Delivered = m.deliver
 		out := p.hub.Handle(context.Background(), d)
+		p.handled(out)
 		p.settle(m, out)
 		p.msg = nil
 	}
+	p.s.hit(viaStop)
 }
 
 // settle does what consumer's settle table does, in the same order.
@@ -198,7 +238,7 @@ func (p *proc) settle(m *simMsg, out Outcome) {
 			return
 		}
 	}
-	if p.do("publish", func() error { p.s.results = append(p.s.results, *out.Result); return nil }) != nil {
+	if p.do("publish", func() error { p.s.told(*out.Result); return nil }) != nil {
 		p.nak(m, time.Second)
 		return
 	}
@@ -234,6 +274,8 @@ func (p *proc) do(op string, effect func() error) error {
 		runtime.Goexit()
 	case failsBefore:
 		return errInjected
+	case stops:
+		p.stop()
 	case landsLate:
 		p.s.late = append(p.s.late, func() { _ = effect() })
 		return errInjected
@@ -281,14 +323,14 @@ func (s *sim) run() {
 
 // grant lets p take its step, with the fate that the plan has for it. A crash starts a new process.
 func (s *sim) grant(p *proc) {
-	f := goesWell
-	if p.op != "pull" && p.op != "sleep" {
-		f = s.plan(s.steps-1, p.op)
+	f := s.plan(s.steps-1, p.op)
+	if f != stops && (p.op == "pull" || p.op == "sleep") {
+		f = goesWell
 	}
 	if f == landsLate && p.op != "store" {
 		f = answerLost
 	}
-	s.trace = append(s.trace, fmt.Sprintf("%s %s %s: %s", s.now.Format("15:04:05.000"), p.name, p.op, f))
+	s.trace = append(s.trace, event{s.now, p.name, p.op, f})
 	p.resume <- f
 	<-s.yield
 	if p.gone {
@@ -398,7 +440,7 @@ func (s *sim) end() {
 func (s *sim) fatal(format string, args ...any) {
 	s.t.Helper()
 	for _, l := range s.trace[max(0, len(s.trace)-40):] {
-		s.t.Log(l)
+		s.t.Log(l.String())
 	}
 	for k := range s.ledger.m {
 		rec := s.ledger.record(k)
@@ -406,59 +448,4 @@ func (s *sim) fatal(format string, args ...any) {
 		s.t.Logf("ledger %s: %+v", k, rec)
 	}
 	s.t.Fatalf(format, args...)
-}
-
-// checkOne asserts the promise for a single request.
-func (s *sim) checkOne(k Key) Result {
-	s.t.Helper()
-	res, err := s.verify(k)
-	if err != nil {
-		s.fatal("%v", err)
-	}
-	return res
-}
-
-// verify says how the promise is broken for the request k: at most one connection, exactly one
-// outcome, told everywhere alike, and the two in agreement.
-func (s *sim) verify(k Key) (res Result, err error) {
-	made := s.madeFor(k)
-	if len(made) > 1 {
-		return res, fmt.Errorf("duplicates: %d connections: %v", len(made), made)
-	}
-	outcomes := map[string]Result{}
-	for _, r := range append(s.results, s.dead...) {
-		if (r.Request != RequestID{ID: k.ID, Source: k.Source}) {
-			continue
-		}
-		if old, ok := outcomes[r.EventID]; ok && !reflect.DeepEqual(old, r) {
-			return res, fmt.Errorf("one event id, two stories:\n%+v\n%+v", old, r)
-		}
-		outcomes[r.EventID] = r
-		res = r
-	}
-	if len(outcomes) != 1 {
-		return res, fmt.Errorf("%d outcomes, want 1: %+v", len(outcomes), outcomes)
-	}
-	return res, agree(res, made)
-}
-
-func (s *sim) madeFor(k Key) (ids []string) {
-	for _, c := range s.conns {
-		if containsMark(c.Description, k) {
-			ids = append(ids, c.ID)
-		}
-	}
-	return ids
-}
-
-func agree(res Result, made []string) error {
-	switch {
-	case res.Outcome == OutcomeCreated && len(made) == 0 && !res.Adopted:
-		return fmt.Errorf("told as created, but there is no connection: %+v", res)
-	case res.Outcome == OutcomeCreated && len(made) == 1 && res.Connection.ID != made[0]:
-		return fmt.Errorf("told connection %s, made %s", res.Connection.ID, made[0])
-	case res.Outcome == OutcomeFailed && len(made) > 0 && res.Error.Reason != ReasonOutcomeUnknown:
-		return fmt.Errorf("orphan: told as failed (%s), but %v exists", res.Error.Reason, made)
-	}
-	return nil
 }

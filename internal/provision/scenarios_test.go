@@ -1,0 +1,316 @@
+package provision
+
+import (
+	"errors"
+	"time"
+)
+
+// scenario is one way the world and the request can be.
+type scenario struct {
+	name    string
+	setup   func(*sim)
+	want    string   // outcome, whatever faults there are
+	reason  Reason   // of a failure without any fault
+	through []string // paths that it is there for: it must take each of them without any fault
+}
+
+// scenarios lists them: first what the Flow Service does to a POST, then what else is in the way.
+func scenarios() []scenario {
+	var all []scenario
+	for _, some := range [][]scenario{
+		plainScenarios(), promiseScenarios(), tokenScenarios(), turnScenarios(), gateScenarios(), restScenarios(),
+		lookFirstScenarios(), ifExistsScenarios(), retryScenarios(),
+	} {
+		all = append(all, some...)
+	}
+	return all
+}
+
+func plainScenarios() []scenario {
+	lost := postAnswer{made: true, err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 504}}
+	return []scenario{
+		{name: "made at once", want: OutcomeCreated},
+		{name: "throttled first", setup: posts(says(VerdictThrottled)), want: OutcomeCreated},
+		{name: "made, but the answer is 504", setup: posts(lost), want: OutcomeCreated},
+		{name: "500 and not made", setup: posts(says(VerdictUnknown)), want: OutcomeCreated, through: []string{viaAbsent}},
+		{name: "token refused once", setup: posts(says(VerdictUnauthorized)), want: OutcomeCreated},
+		{name: "token refused for good", setup: func(s *sim) { s.post = always(VerdictUnauthorized) }, want: OutcomeFailed, reason: ReasonFlowDenied},
+		{name: "rejected", setup: func(s *sim) { s.post = always(VerdictRejected) }, want: OutcomeFailed, reason: ReasonFlowRejected},
+		{name: "invalid", setup: func(s *sim) { s.msgs[0].d.Invalid = Fail(ReasonInvalidRequest, "no name") },
+			want: OutcomeFailed, reason: ReasonInvalidRequest},
+		{name: "two requests of one tenant", setup: func(s *sim) {
+			s.send(secondRequest())
+			s.post = answers(says(VerdictThrottled), lost)
+		}, want: OutcomeCreated},
+	}
+}
+
+// posts sets how the first POSTs are answered.
+func posts(as ...postAnswer) func(*sim) { return func(s *sim) { s.post = answers(as...) } }
+
+func answers(as ...postAnswer) func(int) postAnswer {
+	return func(n int) postAnswer {
+		if n < len(as) {
+			return as[n]
+		}
+		return postAnswer{made: true}
+	}
+}
+
+func says(v Verdict) postAnswer {
+	return postAnswer{err: &CallError{Verdict: v, Target: TargetFlow, Cause: CauseStatus, Status: 400}}
+}
+
+func secondRequest() Request {
+	r := testRequest()
+	r.Key.ID = "r-2"
+	return r
+}
+
+// promise is an answer of success that names no connection.
+func promise(made bool) postAnswer {
+	return postAnswer{made: made, err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 201}}
+}
+
+func promiseScenarios() []scenario {
+	return []scenario{
+		{name: "promised, and made", setup: posts(promise(true)), want: OutcomeCreated, through: []string{viaPromise}},
+		{name: "promised, but not made", setup: posts(promise(false)), want: OutcomeCreated, through: []string{viaPromise, viaAbsent}},
+		{name: "promised again and again", setup: func(s *sim) {
+			s.tweak = hasty(20 * time.Minute)
+			s.post = func(int) postAnswer { return promise(false) }
+		}, want: OutcomeFailed, reason: ReasonOutcomeUnknown, through: []string{viaPromise, viaAbsent, viaUnknown}},
+	}
+}
+
+// imsSays makes every Authorize fail.
+func imsSays(v Verdict, status int) func(int) error {
+	err := &CallError{Verdict: v, Target: TargetIMS, Cause: CauseStatus, Status: status}
+	return func(int) error { return err }
+}
+
+// imsSaysAt makes some calls of Authorize fail.
+func imsSaysAt(v Verdict, status, from, to int) func(int) error {
+	fail := imsSays(v, status)
+	return func(n int) error {
+		if from <= n && n < to {
+			return fail(n)
+		}
+		return nil
+	}
+}
+
+func tokenScenarios() []scenario {
+	return []scenario{
+		{name: "IMS down, then up", setup: func(s *sim) { s.ims = imsSaysAt(VerdictNotSent, 503, 0, 3) },
+			want: OutcomeCreated, through: []string{viaIMS}},
+		{name: "IMS refuses the tenant", setup: func(s *sim) { s.ims = imsSays(VerdictDenied, 400) },
+			want: OutcomeFailed, reason: ReasonFlowDenied, through: []string{viaIMS}},
+		{name: "IMS refuses until the credentials are newer", setup: stale,
+			want: OutcomeCreated, through: []string{viaIMS, viaReread}},
+		{name: "IMS down while a POST is open", setup: func(s *sim) {
+			s.post = answers(promise(true))
+			s.ims = imsSaysAt(VerdictNotSent, 503, 1, 5)
+		}, want: OutcomeCreated, through: []string{viaIMS, viaPromise}},
+	}
+}
+
+// refusedFor returns a weather of turns: the first n are refused for d each.
+func refusedFor(n int, d time.Duration) func(*sim) {
+	return func(s *sim) {
+		s.turn = func(i int) time.Duration {
+			if i < n {
+				return d
+			}
+			return 0
+		}
+	}
+}
+
+func turnScenarios() []scenario {
+	return []scenario{
+		{name: "a turn after a moment", setup: refusedFor(3, 10*time.Millisecond), want: OutcomeCreated, through: []string{viaShortTurn}},
+		{name: "a turn after many moments", setup: refusedFor(shortWaits+2, shortWait), want: OutcomeCreated,
+			through: []string{viaShortTurn, viaParked}},
+		{name: "a turn after minutes", setup: refusedFor(2, 2*time.Minute), want: OutcomeCreated, through: []string{viaLongTurn, viaParked}},
+		{name: "no turn for a POST to be looked up", setup: func(s *sim) {
+			s.post = answers(postAnswer{made: true, err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Status: 503, RetryAfter: 10 * time.Minute}})
+			s.turn = func(n int) time.Duration { return []time.Duration{0, time.Minute, 10 * time.Millisecond, 0}[min(n, 3)] }
+		}, want: OutcomeCreated, through: []string{viaLongTurn, viaShortTurn, viaParked, viaAlone, viaHandBack}},
+		{name: "no turn before the deadline", setup: func(s *sim) {
+			s.tweak = func(c *Config) { c.RequestDeadline = 5 * time.Minute }
+			s.turn = func(int) time.Duration { return 2 * time.Minute }
+		}, want: OutcomeFailed, reason: ReasonFlowUnavailable, through: []string{viaLongTurn, viaParked}},
+	}
+}
+
+// closed returns a weather of gates: target isn't called from one moment of the run to another.
+func closed(s *sim, target Target, from, to time.Duration) func(Target) time.Duration {
+	began := s.now
+	return func(t Target) time.Duration {
+		if since := s.now.Sub(began); t == target && from <= since && since < to {
+			return to - since
+		}
+		return 0
+	}
+}
+
+func gateScenarios() []scenario {
+	return []scenario{
+		{name: "the Flow Service isn't called for a while", setup: func(s *sim) { s.gate = closed(s, TargetFlow, 0, 5*time.Minute) },
+			want: OutcomeCreated, through: []string{viaGate(TargetFlow), viaHandBack}},
+		{name: "Vault isn't called for a while", setup: func(s *sim) { s.gate = closed(s, TargetVault, 0, 3*time.Minute) },
+			want: OutcomeCreated, through: []string{viaGate(TargetVault), viaHandBack}},
+		{name: "the gate closes behind a POST", setup: func(s *sim) {
+			s.post = func(n int) postAnswer {
+				if n > 0 {
+					return postAnswer{made: true}
+				}
+				s.gate = closed(s, TargetFlow, 0, 20*time.Minute)
+				return says(VerdictUnknown)
+			}
+		}, want: OutcomeCreated, through: []string{viaGate(TargetFlow), viaHandBack, viaAbsent}},
+		{name: "the gate stays closed behind a POST", setup: func(s *sim) {
+			s.tweak = func(c *Config) { c.RequestDeadline = 5 * time.Minute }
+			s.post = func(int) postAnswer {
+				s.gate = closed(s, TargetFlow, 0, 24*time.Hour)
+				return says(VerdictUnknown)
+			}
+		}, want: OutcomeFailed, reason: ReasonOutcomeUnknown, through: []string{viaGate(TargetFlow), viaHandBack, viaUnknown}},
+	}
+}
+
+// later is an answer that asks to be left alone for d.
+func later(v Verdict, status int, d time.Duration) postAnswer {
+	return postAnswer{err: &CallError{Verdict: v, Target: TargetFlow, Cause: CauseThrottled, Status: status, RetryAfter: d}}
+}
+
+func restScenarios() []scenario {
+	return []scenario{
+		{name: "429 for seconds", setup: posts(later(VerdictThrottled, 429, 10*time.Second)), want: OutcomeCreated, through: []string{viaAlone}},
+		{name: "429 for longer than a message may rest", setup: posts(later(VerdictThrottled, 429, 20*time.Minute)),
+			want: OutcomeCreated, through: []string{viaAlone, viaHandBack}},
+		{name: "503 for minutes", setup: posts(later(VerdictUnknown, 503, 10*time.Minute)),
+			want: OutcomeCreated, through: []string{viaAlone, viaHandBack, viaAbsent}},
+		{name: "429 past the deadline", setup: func(s *sim) {
+			s.tweak = func(c *Config) { c.RequestDeadline = 10 * time.Minute }
+			s.post = func(int) postAnswer { return later(VerdictThrottled, 429, time.Hour) }
+		}, want: OutcomeFailed, reason: ReasonFlowUnavailable, through: []string{viaAlone, viaHandBack}},
+	}
+}
+
+// earlier adds the connection that the request made under a ledger that is lost.
+func earlier(s *sim) {
+	existing(s, func(f *Found) { f.ID, f.Description = "c0", testRequest().Key.Mark() })
+}
+
+// stale makes IMS refuse the credentials that the first caller has, and puts newer ones into Vault.
+func stale(s *sim) {
+	refuse := imsSays(VerdictDenied, 401)
+	s.ims = func(n int) error {
+		if n > 0 {
+			return nil
+		}
+		s.secrets.creds++
+		return refuse(n)
+	}
+}
+
+func lookFirstScenarios() []scenario {
+	young := func(s *sim) {
+		created := s.now.Add(time.Minute)
+		s.tweak = func(c *Config) { c.LedgerCreated = created }
+	}
+	replaced := func(s *sim) {
+		until := s.now.Add(10 * time.Minute)
+		s.tweak = func(c *Config) { c.LookFirstUntil = func() time.Time { return until } }
+	}
+	return []scenario{
+		{name: "older than the ledger", setup: young, want: OutcomeCreated, through: []string{viaFirst}},
+		{name: "older than the ledger, and made under the old one", setup: func(s *sim) { young(s); earlier(s) },
+			want: OutcomeCreated, through: []string{viaFirst}},
+		{name: "the ledger took another's place, and the first looks fail", setup: func(s *sim) {
+			replaced(s)
+			earlier(s)
+			s.list = unlisted(s, 0, 30*time.Second)
+		}, want: OutcomeCreated, through: []string{viaFirst, viaNoList}},
+		{name: "older than the ledger, and the credentials are stale", setup: func(s *sim) { young(s); stale(s) },
+			want: OutcomeCreated, through: []string{viaFirst, viaIMS}},
+		{name: "older than the ledger, 500 and not made", setup: func(s *sim) { young(s); s.post = answers(says(VerdictUnknown)) },
+			want: OutcomeCreated, through: []string{viaFirst, viaAbsent}},
+	}
+}
+
+var errNoList = errors.New("the list can't be had")
+
+// unlisted returns a weather of lists: they can't be had from one moment of the run to another.
+func unlisted(s *sim, from, to time.Duration) func() error {
+	began := s.now
+	return func() error {
+		if since := s.now.Sub(began); from <= since && since < to {
+			return errNoList
+		}
+		return nil
+	}
+}
+
+func ifExistsScenarios() []scenario {
+	asks := func(i IfExists, there func(*sim)) func(*sim) {
+		return func(s *sim) {
+			s.msgs[0].d.Request.Data.IfExists = i
+			if there != nil {
+				there(s)
+			}
+		}
+	}
+	same := func(s *sim) { existing(s, nil) }
+	other := func(s *sim) { existing(s, func(f *Found) { f.ClusterID = "another" }) }
+	return []scenario{
+		{name: "adopt if it exists, nothing there", setup: asks(IfExistsAdopt, nil), want: OutcomeCreated, through: []string{viaFirst}},
+		{name: "adopt if it exists, there", setup: asks(IfExistsAdopt, same), want: OutcomeCreated, through: []string{viaFirst, viaIfExists}},
+		{name: "adopt if it exists, another there", setup: asks(IfExistsAdopt, other),
+			want: OutcomeFailed, reason: ReasonNameExists, through: []string{viaFirst, viaIfExists}},
+		{name: "reject if it exists, nothing there", setup: asks(IfExistsReject, nil), want: OutcomeCreated, through: []string{viaFirst}},
+		{name: "reject if it exists, there", setup: asks(IfExistsReject, same),
+			want: OutcomeFailed, reason: ReasonNameExists, through: []string{viaFirst, viaIfExists}},
+		{name: "reject if it exists, and the answer is lost", setup: asks(IfExistsReject, posts(promise(true))),
+			want: OutcomeCreated, through: []string{viaFirst, viaPromise}},
+	}
+}
+
+// retried sends a retry after each of the first n failures.
+func retried(s *sim, n int) {
+	s.tidy = func(res Result, last int) int {
+		if res.Outcome == OutcomeFailed && last < n {
+			return last + 1
+		}
+		return 0
+	}
+}
+
+// hasty makes every request give up after d, and look for its POST a few times only.
+func hasty(d time.Duration) func(*Config) {
+	return func(c *Config) { c.RequestDeadline, c.RetryInitial = d, 30*time.Second }
+}
+
+func retryScenarios() []scenario {
+	// A retry ignores the expiry that ended the first try.
+	expires := func(s *sim) {
+		retried(s, 1)
+		s.msgs[0].d.Request.Expiry = s.now.Add(5 * time.Minute)
+		s.tweak, s.list = hasty(24*time.Hour), unlisted(s, 0, 8*time.Minute)
+	}
+	return []scenario{
+		{name: "rejected, then retried", setup: func(s *sim) { retried(s, 1); s.post = answers(says(VerdictRejected)) },
+			want: OutcomeCreated, through: []string{viaRetry}},
+		{name: "nobody knows, then the retry finds it", setup: func(s *sim) { expires(s); s.post = answers(promise(true)) },
+			want: OutcomeCreated, through: []string{viaRetry, viaNoList, viaUnknown}},
+		{name: "nobody knows, nor do two retries", setup: func(s *sim) {
+			retried(s, 2)
+			s.tweak, s.list = hasty(3*time.Minute), unlisted(s, 0, 24*time.Hour)
+			s.post = func(int) postAnswer { return promise(true) }
+		}, want: OutcomeFailed, reason: ReasonOutcomeUnknown, through: []string{viaRetry, viaNoList, viaUnknown}},
+		{name: "nobody knows, and the retry proves it absent", setup: func(s *sim) { expires(s); s.post = answers(says(VerdictUnknown)) },
+			want: OutcomeCreated, through: []string{viaRetry, viaNoList, viaUnknown, viaAbsent}},
+	}
+}
