@@ -23,7 +23,11 @@ func (c simClock) Sleep(ctx context.Context, d time.Duration) error {
 	case stops:
 		c.p.stop()
 		if ctx.Done() != nil {
-			<-ctx.Done() // the hub ends it in a goroutine of its own
+			select {
+			case <-ctx.Done(): // the hub ends it in a goroutine of its own
+			case <-time.After(10 * time.Second):
+				c.p.s.breach("%s sleeps on, though it was asked to stop", c.p.name)
+			}
 		}
 		return ctx.Err()
 	}
