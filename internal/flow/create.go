@@ -54,7 +54,7 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 	defer f.seal()
 	body, err := json.Marshal(wireConnection(conn))
 	if err != nil {
-		return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+		return answer{}, notAsked(err, s)
 	}
 	req, err := c.request(fenced(ctx, f), http.MethodPost, c.postURL, body, as, g)
 	if err == nil {
@@ -62,7 +62,7 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 		err = f.check()
 	}
 	if err != nil {
-		return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+		return answer{}, notAsked(err, s)
 	}
 	a, err := exchange(c.post, req, maxBody)
 	if err == nil {
@@ -79,6 +79,13 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 		return answer{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
 	}
 	return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+}
+
+// notAsked is the error of a POST that was not even begun.
+func notAsked(err error, s scrubber) *provision.CallError {
+	cerr := unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+	cerr.Err = fmt.Errorf("%w: %w", provision.ErrNotAsked, cerr.Err)
+	return cerr
 }
 
 // created reads the answer to a POST.

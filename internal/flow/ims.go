@@ -108,18 +108,34 @@ func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b be
 			RetryAfter: wait, Err: provision.ErrCircuitOpen,
 		}
 	}
+	end := provision.CallVoid // of a call that panics
+	defer func() { done(end) }()
 	err = c.repeat(ctx, func() (cerr *provision.CallError) {
 		b, cerr = c.ims.token(ctx, cr)
 		return cerr
 	})
-	done(err == nil || err.Verdict == provision.VerdictDenied || err.Cause == provision.CauseThrottled)
+	end = imsEnd(ctx, err)
 	return b, err
+}
+
+// imsEnd says what a token request with this error showed of IMS.
+func imsEnd(ctx context.Context, err *provision.CallError) provision.CallEnd {
+	switch {
+	case err == nil, err.Verdict == provision.VerdictDenied, err.Cause == provision.CauseThrottled:
+		return provision.CallServed
+	case ctx.Err() != nil: // the client is being closed
+		return provision.CallVoid
+	}
+	return provision.CallFailed
 }
 
 // openGate lets every call through.
 type openGate struct{}
 
-func (openGate) Allow(provision.Target, string) (func(bool), time.Duration) { return func(bool) {}, 0 }
+// Allow implements provision.Gate.
+func (openGate) Allow(provision.Target, string) (func(provision.CallEnd), time.Duration) {
+	return func(provision.CallEnd) {}, 0
+}
 
 // grant is what a call needs to be let in.
 type grant struct {

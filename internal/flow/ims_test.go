@@ -1,8 +1,10 @@
 package flow
 
 import (
+	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -205,11 +207,11 @@ func TestIMSComesBack(t *testing.T) {
 // shutGate keeps callers from IMS, and lets them to the Flow Service.
 type shutGate struct{ told atomic.Int64 }
 
-func (g *shutGate) Allow(t provision.Target, _ string) (func(bool), time.Duration) {
+func (g *shutGate) Allow(t provision.Target, _ string) (func(provision.CallEnd), time.Duration) {
 	if t == provision.TargetIMS {
 		return nil, time.Minute
 	}
-	return func(bool) { g.told.Add(1) }, 0
+	return func(provision.CallEnd) { g.told.Add(1) }, 0
 }
 
 func TestIMSIsLeftAloneWhileItsCircuitIsOpen(t *testing.T) {
@@ -223,6 +225,50 @@ func TestIMSIsLeftAloneWhileItsCircuitIsOpen(t *testing.T) {
 	hits.want(t, imsCall, 0)
 	if err := r.Authorize(t.Context(), staticAccount()); err != nil {
 		t.Errorf("static credentials need no IMS: %v", err)
+	}
+}
+
+// listeningGate lets every call through and hears what it showed.
+type listeningGate chan provision.CallEnd
+
+func (g listeningGate) Allow(provision.Target, string) (func(provision.CallEnd), time.Duration) {
+	return func(end provision.CallEnd) { g <- end }, 0
+}
+
+// TestGateHearsWhatATokenRequestShowed of IMS: nothing, where the client was closed meanwhile.
+func TestGateHearsWhatATokenRequestShowed(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		status int
+		want   provision.CallEnd
+	}{
+		"a token":   {http.StatusOK, provision.CallServed},
+		"refused":   {http.StatusUnauthorized, provision.CallServed},
+		"throttled": {http.StatusTooManyRequests, provision.CallServed},
+		"down":      {http.StatusBadGateway, provision.CallFailed},
+		"closed":    {0, provision.CallVoid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			gate, asked := make(listeningGate, 1), make(chan struct{}, maxTries)
+			addr, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				asked <- struct{}{}
+				if tc.status == 0 {
+					_, _ = io.Copy(io.Discard, r.Body) // before that the server doesn't see the caller go
+					<-r.Context().Done()
+					return
+				}
+				reply(w, tc.status, `{"access_token":"t","expires_in":3600}`)
+			})
+			r := newRig(t, addr, func(c *Config) { c.Gate = gate })
+			go func() { _ = r.Authorize(context.WithoutCancel(t.Context()), imsAccount()) }()
+			if <-asked; tc.status == 0 {
+				r.Close()
+			}
+			if got := <-gate; got != tc.want {
+				t.Errorf("the call showed %v, want %v", got, tc.want)
+			}
+		})
 	}
 }
 

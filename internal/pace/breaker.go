@@ -67,7 +67,11 @@ type breaker struct {
 	granted  time.Time // when the intake was last permitted to take a probe; guarded by mu
 }
 
-var errFailed = errors.New("not served")
+// What gobreaker is told of calls that were not served.
+var (
+	errFailed = errors.New("not served")
+	errVoid   = errors.New("nothing is known of the target") // excluded from all counts
+)
 
 // NewBreakers returns closed breakers for every target.
 func NewBreakers(cfg BreakerConfig) *Breakers {
@@ -87,6 +91,7 @@ func (b *Breakers) newBreaker(t provision.Target, cfg BreakerConfig) *breaker {
 		ReadyToTrip: func(c gobreaker.Counts) bool {
 			return c.TotalSuccesses == 0 && c.TotalFailures >= cfg.Failures
 		},
+		IsExcluded:    func(err error) bool { return errors.Is(err, errVoid) },
 		OnStateChange: func(_ string, from, to gobreaker.State) { b.changed(t, br, from, to) },
 	})
 	return br
@@ -124,35 +129,65 @@ func (b *Breakers) broadcast() {
 }
 
 // Allow implements provision.Gate. While a target is being probed, everybody else is told to wait.
-func (b *Breakers) Allow(t provision.Target, tenant string) (func(served bool), time.Duration) {
+func (b *Breakers) Allow(t provision.Target, tenant string) (func(provision.CallEnd), time.Duration) {
 	br := b.targets[t]
 	if br == nil {
-		return func(bool) {}, 0
+		return func(provision.CallEnd) {}, 0
 	}
 	state := br.State()
 	if state != gobreaker.StateClosed && br.spares(tenant) {
-		return func(served bool) { br.aside(tenant, served) }, 0
+		return func(end provision.CallEnd) { br.aside(tenant, end) }, 0
 	}
 	if state == gobreaker.StateHalfOpen && br.probedLast(tenant) {
 		return nil, br.wait()
 	}
-	done, err := br.TwoStepCircuitBreaker.Allow()
+	tell, err := br.TwoStepCircuitBreaker.Allow()
 	if err != nil {
 		return nil, br.wait()
 	}
-	if state == gobreaker.StateHalfOpen {
-		br.mu.Lock()
-		br.probing, br.prober = true, tenant
-		br.mu.Unlock()
+	if state == gobreaker.StateClosed {
+		return func(end provision.CallEnd) {
+			br.callers.ended(tenant, end, time.Now())
+			tell(verdict(end, true))
+		}, 0
 	}
-	return func(served bool) {
-		br.callers.called(tenant, served, time.Now())
-		if served {
-			done(nil)
-		} else {
-			done(errFailed)
+	before := br.probe(tenant)
+	return func(end provision.CallEnd) {
+		br.callers.ended(tenant, end, time.Now())
+		err := verdict(end, false)
+		if tell(err); errors.Is(err, errVoid) {
+			br.noProbe(before)
+			b.broadcast() // the next may probe at once
 		}
 	}, 0
+}
+
+// verdict is what gobreaker is told. What was done without the target counts for it as long as its
+// circuit is closed, for that much work goes on; but it doesn't close one that is open.
+func verdict(end provision.CallEnd, closed bool) error {
+	switch {
+	case end == provision.CallServed, end == provision.CallSpared && closed:
+		return nil
+	case end == provision.CallFailed:
+		return errFailed
+	}
+	return errVoid
+}
+
+// probe notes that a probe of the tenant is under way, and returns who had the one before.
+func (br *breaker) probe(tenant string) (before string) {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	before = br.prober
+	br.probing, br.prober = true, tenant
+	return before
+}
+
+// noProbe takes a probe back that told nothing.
+func (br *breaker) noProbe(before string) {
+	br.mu.Lock()
+	defer br.mu.Unlock()
+	br.probing, br.prober = false, before
 }
 
 // spares reports whether the target counts as down for another tenant only.
@@ -164,10 +199,10 @@ func (br *breaker) spares(tenant string) bool {
 
 // aside takes the outcome of a call of a tenant that the target does not count as down for. If it
 // failed for this one, too, then it is down for all.
-func (br *breaker) aside(tenant string, served bool) {
+func (br *breaker) aside(tenant string, end provision.CallEnd) {
 	now := time.Now()
-	br.callers.called(tenant, served, now)
-	if !served && br.callers.culprit(now) == "" {
+	br.callers.ended(tenant, end, now)
+	if end == provision.CallFailed && br.callers.culprit(now) == "" {
 		br.mu.Lock()
 		br.blamed = ""
 		br.mu.Unlock()

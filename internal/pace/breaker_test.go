@@ -14,19 +14,19 @@ import (
 const flow = provision.TargetFlow
 
 // call asks for one call and reports how it went; it fails the test where the gate is shut.
-func call(t *testing.T, b *Breakers, tenant string, served bool) {
+func call(t *testing.T, b *Breakers, tenant string, end provision.CallEnd) {
 	t.Helper()
 	done, wait := b.Allow(flow, tenant)
 	if done == nil {
 		t.Fatalf("the gate is shut for %v", wait)
 	}
-	done(served)
+	done(end)
 }
 
 func trip(t *testing.T, b *Breakers) {
 	t.Helper()
 	for i := range 6 {
-		call(t, b, []string{"a", "b"}[i%2], false)
+		call(t, b, []string{"a", "b"}[i%2], provision.CallFailed)
 		if b.Open()["flow"] {
 			return
 		}
@@ -65,7 +65,7 @@ func TestStaysClosedWhileSomeCallsAreServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
 		for i := range 500 {
-			call(t, b, "a", i%20 == 0)
+			call(t, b, "a", []provision.CallEnd{provision.CallServed, provision.CallFailed}[min(i%20, 1)])
 			<-time.After(50 * time.Millisecond)
 		}
 		checkPermits(t, b, 64)
@@ -89,9 +89,60 @@ func TestProbesWithOneAndCloses(t *testing.T) {
 		if second, _ := b.Allow(flow, "b"); second != nil {
 			t.Error("a second probe at the same time")
 		}
-		probe(true)
+		probe(provision.CallServed)
 		checkPermits(t, b, 64)
 	})
+}
+
+// TestProbeThatAskedNothing: the ledger failed before the target was called, the caller left, or the
+// cache had it. The circuit stays as it is, and the next may probe at once, be it the same tenant's.
+func TestProbeThatAskedNothing(t *testing.T) {
+	t.Parallel()
+	for _, end := range []provision.CallEnd{provision.CallVoid, provision.CallSpared} {
+		synctest.Test(t, func(t *testing.T) {
+			b := NewBreakers(BreakerConfig{})
+			trip(t, b)
+			_, wake := b.Permits(64)
+			<-wake
+			for range 3 {
+				probe, _ := b.Allow(flow, "a")
+				if probe == nil {
+					t.Fatal("no probe allowed")
+				}
+				_, wake := b.Permits(64)
+				probe(end)
+				<-wake
+				if !b.Open()["flow"] {
+					t.Fatalf("end %v closed the circuit", end)
+				}
+				<-time.After(probeEvery)
+				checkPermits(t, b, 1)
+			}
+			call(t, b, "a", provision.CallServed)
+			checkPermits(t, b, 64)
+		})
+	}
+}
+
+// TestNothingAskedIsNoService: in a closed circuit it neither hides failures nor is one; the cache's
+// work is work, as long as it lasts.
+func TestNothingAskedIsNoService(t *testing.T) {
+	t.Parallel()
+	for end, open := range map[provision.CallEnd]bool{provision.CallVoid: true, provision.CallSpared: false} {
+		synctest.Test(t, func(t *testing.T) {
+			b := NewBreakers(BreakerConfig{})
+			for range 20 {
+				call(t, b, "c", end)
+			}
+			if b.Open()["flow"] {
+				t.Fatal("opened, and nothing has failed")
+			}
+			trip(t, b)
+			if b.Open()["flow"] != open {
+				t.Errorf("after calls that ended %v: open %v, want %v", end, !open, open)
+			}
+		})
+	}
 }
 
 func TestFailedProbeWaitsAgain(t *testing.T) {
@@ -111,7 +162,7 @@ func TestFailedProbeWaitsAgain(t *testing.T) {
 			}
 			probes++
 			if done, _ := b.Allow(flow, []string{"a", "b"}[probes%2]); done != nil {
-				done(false)
+				done(provision.CallFailed)
 			}
 		}
 		if probes < 8 || probes > 17 {
@@ -126,13 +177,13 @@ func TestOneTenantsTroubleStopsNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
 		for range 5 {
-			call(t, b, "sick", false)
+			call(t, b, "sick", provision.CallFailed)
 		}
 		if done, _ := b.Allow(flow, "sick"); done != nil {
 			t.Error("the target is still called for the tenant that it fails for")
 		}
 		for range 20 {
-			call(t, b, "sound", true)
+			call(t, b, "sound", provision.CallServed)
 		}
 		checkPermits(t, b, 1)
 		n, wake := b.Permits(64)
@@ -141,7 +192,7 @@ func TestOneTenantsTroubleStopsNobodyElse(t *testing.T) {
 		}
 		<-wake
 		checkPermits(t, b, 1)
-		call(t, b, "sound", false)
+		call(t, b, "sound", provision.CallFailed)
 		if done, _ := b.Allow(flow, "sound"); done != nil {
 			t.Error("it fails for two, and is still called")
 		}
@@ -157,13 +208,13 @@ func TestProbesTakeTurns(t *testing.T) {
 		trip(t, b)
 		_, wake := b.Permits(64)
 		<-wake
-		call(t, b, "a", false)
+		call(t, b, "a", provision.CallFailed)
 		_, wake = b.Permits(64)
 		<-wake
 		if done, _ := b.Allow(flow, "a"); done != nil {
 			t.Error("the same tenant has the next probe, too")
 		}
-		call(t, b, "b", true)
+		call(t, b, "b", provision.CallServed)
 		checkPermits(t, b, 64)
 	})
 }
@@ -175,7 +226,7 @@ func TestIMSDoesNotStopTheIntake(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
 		for range 5 {
 			done, _ := b.Allow(provision.TargetIMS, "a")
-			done(false)
+			done(provision.CallFailed)
 		}
 		checkPermits(t, b, 64)
 		if done, _ := b.Allow(provision.TargetIMS, "a"); done != nil {

@@ -3,6 +3,8 @@ package pace
 import (
 	"sync"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // callers remembers which tenants called a target of late, and for which of them it failed.
@@ -17,7 +19,11 @@ type lastCalls struct{ any, failed time.Time }
 // awhile is how many windows a tenant's last call counts: longer than a call that hangs.
 const awhile = 12
 
-func (c *callers) called(tenant string, served bool, now time.Time) {
+// ended takes down a call of the tenant, unless it was none.
+func (c *callers) ended(tenant string, end provision.CallEnd, now time.Time) {
+	if end == provision.CallVoid {
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.last == nil {
@@ -28,7 +34,7 @@ func (c *callers) called(tenant string, served bool, now time.Time) {
 	}
 	last := c.last[tenant]
 	last.any = now
-	if !served {
+	if end == provision.CallFailed {
 		last.failed = now
 	}
 	c.last[tenant] = last

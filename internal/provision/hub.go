@@ -58,14 +58,6 @@ const (
 	ClockSkew = 10 * time.Second
 )
 
-// Gate says whether a target is worth calling just now. It is safe for concurrent use.
-type Gate interface {
-	// Allow returns a function that must be called once, with whether the target served the call
-	// (a refusal is service too), or nil and how long to leave the target alone. The tenant is on
-	// whose behalf the call is made: what fails for one only isn't down.
-	Allow(t Target, tenant string) (done func(served bool), wait time.Duration)
-}
-
 // Turns shares the worker among tenants. It is safe for concurrent use.
 type Turns interface {
 	// Take returns a function that must be called once, with whether the Flow Service throttled or
@@ -190,10 +182,6 @@ func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 		return context.Cause(ctx)
 	}
 }
-
-type openGate struct{}
-
-func (openGate) Allow(Target, string) (func(bool), time.Duration) { return func(bool) {}, 0 }
 
 type freeTurns struct{}
 

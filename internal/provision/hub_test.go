@@ -216,11 +216,11 @@ func TestClosedGateCostsNoChance(t *testing.T) {
 
 type shutGate struct{}
 
-func (shutGate) Allow(t Target, _ string) (func(bool), time.Duration) {
+func (shutGate) Allow(t Target, _ string) (func(CallEnd), time.Duration) {
 	if t == TargetFlow {
 		return nil, 2 * time.Minute
 	}
-	return func(bool) {}, 0
+	return func(CallEnd) {}, 0
 }
 
 // TestClosedIMSIsNotWaitedForInASlot: only this tenant needs a token just now; others may pass.

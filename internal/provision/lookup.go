@@ -236,12 +236,17 @@ func (t *task) find(ctx context.Context, q Query) ([]Found, error) {
 	if err := t.hub.Connections.Authorize(ctx, t.account()); err != nil {
 		return nil, err
 	}
-	done, wait := t.hub.Gate.Allow(TargetFlow, t.rec.Key.Tenant)
-	if done == nil {
-		return nil, closedError(TargetFlow, wait)
+	var found []Found
+	var err error
+	closed := t.through(TargetFlow, func() CallEnd {
+		if found, err = t.hub.Connections.Find(ctx, t.account(), q); err != nil && ctx.Err() != nil {
+			return CallVoid
+		}
+		return flowEnd(err)
+	})
+	if closed != nil {
+		return nil, closed
 	}
-	found, err := t.hub.Connections.Find(ctx, t.account(), q)
-	done(ctx.Err() != nil || served(err))
 	return found, err
 }
 

@@ -40,6 +40,7 @@ type Secret struct {
 	Value   Sensitive
 	Version int    // of the secret, 0 where the store has no versions
 	Domain  string // the secret's own "domain" field; empty if it has none
+	Cached  bool   // it was read earlier: the store was not asked
 }
 
 // Credentials are a tenant's Adobe credentials: either ClientID and ClientSecret for OAuth
@@ -51,7 +52,8 @@ type Credentials struct {
 	Scopes       string // comma-separated, as IMS wants them
 	AccessToken  Sensitive
 	APIKey       string
-	Version      int // of the secret they came from
+	Version      int  // of the secret they came from
+	Cached       bool // they were read earlier: the store was not asked
 }
 
 // SecretProblem says what kind of trouble a SecretError is.
@@ -68,6 +70,7 @@ const (
 type SecretError struct {
 	Problem SecretProblem
 	Cause   Cause // why it is unavailable
+	Cached  bool  // the store said so earlier and was not asked again
 	Err     error
 }
 
@@ -158,6 +161,10 @@ func (v Verdict) String() string {
 // ErrCircuitOpen in a CallError says that the target was not called, because a Gate keeps callers from
 // it. RetryAfter says for how long.
 var ErrCircuitOpen = errors.New("it is not being called for now, because it fails")
+
+// ErrNotAsked in a CallError says that the target was not called for a reason of the worker's own, such
+// as that the time for the call was over: it shows nothing of the target.
+var ErrNotAsked = errors.New("it was not asked")
 
 // Target is a service the worker depends on.
 type Target string

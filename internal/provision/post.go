@@ -9,26 +9,30 @@ import (
 
 // post announces a POST in the ledger, sends it, and takes its answer. Getting ready for it may have
 // taken longer than the request had left.
-func (t *task) post(ctx context.Context) step {
+func (t *task) post(ctx context.Context) (next step) {
 	if !t.hub.Clock.Now().Before(t.rec.Deadline) {
 		return t.lapse
 	}
-	done, wait := t.hub.Gate.Allow(TargetFlow, t.rec.Key.Tenant)
-	if done == nil {
-		err := closedError(TargetFlow, wait)
+	var conn Connection
+	var err error
+	announced := false
+	closed := t.through(TargetFlow, func() CallEnd {
+		t.announce()
+		if next, announced = t.write(ctx); !announced {
+			return CallVoid
+		}
+		conn, err = t.hub.Connections.Create(context.WithoutCancel(ctx), t.account(), t.newConnection(), t.rec.leaseEnd())
+		return flowEnd(err)
+	})
+	switch {
+	case closed != nil:
 		if t.rec.LastFail == nil {
 			t.rec.LastFail = Fail(ReasonFlowUnavailable, "the Flow Service is not being called for now, because it fails")
 		}
-		return t.hindered(ctx, TargetFlow, err, t.prepare)
-	}
-	t.announce()
-	if next, ok := t.write(ctx); !ok {
-		done(true) // nothing was asked of the target
+		return t.hindered(ctx, TargetFlow, closed, t.prepare)
+	case !announced:
 		return next
 	}
-	notAfter := t.rec.leaseEnd()
-	conn, err := t.hub.Connections.Create(context.WithoutCancel(ctx), t.account(), t.newConnection(), notAfter)
-	done(served(err))
 	return t.answered(ctx, conn, err)
 }
 
@@ -56,22 +60,6 @@ const (
 	secretAdobe = "adobe"
 	secretToken = "token"
 )
-
-// served tells the gate whether the target did its work; refusing a request is work too.
-func served(err error) bool {
-	var ce *CallError
-	if err == nil {
-		return true
-	}
-	if !errors.As(err, &ce) {
-		return false
-	}
-	switch ce.Verdict {
-	case VerdictUnknown, VerdictNotSent:
-		return ce.Status == 409
-	}
-	return true
-}
 
 // answered takes the answer to a POST.
 func (t *task) answered(ctx context.Context, conn Connection, err error) step {

@@ -50,9 +50,9 @@ func (t *task) readSecrets(ctx context.Context) error {
 	if err := t.readCredentials(ctx); err != nil {
 		return err
 	}
-	err := t.fromVault(func() (err error) {
+	err := t.fromVault(ctx, func() (cached bool, err error) {
 		t.secret, err = t.hub.Secrets.Resolve(ctx, t.rec.Key.Tenant, t.d.Request.Data.Auth.Params.AccessToken, t.fresh)
-		return err
+		return t.secret.Cached, err
 	})
 	if err == nil {
 		t.fresh = false
@@ -62,9 +62,9 @@ func (t *task) readSecrets(ctx context.Context) error {
 
 // readCredentials fills t.creds.
 func (t *task) readCredentials(ctx context.Context) error {
-	err := t.fromVault(func() (err error) {
+	err := t.fromVault(ctx, func() (cached bool, err error) {
 		t.creds, err = t.hub.Secrets.Credentials(ctx, t.rec.Key.Tenant, t.fresh)
-		return err
+		return t.creds.Cached, err
 	})
 	var se *SecretError
 	if errors.As(err, &se) && se.Problem == SecretMissing {
@@ -74,30 +74,37 @@ func (t *task) readCredentials(ctx context.Context) error {
 }
 
 // fromVault calls read unless the gate keeps callers from Vault, and tells the gate how it went.
-func (t *task) fromVault(read func() error) error {
-	done, wait := t.hub.Gate.Allow(TargetVault, t.rec.Key.Tenant)
-	if done == nil {
-		return closedError(TargetVault, wait)
+func (t *task) fromVault(ctx context.Context, read func() (cached bool, err error)) (err error) {
+	closed := t.through(TargetVault, func() (end CallEnd) {
+		var cached bool
+		cached, err = read()
+		return vaultEnd(ctx, cached, err)
+	})
+	if closed != nil {
+		return closed
 	}
-	err := read()
-	done(!vaultDown(err))
 	return err
 }
 
-// closedError says that the gate keeps callers from a target.
-func closedError(target Target, wait time.Duration) error {
-	return &CallError{Verdict: VerdictNotSent, Target: target, Cause: CauseNetwork, RetryAfter: wait, Err: ErrCircuitOpen}
+// vaultEnd says what a read showed of Vault: to refuse the worker is no service.
+func vaultEnd(ctx context.Context, cached bool, err error) CallEnd {
+	var se *SecretError
+	missing := errors.As(err, &se) && se.Problem == SecretMissing
+	switch {
+	case cached || missing && se.Cached:
+		return CallSpared
+	case err == nil || missing:
+		return CallServed
+	case ctx.Err() != nil:
+		return CallVoid
+	}
+	return CallFailed
 }
 
 // tenantError is a SecretError about the tenant's Adobe credentials.
 type tenantError struct{ *SecretError }
 
 func (e *tenantError) Unwrap() error { return e.SecretError }
-
-func vaultDown(err error) bool {
-	var se *SecretError
-	return err != nil && (!errors.As(err, &se) || se.Problem != SecretMissing)
-}
 
 // secretTrouble goes on after a secret could not be read.
 func (t *task) secretTrouble(ctx context.Context, err error, again step) step {

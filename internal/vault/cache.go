@@ -72,14 +72,15 @@ type outcome struct {
 
 // get returns the secret in k. Check says whether it can be used: a useless one is read again unless
 // it is fresh, so that a mended secret isn't refused for a TTL. With fresh the cache is passed by, and
-// what it held is dropped even if the read fails. The end of ctx ends only this caller's waiting.
-func (c *cache) get(ctx context.Context, k slot, fresh bool, check func(*stored) *failure) *failure {
+// what it held is dropped even if the read fails. The end of ctx ends only this
+// caller's waiting. Cached says that nothing was read for this answer, be it a secret or a failure.
+func (c *cache) get(ctx context.Context, k slot, fresh bool, check func(*stored) *failure) (cached bool, err *failure) {
 	if fresh {
 		c.drop(k)
 	} else if e, ok := c.lookup(k); ok {
 		err := e.verdict(check)
 		if err == nil || c.clock.Now().Sub(e.at) < negativeTTL {
-			return err
+			return true, err
 		}
 	}
 	select {
@@ -88,9 +89,9 @@ func (c *cache) get(ctx context.Context, k slot, fresh bool, check func(*stored)
 		if o.panicked != nil {
 			panic(o.panicked) // in the goroutine of the request, whose failure it is
 		}
-		return o.verdict(check)
+		return false, o.verdict(check)
 	case <-ctx.Done():
-		return newFailure(provision.SecretUnavailable, provision.CauseTimeout, fmt.Errorf("read %s: %w", k.place.path, ctx.Err()))
+		return false, newFailure(provision.SecretUnavailable, provision.CauseTimeout, fmt.Errorf("read %s: %w", k.place.path, ctx.Err()))
 	}
 }
 

@@ -43,6 +43,29 @@ func TestCacheIsNotServedPastItsTTL(t *testing.T) {
 	})
 }
 
+// TestCachedAnswersSaySo: they tell nothing of how Vault does now.
+func TestCachedAnswersSaySo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, serverOf(vaulttest.Config{}), Config{CacheTTL: time.Minute})
+		for i, want := range []bool{false, true, false} {
+			fresh := i == 2
+			s, err := h.resolve(fresh)
+			if err != nil || s.Cached != want {
+				t.Errorf("read %d: cached %v, %v", i, s.Cached, err)
+			}
+			c, err := h.client.Credentials(t.Context(), "acme", fresh)
+			if err != nil || c.Cached != want {
+				t.Errorf("credentials %d: cached %v, %v", i, c.Cached, err)
+			}
+			_, err = h.resolveRef(ref("nothing", "accessToken"), fresh)
+			if got := checkProblem(t, err, provision.SecretMissing); got.Cached != want {
+				t.Errorf("nothing there, %d: cached %v", i, got.Cached)
+			}
+		}
+	})
+}
+
 func TestFreshReplacesTheEntry(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -80,13 +80,14 @@ func (c *Client) Health(ctx context.Context) error {
 // Credentials implements provision.Secrets.
 func (c *Client) Credentials(ctx context.Context, tenant string, fresh bool) (provision.Credentials, error) {
 	var out provision.Credentials
-	err := c.secret(ctx, tenant, provision.AdobeSecret, 0, fresh, func(s *stored) (err *failure) {
+	cached, err := c.secret(ctx, tenant, provision.AdobeSecret, 0, fresh, func(s *stored) (err *failure) {
 		out, err = credentialsIn(s)
 		return err
 	})
 	if err != nil {
 		return provision.Credentials{}, err
 	}
+	out.Cached = cached
 	return out, nil
 }
 
@@ -97,24 +98,31 @@ func (c *Client) Resolve(ctx context.Context, tenant string, ref provision.Secre
 		return provision.Secret{}, missing("%w", err).public()
 	}
 	var out provision.Secret
-	err := c.secret(ctx, tenant, ref.Path, ref.Version, fresh, func(s *stored) (err *failure) {
+	cached, err := c.secret(ctx, tenant, ref.Path, ref.Version, fresh, func(s *stored) (err *failure) {
 		out, err = secretIn(s, ref.Field)
 		return err
 	})
 	if err != nil {
 		return provision.Secret{}, err
 	}
+	out.Cached = cached
 	return out, nil
 }
 
 // secret finds the secret at rel in the tenant's place and lets use have it.
-func (c *Client) secret(ctx context.Context, tenant, rel string, version int, fresh bool, use func(*stored) *failure) error {
+func (c *Client) secret(ctx context.Context, tenant, rel string, version int, fresh bool, use func(*stored) *failure) (cached bool, err error) {
 	p, err := placeOf(c.prefix, tenant, rel)
 	if err != nil {
-		return missing("%w", err).public()
+		return false, missing("%w", err).public()
 	}
 	if err := ctx.Err(); err != nil {
-		return unavailable(provision.CauseTimeout, "read %s: %w", p.path, err).public()
+		return false, unavailable(provision.CauseTimeout, "read %s: %w", p.path, err).public()
 	}
-	return c.cache.get(ctx, slot{place: p, version: version}, fresh, use).public()
+	cached, f := c.cache.get(ctx, slot{place: p, version: version}, fresh, use)
+	if f != nil && cached {
+		remembered := *f.SecretError // the cache's own is shared
+		remembered.Cached = true
+		return true, &remembered
+	}
+	return cached, f.public()
 }

@@ -41,7 +41,10 @@ func TestSingleFlight(t *testing.T) {
 			if i == 0 {
 				ctx = impatient // the one whose read the others share
 			}
-			go func() { results <- c.get(ctx, slotOf(1), false, func(*stored) *failure { return nil }) }()
+			go func() {
+				_, err := c.get(ctx, slotOf(1), false, func(*stored) *failure { return nil })
+				results <- err
+			}()
 			synctest.Wait()
 		}
 		cancel()
@@ -75,19 +78,19 @@ func TestFreshDoesntJoinAnOlderRead(t *testing.T) {
 		done := make(chan int, 1)
 		go func() {
 			var v int
-			_ = c.get(t.Context(), slotOf(1), false, take(&v))
+			_, _ = c.get(t.Context(), slotOf(1), false, take(&v))
 			done <- v
 		}()
 		synctest.Wait()
 		var v int
-		if err := c.get(t.Context(), slotOf(1), true, take(&v)); err != nil || v != 2 {
+		if _, err := c.get(t.Context(), slotOf(1), true, take(&v)); err != nil || v != 2 {
 			t.Fatalf("fresh got version %d, %v; want a read of its own", v, err)
 		}
 		close(slow)
 		if v := <-done; v != 1 {
 			t.Errorf("the first one got version %d", v)
 		}
-		if err := c.get(t.Context(), slotOf(1), false, take(&v)); err != nil || v != 2 {
+		if _, err := c.get(t.Context(), slotOf(1), false, take(&v)); err != nil || v != 2 {
 			t.Errorf("the cache has version %d, %v: an older read replaced a newer one", v, err)
 		}
 	})
@@ -101,7 +104,7 @@ func TestReadsEndWithTheBudget(t *testing.T) {
 			return nil, unavailable(provision.CauseTimeout, "budget: %w", ctx.Err())
 		})
 		begun := time.Now()
-		err := c.get(t.Context(), slotOf(1), false, nil)
+		_, err := c.get(t.Context(), slotOf(1), false, nil)
 		checkProblem(t, err.public(), provision.SecretUnavailable, "budget")
 		if waited := time.Since(begun); waited != readBudget {
 			t.Errorf("waited %v", waited)
@@ -117,11 +120,15 @@ func TestCloseEndsReads(t *testing.T) {
 			return nil, unavailable(provision.CauseNetwork, "%w", ctx.Err())
 		})
 		got := make(chan *failure, 1)
-		go func() { got <- c.get(t.Context(), slotOf(1), false, nil) }()
+		go func() {
+			_, err := c.get(t.Context(), slotOf(1), false, nil)
+			got <- err
+		}()
 		synctest.Wait()
 		c.close()
 		checkProblem(t, (<-got).public(), provision.SecretUnavailable, "canceled")
-		checkProblem(t, c.get(t.Context(), slotOf(1), false, nil).public(), provision.SecretUnavailable, "stopped")
+		_, err := c.get(t.Context(), slotOf(1), false, nil)
+		checkProblem(t, err.public(), provision.SecretUnavailable, "stopped")
 	})
 }
 
@@ -133,7 +140,7 @@ func TestPanicReachesTheCaller(t *testing.T) {
 			t.Errorf("recovered %v, want the bug", got)
 		}
 	}()
-	_ = c.get(t.Context(), slotOf(1), false, nil)
+	_, _ = c.get(t.Context(), slotOf(1), false, nil)
 }
 
 func TestCacheIsBounded(t *testing.T) {
@@ -145,18 +152,18 @@ func TestCacheIsBounded(t *testing.T) {
 	})
 	fine := func(*stored) *failure { return nil }
 	for i := range cacheSize + 10 {
-		_ = c.get(t.Context(), slotOf(i), false, fine)
+		_, _ = c.get(t.Context(), slotOf(i), false, fine)
 	}
 	if n := len(c.entries); n != cacheSize {
 		t.Errorf("%d entries, want %d", n, cacheSize)
 	}
 	before := reads
-	_ = c.get(t.Context(), slotOf(cacheSize+9), false, fine)
-	_ = c.get(t.Context(), slotOf(10), false, fine)
+	_, _ = c.get(t.Context(), slotOf(cacheSize+9), false, fine)
+	_, _ = c.get(t.Context(), slotOf(10), false, fine)
 	if reads != before {
 		t.Error("a new entry was forgotten before an older one")
 	}
-	_ = c.get(t.Context(), slotOf(0), false, fine)
+	_, _ = c.get(t.Context(), slotOf(0), false, fine)
 	if reads != before+1 {
 		t.Error("the oldest entry was not forgotten")
 	}
