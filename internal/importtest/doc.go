@@ -1,3 +1,4 @@
-// Package importtest holds no code, only the test that keeps the map of packages true: which package
-// may import which other ones, and which third-party modules. See map_test.go for the map itself.
+// Package importtest holds no code, only the tests that keep true what is written down about the whole
+// tree: the map of packages, which says who may import whom and which third-party modules (see
+// map_test.go), and the tests that the documents name.
 package importtest
