@@ -35,7 +35,8 @@ const deadLetters = "connections.deadletters."
 
 // DeadLetter returns the message that keeps a failed request: as it came where it is safe to, with
 // "[redacted]" in place of every value that may be a secret, and with only length and SHA-256 in
-// place of a body that can't be parsed or is over the limit. The same letter gives the same message.
+// place of a body that can't be parsed or is over the limit. A malformed trace context is no loss and
+// does not count as redacted. The same letter gives the same message.
 func (d *Decoder) DeadLetter(l Letter) Message {
 	m := opened(l.Headers, l.Body, d.maxBytes())
 	body, changed, replaced := m.redacted(l.Body)
@@ -81,7 +82,7 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 		if len(kept) > 0 {
 			out[name] = kept
 		}
-		hidden = hidden || !slices.Equal(kept, values)
+		hidden = hidden || !slices.Equal(kept, values) && !traceAttribute(name)
 	}
 	many := m.headers.tooMany() // unknown ones of too many are left out
 	for name, values := range m.headers {
@@ -90,6 +91,8 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 		case !ok:
 		case knownAttribute(attr) && m.formedHeader(attr):
 			out[name] = values
+		case traceAttribute(attr) && m.headerAttribute(attr).fault == "":
+			// Left out: see traceAttribute.
 		case many:
 			hidden = true
 		default:

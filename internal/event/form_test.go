@@ -50,8 +50,7 @@ func TestDeadLetterHidesMalformedAttributes(t *testing.T) {
 		"expirytime":      {secret},
 		"dataschema":      {secret, "https://u:" + secret + "@example.com", "https://example.com?sig=" + secret, "data:" + secret},
 		"datacontenttype": {secret, "application/json; key=" + secret},
-		"traceparent":     {secret, goodParent + "-" + secret},
-		"tracestate":      {secret, "a=1," + secret},
+		"traceparent":     {secret + "\x01"},
 		"id":              {secret + strings.Repeat("x", 256)},
 		"source":          {secret + "\x01"},
 	} {
@@ -60,8 +59,39 @@ func TestDeadLetterHidesMalformedAttributes(t *testing.T) {
 			wantHidden(t, "ce-"+name, binary(map[string]string{"ce-" + name: value}), goodData)
 		}
 	}
-	for name, value := range map[string]string{"traceparent": secret, "tracestate": secret, "Content-Type": secret} {
-		wantHidden(t, name, binary(map[string]string{name: value}), goodData)
+	wantHidden(t, "Content-Type", binary(map[string]string{"Content-Type": secret}), goodData)
+}
+
+// TestMalformedTraceIsNoLoss: the worker never looked at it, so its dead letter is whole without it and
+// comes back as the same request.
+func TestMalformedTraceIsNoLoss(t *testing.T) {
+	t.Parallel()
+	for name, values := range map[string][]string{
+		"traceparent": {secret, "", goodParent + "-" + secret},
+		"tracestate":  {secret, "a=1," + secret},
+	} {
+		for _, value := range values {
+			for form, c := range map[string]struct {
+				headers map[string][]string
+				body    string
+			}{
+				"header":     {binary(map[string]string{name: value}), goodData},
+				"binary":     {binary(map[string]string{"ce-" + name: value}), goodData},
+				"structured": {nil, structured(t, goodData, map[string]any{name: value})},
+			} {
+				got := decoder.DeadLetter(letter(c.headers, c.body))
+				if text := fmt.Sprint(string(got.Body), got.Headers); strings.Contains(text, secret) || got.Headers[HeaderRedacted] != nil {
+					t.Errorf("%s as %s: %s", name, form, text)
+				}
+				was, is := decoder.Decode("acme", c.headers, []byte(c.body), Meta{}), decoder.Decode("acme", got.Headers, got.Body, Meta{})
+				if is.Invalid != nil || is.Request.Fingerprint != was.Request.Fingerprint || is.Request.Key != was.Request.Key {
+					t.Errorf("%s as %s came back as %+v", name, form, is)
+				}
+				if again := decoder.DeadLetter(letter(got.Headers, string(got.Body))); again.Headers[HeaderRedacted] != nil {
+					t.Errorf("%s as %s: the second dead letter counts as redacted", name, form)
+				}
+			}
+		}
 	}
 }
 

@@ -21,7 +21,10 @@ type edit struct {
 var redactedJSON = strconv.Quote(provision.Redacted)
 
 // redaction collects the parts of one JSON text that must go, in the order of the text.
-type redaction struct{ edits []edit }
+type redaction struct {
+	edits []edit
+	trace int // how many of edits took out a malformed trace context, which nobody misses
+}
 
 // hide takes out a whole value.
 func (r *redaction) hide(n *node) {
@@ -63,7 +66,12 @@ func (r *redaction) event(root *node) (ok bool) {
 			if !r.base64(each.value) {
 				return false
 			}
-		case !attributeStays(each.name, each.value):
+		case attributeStays(each.name, each.value):
+		case traceAttribute(each.name) && each.value.kind == kindString && each.value.flaw == "" && readAttribute(each.value.text).fault == "":
+			before := len(r.edits)
+			r.hide(each.value)
+			r.trace += len(r.edits) - before
+		default:
 			r.hide(each.value)
 		}
 	}
@@ -117,7 +125,7 @@ func (m *message) redacted(body []byte) (out []byte, changed, replaced bool) {
 	if len(r.edits) == 0 {
 		return body, false, false
 	}
-	return r.apply(body), true, false
+	return r.apply(body), len(r.edits) > r.trace, false
 }
 
 // digestOf stands for a body that could not be parsed.

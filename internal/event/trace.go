@@ -41,6 +41,11 @@ func validTraceParent(s string) bool {
 	return strings.Trim(m[1], "0") != "" && strings.Trim(m[2], "0") != ""
 }
 
+// traceAttribute reports whether name is one of the trace context. A dead letter leaves a malformed one
+// out as it does a header that it doesn't keep: the worker never looked at it, so the request is whole
+// without it and can be retried.
+func traceAttribute(name string) bool { return name == HeaderTraceParent || name == HeaderTraceState }
+
 // trace returns the trace context from the headers, else from the event's attributes. One that is
 // malformed is dropped: it is no reason to refuse a request.
 func (m *message) trace() provision.Trace {
