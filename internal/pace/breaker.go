@@ -63,6 +63,7 @@ type breaker struct {
 	probing  bool      // a probe is under way; guarded by mu
 	callers  callers
 	blamed   string    // the only tenant that the target is down for; empty means all; guarded by mu
+	line     line      // of the blamed tenant's requests; guarded by mu
 	prober   string    // whose probe was the last; guarded by mu
 	granted  time.Time // when the intake was last permitted to take a probe; guarded by mu
 }
@@ -218,17 +219,22 @@ func (br *breaker) probedLast(tenant string) bool {
 }
 
 // wait returns how long to leave the target alone: past the next probe, and spread out, so that what
-// was given back doesn't return all at once.
+// was given back doesn't return all at once. Where it is down for one tenant only, the intake goes on
+// and may meet all of that one's backlog: so each waits a little longer than the one before.
 func (br *breaker) wait() time.Duration {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	left := max(time.Until(br.until), 0)
-	return left + time.Duration((0.5+rand.Float64())*float64(br.cooldown))
+	now := time.Now()
+	wait := max(br.until.Sub(now), 0) + time.Duration((0.5+rand.Float64())*float64(br.cooldown))
+	if br.blamed != "" {
+		wait += br.line.join(now, time.Second/slowRate)
+	}
+	return wait
 }
 
 // Permits says how many of free messages the intake may take: all while the breakers of the Flow
 // Service and of Vault are closed, none while one is open, one as a probe in between. A target that is
-// down for one tenant only slows the intake, so that others' requests are found among that one's. The
+// down for one tenant only doesn't stop it, so that others' requests are found among that one's. The
 // channel is closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
 func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	b.mu.Lock()
@@ -238,17 +244,13 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 		br := b.targets[t]
 		state := br.State()
 		if state != gobreaker.StateClosed && br.blames() {
-			if free > 0 && !br.grant(trickle) {
-				return 0, after(trickle)
-			}
-			free = min(free, 1)
 			continue
 		}
 		switch state {
 		case gobreaker.StateOpen:
 			return 0, wake
 		case gobreaker.StateHalfOpen:
-			if free > 0 && !br.grant(probeEvery) {
+			if free > 0 && !br.grant() {
 				return 0, wake
 			}
 			free = min(free, 1)
@@ -261,27 +263,17 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 // turned out not to need the target.
 const probeEvery = time.Second
 
-// trickle is how often the intake may take a message while a target is down for one tenant only.
-const trickle = 2 * time.Millisecond
-
-// after returns a channel that is closed after d.
-func after(d time.Duration) <-chan struct{} {
-	ch := make(chan struct{})
-	time.AfterFunc(d, func() { close(ch) })
-	return ch
-}
-
 func (br *breaker) blames() bool {
 	br.mu.Lock()
 	defer br.mu.Unlock()
 	return br.blamed != ""
 }
 
-// grant reports whether the intake may take one message, as it may every so often.
-func (br *breaker) grant(every time.Duration) bool {
+// grant reports whether the intake may take one message as a probe.
+func (br *breaker) grant() bool {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	if br.blamed == "" && br.probing || time.Since(br.granted) < every {
+	if br.probing || time.Since(br.granted) < probeEvery {
 		return false
 	}
 	br.granted = time.Now()

@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -185,18 +186,40 @@ func TestOneTenantsTroubleStopsNobodyElse(t *testing.T) {
 		for range 20 {
 			call(t, b, "sound", provision.CallServed)
 		}
-		checkPermits(t, b, 1)
-		n, wake := b.Permits(64)
-		if n != 0 {
-			t.Error("the intake isn't slowed down")
-		}
-		<-wake
-		checkPermits(t, b, 1)
+		checkPermits(t, b, 64)
 		call(t, b, "sound", provision.CallFailed)
 		if done, _ := b.Allow(flow, "sound"); done != nil {
 			t.Error("it fails for two, and is still called")
 		}
 		checkPermits(t, b, 0)
+	})
+}
+
+// TestSickTenantsBacklogIsSpread: the intake goes on through its backlog, so what is sent back must not
+// all return at once, and none of it later than in minutes.
+func TestSickTenantsBacklogIsSpread(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		for range 5 {
+			call(t, b, "sick", provision.CallFailed)
+		}
+		var waits []time.Duration
+		for range 50_000 {
+			_, wait := b.Allow(flow, "sick")
+			waits = append(waits, wait)
+		}
+		slices.Sort(waits)
+		if first, longest := waits[0], waits[len(waits)-1]; first > 20*time.Second || longest > maxWait+20*time.Second {
+			t.Errorf("the first comes back after %v, the last after %v", first, longest)
+		}
+		for _, at := range []time.Duration{30 * time.Second, time.Minute, 4 * time.Minute} {
+			from, _ := slices.BinarySearch(waits, at)
+			to, _ := slices.BinarySearch(waits, at+time.Second)
+			if n := to - from; n > 1000 {
+				t.Errorf("%d come back in the second after %v", n, at)
+			}
+		}
 	})
 }
 

@@ -40,7 +40,7 @@ type share struct {
 	cutAt   time.Time     // of the last cut
 	service time.Duration // moving average of a turn's length
 	endedAt time.Time     // the last end of a turn, or the beginning of the first one since there was none
-	next    time.Time     // end of the virtual queue
+	line    line          // of the requests that wait for a turn
 	usedAt  time.Time
 }
 
@@ -52,7 +52,6 @@ const cut = 0.7
 // Limits of a share that has no turn.
 const (
 	minWait  = time.Second
-	maxWait  = 5 * time.Minute
 	fastRate = 250 // turns per second, from which on a backlog is worked off: looking through it costs more than that
 	fastWait = 5 * time.Millisecond
 	slowRate = 50               // come back per second at least, so that good times are noticed soon
@@ -118,16 +117,8 @@ func (s *share) queue(now time.Time) time.Duration {
 	if each < time.Second/fastRate {
 		return fastWait
 	}
-	if s.next.Before(now) {
-		s.next = now
-	}
-	s.next = s.next.Add(time.Duration(float64(min(each, time.Second/slowRate)) / surplus))
-	wait := max(s.next.Sub(now), minWait)
-	if wait < maxWait {
-		return min(wait*9/10+rand.N(wait/5), maxWait)
-	}
-	s.next = now.Add(maxWait) // so that it is soon forgotten when times get better
-	return maxWait/2 + rand.N(maxWait/2)
+	wait := max(s.line.join(now, time.Duration(float64(min(each, time.Second/slowRate))/surplus)), minWait)
+	return min(wait*9/10+rand.N(wait/5), maxWait)
 }
 
 // overdue returns how long no turn has ended although there are some: none of them may ever.

@@ -19,14 +19,10 @@ type trouble struct {
 	backlog int            // tenants with one; 0 means 1
 	workers int            // 0 means 1
 	lacks   without
-	unmet   bool // small's wait is shown, whatever it is: docs/fairness.md says why
 }
 
 // patience is how long small's wait may be.
 func (c trouble) patience() time.Duration {
-	if c.unmet {
-		return max(2*time.Second, *watchFlag)
-	}
 	return max(20*time.Second, time.Duration(*queuedFlag)*time.Millisecond)
 }
 
@@ -38,7 +34,7 @@ var troubles = []trouble{
 	{name: "refused for 10 s", fault: flowtest.Fault{Effect: flowtest.EffectStatus, Status: http.StatusTooManyRequests, RetryAfter: 10 * time.Second}},
 	{name: "hangs", fault: flowtest.Fault{Effect: flowtest.EffectHang}},
 	{name: "hangs, no breaker", fault: flowtest.Fault{Effect: flowtest.EffectHang}, lacks: without{breakers: true}},
-	{name: "fails", fault: flowtest.Fault{Effect: flowtest.EffectStatus, Status: http.StatusServiceUnavailable}, unmet: true},
+	{name: "fails", fault: flowtest.Fault{Effect: flowtest.EffectStatus, Status: http.StatusServiceUnavailable}},
 	{name: "fails, no breaker", fault: flowtest.Fault{Effect: flowtest.EffectStatus, Status: http.StatusServiceUnavailable}, lacks: without{breakers: true}},
 }
 
@@ -75,9 +71,7 @@ func (w *world) testTrouble(ctx context.Context, t *testing.T, c trouble) {
 		rows = append(rows, row{fmt.Sprintf("small waited, asked after %v", pause), wait})
 		if !ok {
 			rows = append(rows, row{"", "and had no result then"})
-			if !c.unmet {
-				t.Errorf("no result after %v", wait)
-			}
+			t.Errorf("no result after %v", wait)
 		}
 	}
 	d := w.tally(t).since(before)

@@ -91,7 +91,7 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 func (w *world) publish(ctx context.Context, t *testing.T, tenant string, n int) {
 	t.Helper()
 	for range n {
-		_, err := w.js.PublishMsgAsync(w.request(t, tenant))
+		_, err := w.js.PublishMsgAsync(w.request(t, tenant), jetstream.WithStallWait(time.Minute)) // a busy broker is slow, not ill
 		must(t, err)
 	}
 	select {
