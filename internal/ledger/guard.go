@@ -75,7 +75,8 @@ func (g *Guard) stored(key provision.Key, rec provision.Record, rev uint64) {
 
 // Check looks at the bucket that l has open, and keeps the note in it: a bucket that has none gets one,
 // an old one is written anew. It takes two short reads where all is well. LostAt is right where its
-// error is nil or ErrNotNoted; any other means that the bucket can't be read.
+// error is nil or ErrNotNoted; any other means that nothing was found out, as a rule because the bucket
+// can't be read.
 func (g *Guard) Check(ctx context.Context, l *Ledger) error {
 	g.checking.Lock()
 	defer g.checking.Unlock()
@@ -101,7 +102,7 @@ func (g *Guard) Check(ctx context.Context, l *Ledger) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: other processes write it all the time", ErrNotNoted)
+	return fmt.Errorf("ledger: %s was written by others %d times while it was looked at", noteKey, noteTries)
 }
 
 // findings are what a look came to.

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/flow-worker/flow-worker/internal/ledger"
 )
 
@@ -28,8 +30,8 @@ type ledgerGuard struct {
 	every      time.Duration                  // between looks
 	log        *slog.Logger
 
-	checked atomic.Uint64 // of reconnects, when the last look began that went well
-	mu      sync.Mutex    // held while the first request after a reconnection makes a look
+	checked atomic.Uint64 // what reconnects said when the last look began that went well
+	flight  singleflight.Group
 
 	tellMu  sync.Mutex
 	told    time.Time // of losses, the last that the log has; guarded by tellMu
@@ -56,17 +58,15 @@ func (g *ledgerGuard) check(ctx context.Context) error {
 	return err
 }
 
-// checkOnceConnected looks if nobody has since the connection was made again.
+// checkOnceConnected looks if nobody has since the connection was made again. Callers at the same time
+// share one look.
 func (g *ledgerGuard) checkOnceConnected(ctx context.Context) error {
-	if g.checked.Load() == g.reconnects() {
-		return nil
+	for g.checked.Load() != g.reconnects() {
+		if _, err, _ := g.flight.Do("", func() (any, error) { return nil, g.check(ctx) }); err != nil {
+			return err
+		}
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.checked.Load() == g.reconnects() {
-		return nil
-	}
-	return g.check(ctx)
+	return nil
 }
 
 // run looks until ctx ends, and tells failed of looks that fail.
