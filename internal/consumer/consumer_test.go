@@ -2,6 +2,8 @@ package consumer_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -122,30 +124,94 @@ func TestPanicsAreContained(t *testing.T) {
 		}
 		return created(d)
 	})
-	cfg.Codec = &moody{Codec: cfg.Codec}
 	cfg.DelayMax = 100 * time.Millisecond
 	cfg.OnSettled = func(d provision.Delivery, _ provision.Outcome) { settled <- d.Request.Key.ID }
 	w := r.runReady(cfg)
-	r.submit("acme", "decoder")
 	r.submit("acme", "handler")
-	got := map[string]bool{receive(r, settled, "settlement"): true, receive(r, settled, "settlement"): true}
-	if !got["decoder"] || !got["handler"] {
+	if got := receive(r, settled, "settlement"); got != "handler" {
 		t.Errorf("settled: %v", got)
 	}
 	r.end(w)
-	r.wantMetric("deliveries_total", "nak", 2)
+	r.wantMetric("deliveries_total", "nak", 1)
 	r.wantMetric("requests_in_flight", "", 0)
 }
 
-// moody is a codec that panics over the first delivery of the message "decoder".
-type moody struct{ consumer.Codec }
+// buggy is a codec that panics over every message, or over every dead letter.
+type buggy struct {
+	consumer.Codec
+	letters bool
+}
 
-func (m *moody) Decode(tenant string, h map[string][]string, body []byte, meta event.Meta) provision.Delivery {
-	d := m.Codec.Decode(tenant, h, body, meta)
-	if d.Request.Key.ID == "decoder" && meta.Delivered == 1 {
+func (b buggy) Decode(tenant string, h map[string][]string, body []byte, meta event.Meta) provision.Delivery {
+	if !b.letters {
 		panic("boom")
 	}
-	return d
+	return b.Codec.Decode(tenant, h, body, meta)
+}
+
+func (b buggy) DeadLetter(l event.Letter) event.Message {
+	if b.letters {
+		panic("boom")
+	}
+	return b.Codec.DeadLetter(l)
+}
+
+// TestPanicOfTheDecoderIsFinal: it would come again with every delivery. One result and one dead letter
+// say so, and the letter holds nothing of a body that nobody has understood.
+func TestPanicOfTheDecoderIsFinal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	seen := make(chan provision.Delivery, 1)
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		seen <- d
+		out := failed(d)
+		out.Result.Error = d.Invalid
+		return out
+	})
+	cfg.Codec = buggy{Codec: cfg.Codec}
+	w := r.runReady(cfg)
+	const body = `{"password":"s3cret"}`
+	r.publish("connections.requests.acme", body, "m-1")
+	d := receive(r, seen, "delivery")
+	r.awaitEmpty()
+	r.end(w)
+	if d.Invalid == nil || d.Invalid.Reason != provision.ReasonInternal || !strings.Contains(d.Invalid.Message, "log_id") ||
+		d.Request.Key != (provision.Key{Tenant: "acme", Source: "nats", ID: "m-1"}) {
+		t.Errorf("%+v: %v", d, d.Invalid)
+	}
+	letters := r.stored(consumer.StreamDeadLetters)
+	if len(letters) != 1 || len(r.stored(consumer.StreamResults)) != 1 {
+		t.Fatalf("%d dead letters, %d results", len(letters), len(r.stored(consumer.StreamResults)))
+	}
+	sum := sha256.Sum256([]byte(body))
+	want := fmt.Sprintf(`{"bytes":%d,"sha256":"%x"}`, len(body), sum)
+	if l := letters[0]; string(l.Data) != want || l.Header.Get("Flow-Worker-Redacted") != "true" || l.Header.Get("Flow-Worker-Reason") != "internal" {
+		t.Errorf("dead letter %s %v", l.Data, l.Header)
+	}
+	r.wantMetric("deliveries_total", "ack", 1)
+	r.wantMetric("deliveries_total", "nak", 0)
+}
+
+// TestPanicOverADeadLetter leaves less of the message, but it is told.
+func TestPanicOverADeadLetter(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome { return failed(d) })
+	cfg.Codec = buggy{Codec: cfg.Codec, letters: true}
+	w := r.runReady(cfg)
+	r.publish("connections.requests.acme", "{}", "m-1")
+	r.publish("connections.requests._NO", "{}", "m-2")
+	r.awaitEmpty()
+	r.end(w)
+	letters := r.stored(consumer.StreamDeadLetters)
+	for _, l := range letters {
+		if !strings.HasPrefix(string(l.Data), `{"bytes":2,`) {
+			t.Errorf("dead letter %s", l.Data)
+		}
+	}
+	if len(letters) != 2 {
+		t.Errorf("%d dead letters, want 2", len(letters))
+	}
 }
 
 func TestTwoConsumersShare(t *testing.T) {

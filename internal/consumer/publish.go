@@ -19,18 +19,27 @@ import (
 const longestMessage = 1024
 
 // publishDeadLetter returns nil when the dead letter is stored. One that is too large for the server
-// or the stream is stored without its body, and if need be without its headers.
-func (c *Consumer) publishDeadLetter(ctx context.Context, l event.Letter) error {
+// or the stream, or that can't be written, is stored without its body, and if need be without its
+// headers; an unread message's never has its body.
+func (c *Consumer) publishDeadLetter(ctx context.Context, l event.Letter, unread bool) error {
 	bare := &event.Decoder{MaxBytes: 1} // to this one, every body is over the limit
 	headless := l
 	headless.Headers = nil
-	var err error
-	for _, m := range []func() event.Message{
+	forms := []func() event.Message{
 		func() event.Message { return c.Codec.DeadLetter(l) },
 		func() event.Message { return bare.DeadLetter(l) },
 		func() event.Message { return bare.DeadLetter(headless) },
-	} {
-		if err = c.publish(ctx, StreamDeadLetters, m()); !tooLarge(err) {
+	}
+	if unread {
+		forms = forms[1:]
+	}
+	err := errors.New("a bug kept it from being written")
+	for _, form := range forms {
+		m, ok := c.write(form)
+		if !ok {
+			continue
+		}
+		if err = c.publish(ctx, StreamDeadLetters, m); !tooLarge(err) {
 			break
 		}
 	}

@@ -78,8 +78,9 @@ func (q *Queue) Stuck(ctx context.Context, rec provision.Record, load func(conte
 	return err == nil && now.Nonce == rec.Nonce, err
 }
 
+// decode reads a message. What the codec panics over is told of by whoever works on it.
 func (q *Queue) decode(msg *jetstream.RawStreamMsg) provision.Delivery {
-	return q.codec.Decode(tenantOf(msg.Subject), msg.Header, msg.Data, event.Meta{Seq: msg.Sequence, Timestamp: msg.Time, Delivered: 1})
+	return decode(q.codec, nil, tenantOf(msg.Subject), msg.Header, msg.Data, event.Meta{Seq: msg.Sequence, Timestamp: msg.Time, Delivered: 1})
 }
 
 // Find returns the messages among the first most ones of a tenant, or of all tenants for "", that match

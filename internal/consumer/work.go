@@ -43,8 +43,8 @@ func tenantOf(subject string) string {
 	return "/" + subject
 }
 
-// lastDefence keeps a panic of one message from ending the process. The hub turns its own panics into
-// the request's failure; what arrives here is a bug of the decoder or of this package.
+// lastDefence keeps a panic of one message from ending the process. The hub and decode turn theirs into
+// the request's failure; what arrives here is a bug of this package or of who watches it.
 func (c *Consumer) lastDefence(j *job) {
 	p := recover()
 	if p == nil {
@@ -64,7 +64,7 @@ func (c *Consumer) work(j *job) {
 		c.Metrics.deliveries.WithLabelValues(settledAbandoned).Inc()
 		return
 	}
-	d := c.Codec.Decode(j.tenant, j.msg.Headers(), j.msg.Data(), event.Meta{
+	d := decode(c.Codec, c.Log, j.tenant, j.msg.Headers(), j.msg.Data(), event.Meta{
 		Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
 	})
 	if !provision.ValidTenant(j.tenant) {
