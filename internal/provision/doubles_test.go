@@ -35,14 +35,9 @@ func (c simClock) Sleep(ctx context.Context, d time.Duration) error {
 }
 
 // simGate tells its worker what the weather is like, and is to be told of every call it let through.
-type simGate[End any] struct{ p *proc }
+type simGate struct{ p *proc }
 
-// newSimGate returns a gate that is told of ends as Gate.Allow has them.
-func newSimGate[End any](p *proc, _ func(Gate, Target, string) (func(End), time.Duration)) simGate[End] {
-	return simGate[End]{p}
-}
-
-func (g simGate[End]) Allow(t Target, _ string) (func(End), time.Duration) {
+func (g simGate) Allow(t Target, _ string) (func(CallEnd), time.Duration) {
 	if closed := g.p.s.gate; closed != nil {
 		if wait := closed(t); wait > 0 {
 			g.p.s.hit(viaGate(t))
@@ -50,7 +45,7 @@ func (g simGate[End]) Allow(t Target, _ string) (func(End), time.Duration) {
 		}
 	}
 	g.p.asking++
-	return once[End](g.p, "call", &g.p.asking), 0
+	return once[CallEnd](g.p, "call", &g.p.asking), 0
 }
 
 // simTurns hands out turns as the weather allows, and wants every one back.
@@ -88,6 +83,9 @@ type simLedger struct{ p *proc }
 
 func (l simLedger) Load(ctx context.Context, key Key) (rec Record, rev uint64, err error) {
 	err = l.p.do("load", func() (err error) {
+		if err := l.p.s.ledgerDown(); err != nil {
+			return err
+		}
 		rec, rev, err = l.p.s.ledger.Load(ctx, key)
 		return err
 	})
@@ -97,10 +95,24 @@ func (l simLedger) Load(ctx context.Context, key Key) (rec Record, rev uint64, e
 func (l simLedger) Store(ctx context.Context, key Key, rec Record, rev uint64) (next uint64, err error) {
 	rec.Attempts = slices.Clone(rec.Attempts) // a write that lands late is of what was written then
 	err = l.p.do("store", func() (err error) {
+		if err := l.p.s.ledgerDown(); err != nil {
+			return err
+		}
 		next, err = l.p.s.ledger.Store(ctx, key, rec, rev)
 		return err
 	})
 	return next, err
+}
+
+func (s *sim) ledgerDown() error {
+	if s.book == nil {
+		return nil
+	}
+	err := s.book()
+	if err != nil {
+		s.hit(viaNoLedger)
+	}
+	return err
 }
 
 // simSecrets is Vault behind a cache that forgets nothing by itself.

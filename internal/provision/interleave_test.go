@@ -87,19 +87,14 @@ func (s *sim) foul() {
 	if s.rng.IntN(3) == 0 {
 		s.send(secondRequest())
 	}
-	flowShut, vaultShut, unlisted, tokenless := s.spells(), s.spells(), s.spells(), s.spells()
+	flowShut, vaultShut, tokenless := s.spells(), s.spells(), s.spells()
 	s.gate = func(t Target) time.Duration {
 		if t == TargetVault {
 			return vaultShut()
 		}
 		return flowShut()
 	}
-	s.list = func() error {
-		if unlisted() > 0 {
-			return errNoList
-		}
-		return nil
-	}
+	s.list, s.book = fails(s.spells()), fails(s.spells())
 	s.ims = s.randomTokens(tokenless)
 	s.turn = s.randomTurns()
 	s.randomRequest()
@@ -122,6 +117,16 @@ func (s *sim) spells() func() time.Duration {
 			}
 		}
 		return left
+	}
+}
+
+// fails returns a function that fails in foul weather.
+func fails(foul func() time.Duration) func() error {
+	return func() error {
+		if foul() > 0 {
+			return errOutage
+		}
+		return nil
 	}
 }
 

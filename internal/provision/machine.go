@@ -166,6 +166,7 @@ func (t *task) takeOver(context.Context) step {
 	if t.rec.State == StatePosting {
 		t.rec.State, t.rec.Doubt = StateUnknown, true
 		t.rec.EndedAt, t.rec.EndedBy = t.rec.leaseEnd().Add(ClockSkew), t.hub.Instance
+		t.rec.Unauthorized = 0 // as after any POST that wasn't answered with a 401, for all we know
 	}
 	if t.rec.Deaths >= deathsBeforeAlone {
 		t.isolate()

@@ -340,6 +340,56 @@ func TestSlowPreparationDoesNotPassTheDeadline(t *testing.T) {
 	}
 }
 
+// TestClosedGateIsNotWaitedForInASlot: neither before a POST nor after it.
+func TestClosedGateIsNotWaitedForInASlot(t *testing.T) {
+	t.Parallel()
+	var opens time.Time
+	shut := func(s *sim) {
+		opens = s.now.Add(20 * time.Second)
+		s.gate = closed(s, TargetFlow, 0, 20*time.Second)
+	}
+	for name, setup := range map[string]func(*sim){
+		"before a POST": shut,
+		"after a POST": func(s *sim) {
+			s.post = func(int) postAnswer {
+				shut(s)
+				return promise(true)
+			}
+		},
+	} {
+		s, _ := play(t, setup)
+		if s.hits[viaGate(TargetFlow)] == 0 {
+			t.Errorf("%s: it was never closed", name)
+		}
+		for _, e := range s.trace {
+			if e.op == "sleep" && !e.at.After(opens) {
+				t.Errorf("%s: %v", name, e)
+			}
+		}
+	}
+}
+
+// TestAnotherWorkersRequestIsLeftAlone: another copy of a request that a worker has in hand rests until
+// that worker has given it back, or has shown no sign of life for long.
+func TestAnotherWorkersRequestIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	l, k, now := newMemLedger(), testRequest().Key, time.Now()
+	l.put(Record{Key: k, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, Owner: "other",
+		HeldUntil: now.Add(time.Minute), Deadline: now.Add(time.Hour)})
+	h := newTestHub(t, func(c *Config) { c.Ledger = l })
+	d := delivery()
+	d.Seq, d.Delivered = 2, 2
+	if out := h.Handle(t.Context(), d); out.Result != nil || out.Delay <= 0 || l.record(k).Owner != "other" {
+		t.Errorf("%+v, now %s has it", out, l.record(k).Owner)
+	}
+	silent := l.record(k)
+	silent.HeldUntil = now.Add(-time.Second)
+	l.put(silent)
+	if out := h.Handle(t.Context(), d); out.Result == nil || out.Result.Outcome != OutcomeCreated {
+		t.Errorf("%+v", out)
+	}
+}
+
 func TestExpiryCountsForSevenDaysAtMost(t *testing.T) {
 	t.Parallel()
 	_, res := play(t, func(s *sim) {

@@ -38,6 +38,7 @@ const (
 	viaIfExists  = "concluded because of ifExists"
 	viaStop      = "a worker stopped as it was asked to"
 	viaNoList    = "the list could not be had"
+	viaNoLedger  = "the ledger could not be had"
 	viaRetry     = "a retry was sent"
 	viaReread    = "newer secrets got one more POST"
 	viaAbsent    = "a POST was settled as absent"
@@ -50,7 +51,7 @@ func viaGate(t Target) string { return "the gate kept callers from " + string(t)
 func paths() []string {
 	return []string{
 		viaPromise, viaIMS, viaShortTurn, viaLongTurn, viaParked, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
-		viaNoList, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
+		viaNoList, viaNoLedger, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
 	}
 }
 
@@ -172,7 +173,9 @@ func (s *sim) toldFailed(k Key, res Result) {
 	case again:
 		return
 	case res.Error.Reason == ReasonOutcomeUnknown:
-		s.hit(viaUnknown)
+		if s.hit(viaUnknown); s.now.Before(o.settled) {
+			s.breach("told %s before the POST of %s could be settled", res.Error.Reason, o.by)
+		}
 	case open:
 		s.breach("told %s while the POST of %s is open", res.Error.Reason, o.by)
 	}

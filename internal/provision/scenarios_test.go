@@ -19,7 +19,7 @@ func scenarios() []scenario {
 	var all []scenario
 	for _, some := range [][]scenario{
 		plainScenarios(), promiseScenarios(), tokenScenarios(), turnScenarios(), gateScenarios(), restScenarios(),
-		lookFirstScenarios(), ifExistsScenarios(), retryScenarios(),
+		lookFirstScenarios(), ledgerScenarios(), ifExistsScenarios(), retryScenarios(),
 	} {
 		all = append(all, some...)
 	}
@@ -34,6 +34,8 @@ func plainScenarios() []scenario {
 		{name: "made, but the answer is 504", setup: posts(lost), want: OutcomeCreated},
 		{name: "500 and not made", setup: posts(says(VerdictUnknown)), want: OutcomeCreated, through: []string{viaAbsent}},
 		{name: "token refused once", setup: posts(says(VerdictUnauthorized)), want: OutcomeCreated},
+		{name: "token refused twice, but not in a row", want: OutcomeCreated,
+			setup: posts(says(VerdictUnauthorized), says(VerdictThrottled), says(VerdictUnauthorized))},
 		{name: "token refused for good", setup: func(s *sim) { s.post = always(VerdictUnauthorized) }, want: OutcomeFailed, reason: ReasonFlowDenied},
 		{name: "rejected", setup: func(s *sim) { s.post = always(VerdictRejected) }, want: OutcomeFailed, reason: ReasonFlowRejected},
 		{name: "invalid", setup: func(s *sim) { s.msgs[0].d.Invalid = Fail(ReasonInvalidRequest, "no name") },
@@ -232,7 +234,7 @@ func lookFirstScenarios() []scenario {
 		{name: "the ledger took another's place, and the first looks fail", setup: func(s *sim) {
 			replaced(s)
 			earlier(s)
-			s.list = unlisted(s, 0, 30*time.Second)
+			s.list = outage(s, 0, 30*time.Second)
 		}, want: OutcomeCreated, through: []string{viaFirst, viaNoList}},
 		{name: "older than the ledger, and the credentials are stale", setup: func(s *sim) { young(s); stale(s) },
 			want: OutcomeCreated, through: []string{viaFirst, viaIMS}},
@@ -241,16 +243,37 @@ func lookFirstScenarios() []scenario {
 	}
 }
 
-var errNoList = errors.New("the list can't be had")
+var errOutage = errors.New("it can't be had")
 
-// unlisted returns a weather of lists: they can't be had from one moment of the run to another.
-func unlisted(s *sim, from, to time.Duration) func() error {
+// outage returns a function that fails from one moment of the run to another.
+func outage(s *sim, from, to time.Duration) func() error {
 	began := s.now
 	return func() error {
 		if since := s.now.Sub(began); from <= since && since < to {
-			return errNoList
+			return errOutage
 		}
 		return nil
+	}
+}
+
+func ledgerScenarios() []scenario {
+	behind := func(answer postAnswer) func(*sim) {
+		return func(s *sim) {
+			s.post = func(n int) postAnswer {
+				if n > 0 {
+					return postAnswer{made: true}
+				}
+				s.book = outage(s, 0, 5*time.Minute)
+				return answer
+			}
+		}
+	}
+	return []scenario{
+		{name: "no ledger for a minute", setup: func(s *sim) { s.book = outage(s, 0, time.Minute) },
+			want: OutcomeCreated, through: []string{viaNoLedger, viaFirst}},
+		{name: "the ledger goes behind a POST", setup: behind(postAnswer{made: true}), want: OutcomeCreated, through: []string{viaNoLedger}},
+		{name: "the ledger goes behind a POST that made nothing", setup: behind(says(VerdictThrottled)),
+			want: OutcomeCreated, through: []string{viaNoLedger}},
 	}
 }
 
@@ -273,6 +296,25 @@ func ifExistsScenarios() []scenario {
 		{name: "reject if it exists, nothing there", setup: asks(IfExistsReject, nil), want: OutcomeCreated, through: []string{viaFirst}},
 		{name: "reject if it exists, there", setup: asks(IfExistsReject, same),
 			want: OutcomeFailed, reason: ReasonNameExists, through: []string{viaFirst, viaIfExists}},
+		{name: "reject if it exists, and another comes after the first POST", setup: asks(IfExistsReject, func(s *sim) {
+			s.post = func(n int) postAnswer {
+				if n > 0 {
+					return postAnswer{made: true}
+				}
+				other(s)
+				return later(VerdictThrottled, 429, 20*time.Minute)
+			}
+		}), want: OutcomeCreated, through: []string{viaFirst, viaAlone, viaHandBack}},
+		{name: "reject if it exists, rejected, and another there for the retry", setup: asks(IfExistsReject, func(s *sim) {
+			retried(s, 1)
+			s.post = func(n int) postAnswer {
+				if n > 0 {
+					return postAnswer{made: true}
+				}
+				other(s)
+				return says(VerdictRejected)
+			}
+		}), want: OutcomeCreated, through: []string{viaFirst, viaRetry}},
 		{name: "reject if it exists, and the answer is lost", setup: asks(IfExistsReject, posts(promise(true))),
 			want: OutcomeCreated, through: []string{viaFirst, viaPromise}},
 	}
@@ -298,7 +340,7 @@ func retryScenarios() []scenario {
 	expires := func(s *sim) {
 		retried(s, 1)
 		s.msgs[0].d.Request.Expiry = s.now.Add(5 * time.Minute)
-		s.tweak, s.list = hasty(24*time.Hour), unlisted(s, 0, 8*time.Minute)
+		s.tweak, s.list = hasty(24*time.Hour), outage(s, 0, 8*time.Minute)
 	}
 	return []scenario{
 		{name: "rejected, then retried", setup: func(s *sim) { retried(s, 1); s.post = answers(says(VerdictRejected)) },
@@ -307,7 +349,7 @@ func retryScenarios() []scenario {
 			want: OutcomeCreated, through: []string{viaRetry, viaNoList, viaUnknown}},
 		{name: "nobody knows, nor do two retries", setup: func(s *sim) {
 			retried(s, 2)
-			s.tweak, s.list = hasty(3*time.Minute), unlisted(s, 0, 24*time.Hour)
+			s.tweak, s.list = hasty(time.Minute), outage(s, 0, 24*time.Hour)
 			s.post = func(int) postAnswer { return promise(true) }
 		}, want: OutcomeFailed, reason: ReasonOutcomeUnknown, through: []string{viaRetry, viaNoList, viaUnknown}},
 		{name: "nobody knows, and the retry proves it absent", setup: func(s *sim) { expires(s); s.post = answers(says(VerdictUnknown)) },

@@ -76,6 +76,7 @@ type sim struct {
 type weather struct {
 	ims  func(n int) error                  // of the n-th Authorize, from 0
 	list func() error                       // of a look-up
+	book func() error                       // of a call of the ledger
 	gate func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
 	turn func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
 	tidy func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
@@ -174,7 +175,7 @@ func (s *sim) start(skew time.Duration) *proc {
 	p.stopping, p.stop = context.WithCancel(context.Background())
 	cfg := Config{
 		Ledger: simLedger{p}, Secrets: simSecrets{p}, Connections: simFlow{p}, Clock: simClock{p},
-		Gate: newSimGate(p, Gate.Allow), Turns: simTurns{p}, Stopping: p.stopping,
+		Gate: simGate{p}, Turns: simTurns{p}, Stopping: p.stopping,
 		Rand: rand.New(rand.NewPCG(s.rng.Uint64(), 1)), Instance: p.name,
 		FlowTimeout: simLease, Settle: simSettle, RetryInitial: 500 * time.Millisecond, RetryDelayMax: 30 * time.Second,
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
