@@ -68,10 +68,11 @@ const (
 
 // SecretError is the error of Secrets. Err never holds a secret.
 type SecretError struct {
-	Problem SecretProblem
-	Cause   Cause // why it is unavailable
-	Cached  bool  // the store said so earlier and was not asked again
-	Err     error
+	Problem    SecretProblem
+	Cause      Cause         // why it is unavailable
+	RetryAfter time.Duration // how long the store asked to be left alone, 0 if it did not
+	Cached     bool          // the store said so earlier and was not asked again
+	Err        error
 }
 
 // Error returns the problem and its cause.

@@ -143,17 +143,17 @@ func (t *task) hindered(ctx context.Context, target Target, err error, again ste
 	return t.pause(ctx, atLeast, again)
 }
 
+// hindrance returns why a call must be repeated, and how long its target asked to be left alone.
 func hindrance(err error) (Cause, time.Duration) {
 	var se *SecretError
 	var ce *CallError
-	cause := CauseNetwork
 	switch {
 	case errors.As(err, &ce):
 		return orNetwork(ce.Cause), ce.RetryAfter
 	case errors.As(err, &se):
-		cause = orNetwork(se.Cause)
+		return orNetwork(se.Cause), se.RetryAfter
 	}
-	return cause, 0
+	return CauseNetwork, 0
 }
 
 func orNetwork(c Cause) Cause {

@@ -20,9 +20,8 @@ import (
 // failure is a SecretError with what the next seconds need to know of it.
 type failure struct {
 	*provision.SecretError
-	quick bool          // worth another try at once
-	login bool          // there is no token; Vault was not asked for more
-	after time.Duration // Vault asked to be left alone that long
+	quick bool // worth another try at once
+	login bool // there is no token; Vault was not asked for more
 }
 
 // newFailure returns a failure; err must hold no secret.
@@ -137,11 +136,19 @@ func networkError(err error, secrets []string) error {
 	return errors.New(oneLine(err.Error(), secrets))
 }
 
-// retryAfter reads the header of that name in its form of seconds; 0 if there is none.
-func retryAfter(h http.Header) time.Duration {
-	seconds, err := strconv.ParseUint(h.Get("Retry-After"), 10, 16)
+// maxRetryAfter bounds how long Vault, or a proxy before it, is believed to want to be left alone.
+const maxRetryAfter = 24 * time.Hour
+
+// retryAfter reads the header of that name, in seconds as Vault gives it (with 429 from a rate limit
+// quota) or as a date as a proxy may; 0 if there is none, or none that can be read.
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	value := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return min(time.Duration(seconds)*time.Second, maxRetryAfter)
+	}
+	date, err := http.ParseTime(value)
 	if err != nil {
 		return 0
 	}
-	return time.Duration(seconds) * time.Second
+	return min(max(date.Sub(now), 0), maxRetryAfter)
 }

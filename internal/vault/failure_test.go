@@ -11,12 +11,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
 	vaultapi "github.com/hashicorp/vault/api"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
 )
 
 // TestVerdicts writes down what every status means.
@@ -96,11 +98,33 @@ func TestMessagesAreOneShortCleanLine(t *testing.T) {
 
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
+	now := time.Date(2026, 10, 21, 7, 27, 0, 0, time.UTC)
 	for value, want := range map[string]time.Duration{
-		"": 0, "3": 3 * time.Second, "-1": 0, "99999999999999999999": 0, "Wed, 21 Oct 2026 07:28:00 GMT": 0, "x": 0,
+		"": 0, "3": 3 * time.Second, "-1": 0, "99999999999999999999": 0, "x": 0, "100000": maxRetryAfter,
+		"Wed, 21 Oct 2026 07:28:00 GMT": time.Minute, "Wed, 21 Oct 2026 07:26:00 GMT": 0, "Wed, 21 Oct 2099 07:26:00 GMT": maxRetryAfter,
 	} {
-		if got := retryAfter(http.Header{"Retry-After": {value}}); got != want {
-			t.Errorf("%q: %v", value, got)
+		if got := retryAfter(http.Header{"Retry-After": {value}}, now); got != want {
+			t.Errorf("%q: %v, want %v", value, got, want)
 		}
+	}
+}
+
+// TestRetryAfterIsToldToTheHub where it is too long for the quick retries: the hub has the time.
+func TestRetryAfterIsToldToTheHub(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{429, 503} {
+		synctest.Test(t, func(t *testing.T) {
+			h := start(t, serverOf(vaulttest.Config{}), Config{})
+			_, _ = h.resolve(false)
+			h.server.SetOutage(vaulttest.Outage{Status: status, Path: "/v1/secret/", RetryAfter: time.Minute})
+			before := h.server.Count("/v1/secret/")
+			_, err := h.resolve(false)
+			if e := checkProblem(t, err, provision.SecretUnavailable); e.RetryAfter != time.Minute {
+				t.Errorf("HTTP %d: RetryAfter %v, want 1m", status, e.RetryAfter)
+			}
+			if n := h.server.Count("/v1/secret/") - before; n != 1 {
+				t.Errorf("HTTP %d: asked %d times within the minute", status, n)
+			}
+		})
 	}
 }

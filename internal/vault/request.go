@@ -19,7 +19,7 @@ const (
 	tries         = 3
 	firstDelay    = 100 * time.Millisecond
 	longestDelay  = time.Second
-	longestAfter  = 2 * time.Second // a Retry-After beyond this ends the quick retries
+	longestAfter  = 2 * time.Second // a Retry-After beyond this ends the quick retries, for the hub to wait
 	noHandlerText = "no handler for route"
 )
 
@@ -35,11 +35,11 @@ func (s *session) get(ctx context.Context, path string, query map[string][]strin
 		backoff.WithMaxInterval(longestDelay), backoff.WithMaxElapsedTime(0))
 	for try := 1; ; try++ {
 		a, err := s.getAs(ctx, path, query, relogin)
-		if err == nil || !err.quick || try == tries || err.after > longestAfter || ctx.Err() != nil {
+		if err == nil || !err.quick || try == tries || err.RetryAfter > longestAfter || ctx.Err() != nil {
 			return a, err
 		}
 		s.retried(err)
-		if s.clock.Sleep(ctx, max(delays.NextBackOff(), err.after)) != nil {
+		if s.clock.Sleep(ctx, max(delays.NextBackOff(), err.RetryAfter)) != nil {
 			return answer{}, err
 		}
 	}
@@ -88,7 +88,7 @@ func (s *session) exchange(ctx context.Context, path string, query map[string][]
 	defer resp.Body.Close()
 	if err != nil && !nothingThere(err) {
 		f := classify(opRead, doing, err, s.api.Token())
-		f.after = retryAfter(resp.Header)
+		f.RetryAfter = retryAfter(resp.Header, s.clock.Now())
 		return answer{}, f
 	}
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNotFound {
