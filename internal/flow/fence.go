@@ -29,7 +29,7 @@ type fence struct {
 	armed   bool // the connection is set up; what is written from now on is the request
 	sealed  bool
 	writing int  // Writes under way
-	sent    bool // at least one byte was accepted by the network
+	sent    bool // at least one byte was accepted by the network, or that can't be ruled out
 }
 
 // newFence returns a fence that closes at notAfter, or at ctx's deadline if that is earlier.
@@ -64,11 +64,35 @@ func (f *fence) check() error {
 	return nil
 }
 
-// arm marks the end of dialing and handshakes.
-func (f *fence) arm() {
+// arm marks the end of dialing and handshakes. On a connection that this fence doesn't watch alone,
+// because it was used before or another fence is in it, nothing can be said of what goes through: then
+// the request counts as sent.
+func (f *fence) arm(got httptrace.GotConnInfo) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.sent = f.sent || f.armed || got.Reused || !f.guards(got.Conn)
 	f.armed = true
+}
+
+// answered marks the request as sent, whatever was seen of it going through.
+func (f *fence) answered() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent = true
+}
+
+// guards reports whether all that is written to conn goes through f.
+func (f *fence) guards(conn net.Conn) bool {
+	for {
+		switch c := conn.(type) {
+		case *fencedConn:
+			return c.fence == f
+		case interface{ NetConn() net.Conn }: // TLS
+			conn = c.NetConn()
+		default:
+			return false
+		}
+	}
 }
 
 // seal stops all further writes and reports whether a byte of the request may have been sent. Only
@@ -108,7 +132,8 @@ type fenceKey struct{}
 func fenced(ctx context.Context, f *fence) context.Context {
 	ctx = context.WithValue(ctx, fenceKey{}, f)
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { f.arm() }, // WroteRequest comes before the last flush: no help
+		GotConn:              f.arm, // WroteRequest comes before the last flush: no help
+		GotFirstResponseByte: f.answered,
 	})
 }
 

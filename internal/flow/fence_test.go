@@ -3,6 +3,7 @@ package flow
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -36,7 +37,7 @@ func TestFenceClosesOnTime(t *testing.T) {
 		f := newFence(t.Context(), time.Now().Add(time.Second))
 		conn := &recorder{}
 		c := &fencedConn{Conn: conn, fence: f}
-		f.arm()
+		f.arm(httptrace.GotConnInfo{Conn: c})
 		<-time.After(time.Second - 1)
 		if n, err := c.Write([]byte("in time")); n != 7 || err != nil {
 			t.Errorf("wrote %d bytes, %v", n, err)
@@ -101,13 +102,27 @@ func TestFenceCountsOnlyTheRequest(t *testing.T) {
 	}{
 		"nothing":   {func(*fence, *fencedConn) {}, false},
 		"handshake": {func(_ *fence, c *fencedConn) { _, _ = c.Write([]byte("x")) }, false},
-		"request":   {func(f *fence, c *fencedConn) { f.arm(); _, _ = c.Write([]byte("x")) }, true},
+		"request":   {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c}); _, _ = c.Write([]byte("x")) }, true},
 		"refused by network": {func(f *fence, c *fencedConn) {
-			f.arm()
+			f.arm(httptrace.GotConnInfo{Conn: c})
 			c.Conn.(*recorder).err = net.ErrClosed
 			_, _ = c.Write([]byte("x"))
 		}, false},
-		"a Write under way": {func(f *fence, _ *fencedConn) { f.arm(); _ = f.enter() }, true},
+		"a used connection": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c, Reused: true}) }, true},
+		"another's connection": {func(f *fence, c *fencedConn) {
+			f.arm(httptrace.GotConnInfo{Conn: &fencedConn{Conn: c.Conn, fence: newFence(context.Background(), time.Now())}})
+		}, true},
+		"an unfenced connection": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c.Conn}) }, true},
+		"no known connection":    {func(f *fence, _ *fencedConn) { f.arm(httptrace.GotConnInfo{}) }, true},
+		"two connections": {func(f *fence, c *fencedConn) {
+			f.arm(httptrace.GotConnInfo{Conn: c})
+			f.arm(httptrace.GotConnInfo{Conn: c})
+		}, true},
+		"behind TLS": {func(f *fence, c *fencedConn) {
+			f.arm(httptrace.GotConnInfo{Conn: tls.Client(tls.Client(c, &tls.Config{}), &tls.Config{})})
+		}, false},
+		"an answer":         {func(f *fence, _ *fencedConn) { f.answered() }, true},
+		"a Write under way": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c}); _ = f.enter() }, true},
 	} {
 		f := open()
 		c := &fencedConn{Conn: &recorder{}, fence: f}
@@ -152,6 +167,34 @@ func TestFrozenBeforeTheWrite(t *testing.T) {
 		}
 	}
 	hits.want(t, postCall, 0)
+}
+
+// TestKeptAliveConnectionsProveNothing: should anybody let POSTs share connections, then "not sent" is
+// never claimed once one was got, for another POST's fence would stand in it.
+func TestKeptAliveConnectionsProveNothing(t *testing.T) {
+	t.Parallel()
+	url, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 201, `{"id":"c1"}`) })
+	r := newRig(t, url)
+	shared := newTransport(Config{}, fencedDial((&net.Dialer{}).DialContext))
+	t.Cleanup(shared.CloseIdleConnections)
+	r.Client.post = shared
+	for range 20 {
+		if _, err := r.Create(t.Context(), staticAccount(), newConnection(), time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		notAfter := time.Now().Add(20 * time.Millisecond)
+		reused := false
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
+			reused = reused || got.Reused
+			<-time.After(time.Until(notAfter) + time.Millisecond) // so that it fails, and before a byte is written
+		}})
+		_, err := r.Create(ctx, staticAccount(), newConnection(), notAfter)
+		if cerr := callError(t, err); reused && (cerr == nil || cerr.Verdict != provision.VerdictUnknown) {
+			t.Errorf("on a used connection: %+v: want unknown", cerr)
+		} else if !reused {
+			t.Error("the connection was not kept: this test shows nothing")
+		}
+	}
 }
 
 func TestTooLateFromTheStart(t *testing.T) {

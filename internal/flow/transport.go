@@ -37,7 +37,8 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 // newPostTransport returns the transport of Create. It never uses a connection twice: on a used one
 // the server's idle timeout may hit just when the POST is written, which would make its outcome
 // unknown, and net/http repeats requests by itself on used connections only. A handshake is cheap
-// beside what a POST costs the Flow Service.
+// beside what a POST costs the Flow Service. The fence relies on it to tell that nothing was sent, and
+// no longer says so where it finds a used connection.
 func newPostTransport(cfg Config) *http.Transport {
 	t := newTransport(cfg, fencedDial(cfg.DialContext))
 	t.DisableKeepAlives = true
