@@ -32,6 +32,7 @@ func parseVersion(s string) (version, error) {
 	return v, nil
 }
 
+// String returns the version as servers write it, such as "2.10.4".
 func (v version) String() string { return fmt.Sprintf("%d.%d.%d", v[0], v[1], v[2]) }
 
 func (v version) less(w version) bool {

@@ -168,10 +168,13 @@ func (t *task) recover(ctx context.Context, out *Outcome) {
 
 func giveBack(d time.Duration, why string) Outcome { return Outcome{Delay: d, Why: why} }
 
+// wallClock is the process's own time.
 type wallClock struct{}
 
+// Now implements Clock.
 func (wallClock) Now() time.Time { return time.Now() }
 
+// Sleep implements Clock. Its error is the context's cause.
 func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -183,11 +186,17 @@ func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// freeTurns always has a turn.
 type freeTurns struct{}
 
+// Take implements Turns.
 func (freeTurns) Take(string) (func(bool), time.Duration) { return func(bool) {}, 0 }
 
+// blindObserver looks away.
 type blindObserver struct{}
 
-func (blindObserver) Retried(Target, Cause)     {}
+// Retried implements Observer.
+func (blindObserver) Retried(Target, Cause) {}
+
+// Reconciled implements Observer.
 func (blindObserver) Reconciled(Reconciliation) {}

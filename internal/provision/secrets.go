@@ -104,6 +104,7 @@ func vaultEnd(ctx context.Context, cached bool, err error) CallEnd {
 // tenantError is a SecretError about the tenant's Adobe credentials.
 type tenantError struct{ *SecretError }
 
+// Unwrap returns the SecretError itself, so that errors.As finds it.
 func (e *tenantError) Unwrap() error { return e.SecretError }
 
 // secretTrouble goes on after a secret could not be read.
