@@ -286,6 +286,23 @@ func TestEmptyPromisesEnd(t *testing.T) {
 	}
 }
 
+// TestSettleIsNotOverslept: the first POST that proves to have made nothing is followed by the next one as
+// soon as that is proved.
+func TestSettleIsNotOverslept(t *testing.T) {
+	t.Parallel()
+	var posted []time.Time
+	_, res := play(t, func(s *sim) {
+		s.post = func(n int) postAnswer {
+			posted = append(posted, s.now)
+			return postAnswer{made: n > 0, err: answers(says(VerdictUnknown))(n).err}
+		}
+	})
+	checkCreated(t, res, false, 2)
+	if wait := posted[1].Sub(posted[0]); wait <= simSettle || wait > simSettle+time.Second {
+		t.Errorf("posted again after %v", wait)
+	}
+}
+
 func TestPostsGetRarer(t *testing.T) {
 	t.Parallel()
 	s, _ := play(t, func(s *sim) { s.post = always(VerdictUnknown) })

@@ -148,10 +148,10 @@ func (s *sim) told(res Result) {
 	if res.Error != nil {
 		s.toldFailed(k, res)
 	}
-	if s.tidy == nil {
+	if s.retry == nil {
 		return
 	}
-	if n := s.tidy(res, s.retried[k]); n == s.retried[k]+1 && res.EventID == k.EventID(n-1, OutcomeFailed) {
+	if n := s.retry(res, s.retried[k]); n == s.retried[k]+1 && res.EventID == k.EventID(n-1, OutcomeFailed) {
 		s.retried[k] = n
 		s.hit(viaRetry)
 		r := s.firstOf(k).d.Request

@@ -322,7 +322,7 @@ func ifExistsScenarios() []scenario {
 
 // retried sends a retry after each of the first n failures.
 func retried(s *sim, n int) {
-	s.tidy = func(res Result, last int) int {
+	s.retry = func(res Result, last int) int {
 		if res.Outcome == OutcomeFailed && last < n {
 			return last + 1
 		}

@@ -74,12 +74,12 @@ type sim struct {
 
 // weather is what else of the world may be in a worker's way. A nil function stands for fair weather.
 type weather struct {
-	ims  func(n int) error                  // of the n-th Authorize, from 0
-	list func() error                       // of a look-up
-	book func() error                       // of a call of the ledger
-	gate func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
-	turn func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
-	tidy func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
+	ims   func(n int) error                  // of the n-th Authorize, from 0
+	list  func() error                       // of a look-up
+	book  func() error                       // of a call of the ledger
+	gate  func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
+	turn  func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
+	retry func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
 }
 
 // event is one line of a run's story.
