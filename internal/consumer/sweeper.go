@@ -210,8 +210,8 @@ func (s *queueSweep) recently() error {
 // None may be so old that its ledger record may have expired: the broker forgets that it was delivered
 // before, so nothing would be looked up before the POST. And it is better to wait, but not for ever,
 // until no message is in a worker's hands or rests. Those would come a second time, too early. That does
-// no harm, for the ledger tells the second one to wait, or the first one that it has lost the request;
-// but it is work in vain, and the same worker counts it as a death of its own.
+// no harm, for the ledger has the second one wait, or finds the outcome; but it is work in vain, and
+// whoever acknowledges a message just then, before it has come again, waits for the confirmation in vain.
 func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo, waited int) error {
 	switch {
 	case oldestIn(stream) > repairAge:
