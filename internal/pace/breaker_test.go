@@ -146,6 +146,34 @@ func TestNothingAskedIsNoService(t *testing.T) {
 	}
 }
 
+// TestHangingProbeStaysTheOnlyOne: a target that hangs is asked by one at a time, for as long as that
+// one's time-out lets it wait, and then left alone again.
+func TestHangingProbeStaysTheOnlyOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{Cooldown: 5 * time.Second})
+		trip(t, b)
+		_, wake := b.Permits(64)
+		<-wake
+		probe, _ := b.Allow(flow, "a")
+		_, wake = b.Permits(64)
+		for range 75 {
+			<-time.After(time.Second)
+			checkPermits(t, b, 0)
+			if second, wait := b.Allow(flow, "b"); second != nil || wait <= 0 {
+				t.Fatalf("a second probe beside the one that hangs, wait %v", wait)
+			}
+		}
+		probe(provision.CallFailed)
+		<-wake
+		checkPermits(t, b, 0)
+		_, wake = b.Permits(64)
+		<-wake
+		call(t, b, "b", provision.CallServed)
+		checkPermits(t, b, 64)
+	})
+}
+
 func TestFailedProbeWaitsAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
