@@ -89,7 +89,16 @@ func TestScenariosTakeTheirPaths(t *testing.T) {
 			if res.Outcome != sc.want || sc.want == OutcomeFailed && res.Error.Reason != sc.reason {
 				t.Errorf("%s (%v), want %s %s", res.Outcome, res.Error, sc.want, sc.reason)
 			}
-			if late := res.CompletedAt.Sub(s.ledger.record(testRequest().Key).Deadline); late > simSettle+time.Second {
+			for _, path := range sc.never {
+				if s.hits[path] != 0 {
+					t.Errorf("%d times: %s", s.hits[path], path)
+				}
+			}
+			inTime := time.Second
+			if s.hits[viaUnknown] > 0 {
+				inTime += simSettle
+			}
+			if late := res.CompletedAt.Sub(s.ledger.record(testRequest().Key).Deadline); late > inTime {
 				t.Errorf("ended %v after the deadline", late)
 			}
 			for _, path := range sc.through {

@@ -185,7 +185,7 @@ func (f simFlow) Create(_ context.Context, as Account, c NewConnection, notAfter
 	ans := s.post(s.posts)
 	s.posts++
 	ended := s.endOf(fate == crashAfter, notAfter.Add(-f.p.skew))
-	s.posted(f.p, key, ended)
+	s.posted(f.p, key, notAfter, ended)
 	if ans.made {
 		conn = s.make(c, ended)
 	}

@@ -407,6 +407,41 @@ func TestAnotherWorkersRequestIsLeftAlone(t *testing.T) {
 	}
 }
 
+// TestStoppedWorkersRequestGoesOnAtOnce: what a worker gives back because it stops doesn't rest as if its
+// target were in trouble.
+func TestStoppedWorkersRequestGoesOnAtOnce(t *testing.T) {
+	t.Parallel()
+	s, res := play(t, func(s *sim) {
+		s.post = answers(says(VerdictThrottled))
+		s.plan = func(_ int, op string) fate {
+			if op == "create" && s.posts == 0 {
+				return stops
+			}
+			return goesWell
+		}
+	})
+	checkCreated(t, res, false, 2)
+	if took := res.CompletedAt.Sub(res.StartedAt); took > time.Second || s.births != 2 {
+		t.Errorf("it took %v and %d workers", took, s.births)
+	}
+}
+
+// TestHindranceForgivesDeaths: a worker that got as far as a target that is down has not died of the
+// request, and neither did those before it in a row.
+func TestHindranceForgivesDeaths(t *testing.T) {
+	t.Parallel()
+	l, k, now := newMemLedger(), testRequest().Key, time.Now()
+	l.put(Record{Key: k, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, HeldDelivered: 1, Owner: "dead",
+		Deaths: 1, AloneDeaths: 1, Alone: true, HeldUntil: now.Add(time.Minute), Deadline: now.Add(time.Hour)})
+	h := newTestHub(t, func(c *Config) { c.Ledger, c.Connections = l, noToken{} })
+	d := delivery()
+	d.Delivered = 2
+	out := h.Handle(t.Context(), d)
+	if rec := l.record(k); out.Result != nil || rec.Handbacks != 1 || rec.Deaths != 0 || rec.AloneDeaths != 0 {
+		t.Errorf("%+v, %d deaths, %d of them alone", out, rec.Deaths, rec.AloneDeaths)
+	}
+}
+
 func TestExpiryCountsForSevenDaysAtMost(t *testing.T) {
 	t.Parallel()
 	_, res := play(t, func(s *sim) {

@@ -69,13 +69,15 @@ func (r *rules) breach(format string, args ...any) {
 
 // posted checks a POST that reaches the server: the ledger announces it, in time, and no earlier one
 // is open.
-func (s *sim) posted(p *proc, k Key, ended time.Time) {
+func (s *sim) posted(p *proc, k Key, notAfter, ended time.Time) {
 	rec, now := s.ledger.record(k), p.hub.Clock.Now()
 	switch before, open := s.open[k]; {
 	case open:
 		s.breach("%s POSTs while the POST of %s is open", p.name, before.by)
 	case rec.State != StatePosting || rec.Owner != p.name || !now.Before(rec.leaseEnd()):
 		s.breach("%s POSTs, but the ledger says %s by %s, lease until %v (now %v)", p.name, rec.State, rec.Owner, rec.leaseEnd(), now)
+	case notAfter.After(rec.leaseEnd()):
+		s.breach("%s may POST until %v, but the ledger says until %v", p.name, notAfter, rec.leaseEnd())
 	case !rec.PostedAt.Before(rec.Deadline):
 		s.breach("%s POSTs at %v, deadline %v", p.name, rec.PostedAt, rec.Deadline)
 	case s.now.Before(s.alone[k]) && !s.disturbed():

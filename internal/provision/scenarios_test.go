@@ -12,6 +12,7 @@ type scenario struct {
 	want    string   // outcome, whatever faults there are
 	reason  Reason   // of a failure without any fault
 	through []string // paths that it is there for: it must take each of them without any fault
+	never   []string // paths that it must not take without any fault
 }
 
 // scenarios lists them: first what the Flow Service does to a POST, then what else is in the way.
@@ -131,7 +132,8 @@ func refusedFor(n int, d time.Duration) func(*sim) {
 
 func turnScenarios() []scenario {
 	return []scenario{
-		{name: "a turn after a moment", setup: refusedFor(3, 10*time.Millisecond), want: OutcomeCreated, through: []string{viaShortTurn}},
+		{name: "a turn after a moment", setup: refusedFor(3, 10*time.Millisecond), want: OutcomeCreated,
+			through: []string{viaShortTurn}, never: []string{viaParked}},
 		{name: "a turn after many moments", setup: refusedFor(shortWaits+2, shortWait), want: OutcomeCreated,
 			through: []string{viaShortTurn, viaParked}},
 		{name: "a turn after minutes", setup: refusedFor(2, 2*time.Minute), want: OutcomeCreated, through: []string{viaLongTurn, viaParked}},
