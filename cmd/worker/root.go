@@ -70,12 +70,16 @@ var errReported = errors.New("reported")
 // workError is an error of a command's work, as opposed to one of its command line.
 type workError struct{ err error }
 
+// Error implements error.
 func (e *workError) Error() string { return e.err.Error() }
+
+// Unwrap returns the work's own error.
 func (e *workError) Unwrap() error { return e.err }
 
 // usageError is wrong use that only the command itself can see.
 type usageError struct{ text string }
 
+// Error implements error.
 func (e *usageError) Error() string { return e.text }
 
 func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
