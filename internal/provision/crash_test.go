@@ -134,14 +134,15 @@ func TestEveryCrashPoint(t *testing.T) {
 	}
 }
 
-// shares returns how many first faults to play in a scenario of so many steps, and how many second ones
-// with each; 0 means all. Of a long scenario it is fewer, so that none takes most of the time.
-func shares(steps int) (firsts, seconds int) {
-	const most, long = 10, 50
+// shares returns how many of the possible first faults to play in a scenario of so many steps, and how many
+// second ones with each; 0 means all. Of a long scenario it is fewer, so that none takes most of the time.
+func shares(steps, possible int) (firsts, seconds int) {
+	const each, long = 10, 50
 	if *pairsFlag <= 0 {
 		return 0, 0
 	}
-	return max(1, *pairsFlag*long/max(steps, long)/most), most
+	pairs := max(each, *pairsFlag*long/max(steps, long))
+	return pairs / each, max(each, pairs/possible)
 }
 
 // TestEveryPairOfCrashPoints does the same with two steps: with every two of them, or with as many as
@@ -159,8 +160,9 @@ func TestEveryPairOfCrashPoints(t *testing.T) {
 			t.Parallel()
 			rng := rand.New(rand.NewPCG(seed, 2))
 			whole, _ := runScenario(t, sc)
-			firsts, seconds := shares(len(whole.trace))
-			for _, first := range draw(rng, whole.faultsFrom(0), firsts) {
+			possible := whole.faultsFrom(0)
+			firsts, seconds := shares(len(whole.trace), len(possible))
+			for _, first := range draw(rng, possible, firsts) {
 				changed, _ := runScenario(t, sc, first)
 				for _, second := range draw(rng, changed.faultsFrom(first.step+1), seconds) {
 					checkScenario(t, sc, first, second)
