@@ -70,24 +70,35 @@ func (s *Status) servePage(w http.ResponseWriter, r *http.Request) {
 	_, _ = body.WriteTo(w)
 }
 
-// guard refuses foreign hosts and sets the headers that keep a browser from doing more with an
-// answer than to show it.
-func guard(next http.Handler, hosts []string) http.Handler {
+// reserved sets the headers that keep a browser from doing more with an answer than to show it, and
+// others' pages from reading it or holding it in a frame. There are no CORS headers: nobody else may read.
+func reserved(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", contentPolicy)
 		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY") // for what does not know frame-ancestors
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// guard refuses foreign hosts.
+func guard(next http.Handler, hosts []string) http.Handler {
+	return reserved(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !knownHost(r.Host, hosts) {
 			http.Error(w, "this host name is not one of the status page's; ask for it by address or as localhost", http.StatusForbidden)
 			return
 		}
 		next.ServeHTTP(w, r)
-	})
+	}))
 }
 
+// knownHost reports whether a request may name the host. An address is fine, whatever it is: only a
+// name can be made to resolve to this machine behind its users' backs.
 func knownHost(hostPort string, hosts []string) bool {
 	host := hostPort
 	if h, _, err := net.SplitHostPort(hostPort); err == nil {

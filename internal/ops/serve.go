@@ -25,7 +25,8 @@ const (
 
 // NewHandler returns the handler that probes and Prometheus talk to: /metrics (the text format, or
 // OpenMetrics with exemplars for who asks for it), /healthz and /readyz. Anything but GET and HEAD
-// is answered with 405.
+// is answered with 405. It answers to every host name, for probes and Prometheus use all sorts: what it
+// shows is of no tenant.
 func NewHandler(health *Health, metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
@@ -35,11 +36,12 @@ func NewHandler(health *Health, metrics prometheus.Gatherer) http.Handler {
 	}))
 	mux.HandleFunc("GET /healthz", live)
 	mux.HandleFunc("GET /readyz", health.ready)
-	return mux
+	return reserved(mux)
 }
 
 // Serve answers on ln until ctx ends, then lets requests under way end for a few seconds. It closes
-// ln, and returns nil after an orderly end.
+// ln, and returns nil after an orderly end. Every step of a request has a time limit, headers are at
+// most 16 KiB, and there are at most 128 connections. It does not speak TLS or HTTP/2.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler:           h,
@@ -48,6 +50,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logge
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnState:         (&connLimit{max: maxConns}).changed,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	ended := make(chan error, 1)
