@@ -34,7 +34,7 @@ func TestCreateSendsTheTutorialsBody(t *testing.T) {
 		SpecName: "Access Token Authentication",
 		Params: provision.Params{Domain: "https://adb-4455667788990011.3.azuredatabricks.net", ClusterID: "0712-091500-exmpl123",
 			Database: "orders_db", Catalog: "main"},
-		AccessToken:    "EXAMPLE-NOT-A-TOKEN",
+		AccessToken:    provision.NewSensitive("EXAMPLE-NOT-A-TOKEN"),
 		ConnectionSpec: provision.ConnectionSpec{ID: "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", Version: "1.0"},
 	}
 	made, err := newRig(t, url).Create(t.Context(), as, conn, time.Now().Add(time.Minute))
@@ -184,11 +184,11 @@ func TestCreateRefusesWhatCannotBeSent(t *testing.T) {
 		"no org":             {func(i *input) { i.as.Credentials.OrgID = "" }, provision.VerdictDenied, "orgId"},
 		"no credentials":     {func(i *input) { i.as.Credentials = provision.Credentials{OrgID: "o"} }, provision.VerdictDenied, "clientId"},
 		"no API key":         {func(i *input) { i.as.Credentials.APIKey = "" }, provision.VerdictDenied, "apiKey"},
-		"bearer, line break": {func(i *input) { i.as.Credentials.AccessToken += "\n" }, provision.VerdictDenied, "accessToken"},
+		"bearer, line break": {func(i *input) { i.as.Credentials.AccessToken = provision.NewSensitive(staticBearer + "\n") }, provision.VerdictDenied, "accessToken"},
 		"no sandbox":         {func(i *input) { i.as.Sandbox = "" }, provision.VerdictRejected, "sandbox"},
 		"sandbox, header":    {func(i *input) { i.as.Sandbox = "a\r\nX-Evil: 1" }, provision.VerdictRejected, "sandbox"},
-		"no token":           {func(i *input) { i.conn.AccessToken = "" }, provision.VerdictRejected, "auth.params.accessToken"},
-		"token, line break":  {func(i *input) { i.conn.AccessToken += "\n" }, provision.VerdictRejected, "line breaks"},
+		"no token":           {func(i *input) { i.conn.AccessToken = provision.Sensitive{} }, provision.VerdictRejected, "auth.params.accessToken"},
+		"token, line break":  {func(i *input) { i.conn.AccessToken = provision.NewSensitive(dbxToken + "\n") }, provision.VerdictRejected, "line breaks"},
 		"name not UTF-8":     {func(i *input) { i.conn.Name = "a\xff" }, provision.VerdictRejected, "UTF-8"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 func start(t *testing.T, cfg flowtest.Config) (*flowtest.Emulator, *flow.Client) {
 	t.Helper()
 	e := flowtest.New(cfg)
-	e.AddClient(flowtest.Client{OrgID: "ORG@AdobeOrg", ClientID: "client-id", ClientSecret: "client-secret-0123", Scopes: "openid,session"})
+	e.AddClient(flowtest.Client{OrgID: "ORG@AdobeOrg", ClientID: "client-id", ClientSecret: provision.NewSensitive("client-secret-0123"), Scopes: "openid,session"})
 	s := httptest.NewServer(e)
 	c, err := flow.New(flow.Config{
 		BaseURL: s.URL + "/data/foundation/flowservice", IMSURL: s.URL, Timeout: 20 * time.Second,
@@ -34,7 +34,7 @@ func start(t *testing.T, cfg flowtest.Config) (*flowtest.Emulator, *flow.Client)
 
 func account() provision.Account {
 	return provision.Account{Tenant: "acme", Sandbox: "dev-eu", Credentials: provision.Credentials{
-		OrgID: "ORG@AdobeOrg", ClientID: "client-id", ClientSecret: "client-secret-0123", Scopes: "openid,session",
+		OrgID: "ORG@AdobeOrg", ClientID: "client-id", ClientSecret: provision.NewSensitive("client-secret-0123"), Scopes: "openid,session",
 	}}
 }
 
@@ -42,7 +42,7 @@ func connection(name string) provision.NewConnection {
 	return provision.NewConnection{
 		Name: name, Description: "x [flow-worker 00112233445566778899aabbccddeeff]", SpecName: "Access Token Authentication",
 		Params:         provision.Params{Domain: "https://adb-1.3.azuredatabricks.net", ClusterID: "0712-091500-x", Database: "db", Catalog: "main"},
-		AccessToken:    "dapi-not-a-token-0123456789",
+		AccessToken:    provision.NewSensitive("dapi-not-a-token-0123456789"),
 		ConnectionSpec: provision.ConnectionSpec{ID: "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", Version: "1.0"},
 	}
 }

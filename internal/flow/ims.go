@@ -57,7 +57,7 @@ func (i *ims) token(ctx context.Context, cr provision.Credentials) (bearer, *pro
 	if unsendable(tok.AccessToken) != "" {
 		return bearer{}, unusableToken()
 	}
-	return bearer{token: provision.Sensitive(tok.AccessToken), got: got, expiresAt: expiry(got, tok.Expiry)}, nil
+	return bearer{token: provision.NewSensitive(tok.AccessToken), got: got, expiresAt: expiry(got, tok.Expiry)}, nil
 }
 
 func expiry(got, said time.Time) time.Time {
@@ -144,7 +144,7 @@ type grant struct {
 }
 
 // static reports whether cr hold a ready-made bearer token.
-func static(cr provision.Credentials) bool { return cr.AccessToken != "" }
+func static(cr provision.Credentials) bool { return !cr.AccessToken.IsZero() }
 
 // grant returns the account's own bearer token, or one of IMS.
 func (c *Client) grant(ctx context.Context, as provision.Account) (grant, *provision.CallError) {

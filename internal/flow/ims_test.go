@@ -85,7 +85,7 @@ func TestTokenIsShared(t *testing.T) {
 	}
 	hits.want(t, imsCall, 1)
 	rotated := imsAccount()
-	rotated.Credentials.ClientSecret = "another-secret"
+	rotated.Credentials.ClientSecret = provision.NewSensitive("another-secret")
 	if _, err := r.create(t, rotated); err != nil {
 		t.Fatal(err)
 	}

@@ -114,13 +114,13 @@ func (r *rig) checkNoLeak(t *testing.T, err error) {
 
 func staticAccount() provision.Account {
 	return provision.Account{Tenant: "acme", Sandbox: "dev-eu", Credentials: provision.Credentials{
-		OrgID: "ORG@AdobeOrg", AccessToken: staticBearer, APIKey: "api-key",
+		OrgID: "ORG@AdobeOrg", AccessToken: provision.NewSensitive(staticBearer), APIKey: "api-key",
 	}}
 }
 
 func imsAccount() provision.Account {
 	return provision.Account{Tenant: "acme", Sandbox: "dev-eu", Credentials: provision.Credentials{
-		OrgID: "ORG@AdobeOrg", ClientID: "client-id", ClientSecret: imsSecret, Scopes: "openid, session,AdobeID",
+		OrgID: "ORG@AdobeOrg", ClientID: "client-id", ClientSecret: provision.NewSensitive(imsSecret), Scopes: "openid, session,AdobeID",
 	}}
 }
 
@@ -129,7 +129,7 @@ func newConnection() provision.NewConnection {
 		Name: "dbx-orders", Description: "orders [flow-worker 00112233445566778899aabbccddeeff]",
 		SpecName:       "Access Token Authentication",
 		Params:         provision.Params{Domain: "https://adb-1.3.azuredatabricks.net", ClusterID: "0712-091500-x", Database: "orders_db"},
-		AccessToken:    dbxToken,
+		AccessToken:    provision.NewSensitive(dbxToken),
 		ConnectionSpec: provision.ConnectionSpec{ID: "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", Version: "1.0"},
 	}
 }

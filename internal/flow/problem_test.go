@@ -140,7 +140,7 @@ func FuzzProblem(f *testing.F) {
 	}
 	const secret = "pat-0123456789-secret"
 	f.Fuzz(func(t *testing.T, body []byte, header string) {
-		s := newScrubber(secret)
+		s := newScrubber(provision.NewSensitive(secret))
 		for _, b := range [][]byte{body, append(body[:len(body):len(body)], `{"message":"`+secret+`"}`...)} {
 			p := readProblem(http.Header{"X-Request-Id": {header, secret}, "Retry-After": {header}}, b, s)
 			checkTold(t, p, secret)

@@ -29,9 +29,9 @@ var tokenLike = regexp.MustCompile(`(?i:\bbearer\s+[A-Za-z0-9._~+/=-]{8,})|\beyJ
 func newScrubber(secrets ...provision.Sensitive) scrubber {
 	var s scrubber
 	for _, v := range secrets {
-		if len(v) >= minSecret {
-			b := []byte(v.Reveal())
-			s.secrets = append(s.secrets, v.Reveal(), base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b))
+		if text := v.Reveal(); len(text) >= minSecret {
+			b := []byte(text)
+			s.secrets = append(s.secrets, text, base64.RawStdEncoding.EncodeToString(b), base64.RawURLEncoding.EncodeToString(b))
 		}
 	}
 	return s

@@ -51,7 +51,7 @@ func TestScrubKnowsEverySpelling(t *testing.T) {
 				secret = strings.ToLower(secret)
 			}
 			said := spell(secret)
-			got := newScrubber(provision.Sensitive(secret)).scrub("bad token <" + said + "> refused")
+			got := newScrubber(provision.NewSensitive(secret)).scrub("bad token <" + said + "> refused")
 			if got != "bad token <[redacted]> refused" && !(strings.HasPrefix(name, "base64") && strings.HasPrefix(got, "bad token <[redacted]")) &&
 				!(name == "JSON in JSON" && strings.Contains(got, "[redacted]") && len(got) < 45) {
 				t.Errorf("%s of %q: %q", name, secret, got)
@@ -62,7 +62,7 @@ func TestScrubKnowsEverySpelling(t *testing.T) {
 
 func TestScrubLeavesTheRest(t *testing.T) {
 	t.Parallel()
-	s := newScrubber("abcdefghijklmnopqrst", "", "abc")
+	s := newScrubber(provision.NewSensitive("abcdefghijklmnopqrst"), provision.Sensitive{}, provision.NewSensitive("abc"))
 	for _, text := range []string{
 		"", "nothing to see", "abcdefghijk is but the beginning", "100% \\ &amp; + %zz %4 \\u00 &#; &", "Auth spec 'Acces Token' not found", "bearer of bad news",
 	} {
@@ -90,7 +90,7 @@ func TestSuspectsMissesNothing(t *testing.T) {
 	t.Parallel()
 	const alphabet = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 	for _, size := range []int{minSecret, 5, 7, minPart - 1, minPart, minPart + 1, 50} {
-		s := newScrubber(provision.Sensitive(alphabet[:size]))
+		s := newScrubber(provision.NewSensitive(alphabet[:size]))
 		needed := min(size, minPart)
 		for before := range 2 * minPart {
 			for from := range size {
@@ -104,7 +104,7 @@ func TestSuspectsMissesNothing(t *testing.T) {
 			}
 		}
 	}
-	if s := newScrubber("abcdefghijklmnopqrst"); s.suspects("e9d7ec6b-0873-4e57-ad21-b3a7c65e310b") || s.suspects("Auth spec not found") {
+	if s := newScrubber(provision.NewSensitive("abcdefghijklmnopqrst")); s.suspects("e9d7ec6b-0873-4e57-ad21-b3a7c65e310b") || s.suspects("Auth spec not found") {
 		t.Error("everything is suspect")
 	}
 	for _, text := range []string{"BEARER abcdefgh", "eyJhbGciOiJIUzI1NiJ9", "dapi0123456789abcdef", "\xff\xfe", "ſK"} {
@@ -121,7 +121,7 @@ func checkSuspects(t testing.TB, s scrubber, text string) {
 
 // BenchmarkScrub looks for a token of IMS's size in a connection's id.
 func BenchmarkScrub(b *testing.B) {
-	s := newScrubber(provision.Sensitive(strings.Repeat("0123456789abcdefABCDEF_-", 60)))
+	s := newScrubber(provision.NewSensitive(strings.Repeat("0123456789abcdefABCDEF_-", 60)))
 	for b.Loop() {
 		_ = s.scrub("e9d7ec6b-0873-4e57-ad21-b3a7c65e310b")
 	}
@@ -144,8 +144,8 @@ func FuzzScrub(f *testing.F) {
 		if len(secret) < minPart || len(secret) > 200 || len(before)+len(after) > 500 || strings.Contains(provision.Redacted, secret) {
 			t.Skip()
 		}
-		checkSuspects(t, newScrubber(provision.Sensitive(secret)), before+after)
-		got := newScrubber(provision.Sensitive(secret)).scrub(before + secret + after)
+		checkSuspects(t, newScrubber(provision.NewSensitive(secret)), before+after)
+		got := newScrubber(provision.NewSensitive(secret)).scrub(before + secret + after)
 		if strings.Contains(strings.ReplaceAll(got, provision.Redacted, "\x00"), secret) {
 			t.Errorf("%q is still in %q", secret, got)
 		}

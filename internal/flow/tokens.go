@@ -82,7 +82,7 @@ func (t *tokens) get(ctx context.Context, cr provision.Credentials) (provision.S
 	case <-call.done:
 		return call.token, call.err
 	case <-ctx.Done():
-		return "", &provision.CallError{
+		return provision.Sensitive{}, &provision.CallError{
 			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: causeOf(ctx.Err()),
 			Message: "IMS gave no token in time; nothing was sent to the Flow Service", Err: ctx.Err(),
 		}
@@ -95,7 +95,7 @@ func (t *tokens) lookup(cr provision.Credentials) (provision.Sensitive, *tokenCa
 	defer t.mu.Unlock()
 	now := time.Now()
 	e := t.entry(keyOf(cr), now)
-	usable := e.token != "" && now.Before(e.expiresAt.Add(-e.margin()/4))
+	usable := !e.token.IsZero() && now.Before(e.expiresAt.Add(-e.margin()/4))
 	fresh := usable && now.Before(e.expiresAt.Add(-e.margin()))
 	call := e.call
 	if call == nil && !fresh && !(usable && now.Before(e.rest)) {
@@ -104,7 +104,7 @@ func (t *tokens) lookup(cr provision.Credentials) (provision.Sensitive, *tokenCa
 	if usable {
 		return e.token, nil
 	}
-	return "", call
+	return provision.Sensitive{}, call
 }
 
 // margin is how long before its end a token is renewed: it has to outlive the call it is used for.
@@ -179,7 +179,7 @@ func closedError() *provision.CallError {
 func (t *tokens) forget(cr provision.Credentials, refused provision.Sensitive) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e := t.entries[keyOf(cr)]; e != nil && e.token == refused {
+	if e := t.entries[keyOf(cr)]; e != nil && e.token.Equal(refused) {
 		e.bearer = bearer{}
 	}
 }

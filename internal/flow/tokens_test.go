@@ -33,7 +33,7 @@ func (m *mint) fetch(ctx context.Context, _ provision.Credentials) (bearer, *pro
 		return bearer{}, m.err
 	}
 	now := time.Now()
-	return bearer{token: provision.Sensitive(fmt.Sprintf("token-%d", m.n)), got: now, expiresAt: now.Add(m.lifetime)}, nil
+	return bearer{token: provision.NewSensitive(fmt.Sprintf("token-%d", m.n)), got: now, expiresAt: now.Add(m.lifetime)}, nil
 }
 
 func (m *mint) fail(err *provision.CallError) {
@@ -120,7 +120,7 @@ func TestOneFetchForAll(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				if got, err := ts.get(t.Context(), imsAccount().Credentials); err != nil || got != "token-1" {
+				if got, err := ts.get(t.Context(), imsAccount().Credentials); err != nil || got.Reveal() != "token-1" {
 					t.Errorf("%v, %v", got.Reveal(), err)
 				}
 			})
@@ -150,13 +150,13 @@ func TestForgetDropsThatVeryToken(t *testing.T) {
 	withTokens(t, m, func(t *testing.T, ts *tokens) {
 		cr := imsAccount().Credentials
 		wantToken(t, ts, "token-1")
-		ts.forget(cr, "token-0")
+		ts.forget(cr, provision.NewSensitive("token-0"))
 		wantToken(t, ts, "token-1")
-		ts.forget(cr, "token-1")
+		ts.forget(cr, provision.NewSensitive("token-1"))
 		wantToken(t, ts, "token-2")
-		ts.forget(cr, "token-1") // a late refusal of the old one
+		ts.forget(cr, provision.NewSensitive("token-1")) // a late refusal of the old one
 		wantToken(t, ts, "token-2")
-		ts.forget(provision.Credentials{ClientID: "unknown"}, "token-2")
+		ts.forget(provision.Credentials{ClientID: "unknown"}, provision.NewSensitive("token-2"))
 		wantToken(t, ts, "token-2")
 	})
 }

@@ -75,7 +75,7 @@ func TestPageShowsNoSecret(t *testing.T) {
 	const secret = "dapi0123456789"
 	health := &Health{}
 	health.Add("vault", func(context.Context) error {
-		return &provision.SecretError{Problem: provision.SecretDenied, Err: errors.New("token " + provision.Sensitive(secret).String())}
+		return &provision.SecretError{Problem: provision.SecretDenied, Err: errors.New("token " + provision.NewSensitive(secret).String())}
 	})
 	s := &Status{Health: health}
 	h := NewStatusHandler(s, StatusOptions{Pprof: true})

@@ -123,7 +123,7 @@ func (s simSecrets) Credentials(_ context.Context, tenant string, fresh bool) (c
 		if now := s.p.s.secrets; fresh || s.p.cached.creds == 0 {
 			s.p.cached.creds = now.creds
 		}
-		c = Credentials{OrgID: tenant + "@AdobeOrg", ClientID: "id", ClientSecret: "secret", Version: s.p.cached.creds}
+		c = Credentials{OrgID: tenant + "@AdobeOrg", ClientID: "id", ClientSecret: NewSensitive("secret"), Version: s.p.cached.creds}
 		return s.p.s.secrets.err
 	})
 	return c, secretErr(err)
@@ -134,7 +134,7 @@ func (s simSecrets) Resolve(_ context.Context, _ string, _ SecretRef, fresh bool
 		if now := s.p.s.secrets; fresh || s.p.cached.token == 0 {
 			s.p.cached.token = now.token
 		}
-		sec = Secret{Value: "token", Version: s.p.cached.token}
+		sec = Secret{Value: NewSensitive("token"), Version: s.p.cached.token}
 		return s.p.s.secrets.err
 	})
 	return sec, secretErr(err)

@@ -21,7 +21,7 @@ func (plainSecrets) Credentials(context.Context, string, bool) (Credentials, err
 }
 
 func (plainSecrets) Resolve(context.Context, string, SecretRef, bool) (Secret, error) {
-	return Secret{Value: "t", Version: 1}, nil
+	return Secret{Value: NewSensitive("t"), Version: 1}, nil
 }
 
 // scriptedFlow answers by functions; a nil one succeeds.

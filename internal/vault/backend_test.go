@@ -78,8 +78,8 @@ func (b backend) change(t *testing.T, how, path string, versions ...int) {
 
 // with returns conf, or else the root token, at this Vault.
 func (b backend) with(conf Config) Config {
-	if conf.Auth == "" && conf.Token == "" {
-		conf.Token = provision.Sensitive(b.root)
+	if conf.Auth == "" && conf.Token.IsZero() {
+		conf.Token = provision.NewSensitive(b.root)
 	}
 	conf.Address = b.address
 	if conf.KVMount == "" {

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
 )
@@ -30,10 +32,10 @@ func TestCredentials(t *testing.T) {
 		got, err := h.client.Credentials(t.Context(), "acme", false)
 		h.see(got, err)
 		want := provision.Credentials{
-			OrgID: "ABC123@AdobeOrg", ClientID: "client", ClientSecret: "p8-" + canary, Version: 1,
+			OrgID: "ABC123@AdobeOrg", ClientID: "client", ClientSecret: provision.NewSensitive("p8-" + canary), Version: 1,
 			Scopes: "openid,session,AdobeID,read_organizations,additional_info.projectedProductContext",
 		}
-		if err != nil || got != want {
+		if err != nil || !cmp.Equal(got, want) {
 			t.Errorf("got %+v, %v", got, err)
 		}
 		_, err = h.client.Credentials(t.Context(), "nobody", false)

@@ -180,7 +180,7 @@ func (c Config) chooseToken(api *vaultapi.Client) error {
 		api.ClearToken()
 		return nil
 	}
-	if c.Token != "" {
+	if !c.Token.IsZero() {
 		api.SetToken(c.Token.Reveal())
 	}
 	switch token := api.Token(); {

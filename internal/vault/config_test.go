@@ -17,12 +17,13 @@ import (
 	vaultapi "github.com/hashicorp/vault/api"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
 )
 
 func TestWrongConfig(t *testing.T) {
 	t.Parallel()
-	good := Config{Address: "https://vault.example.com", Token: "t-" + canary}
+	good := Config{Address: "https://vault.example.com", Token: provision.NewSensitive("t-" + canary)}
 	for name, tc := range map[string]struct {
 		change func(*Config)
 		parts  []string
@@ -37,7 +38,7 @@ func TestWrongConfig(t *testing.T) {
 		"auth mount":       {func(c *Config) { c.AuthMount = "a?b" }, []string{"VAULT_AUTH_MOUNT"}},
 		"cache":            {func(c *Config) { c.CacheTTL = -1 }, []string{"VAULT_CACHE_TTL"}},
 		"timeout":          {func(c *Config) { c.Timeout = -1 }, []string{"timeout"}},
-		"token with blank": {func(c *Config) { c.Token = "t-" + canary + "\n" }, []string{"VAULT_TOKEN", "line break"}},
+		"token with blank": {func(c *Config) { c.Token = provision.NewSensitive("t-" + canary + "\n") }, []string{"VAULT_TOKEN", "line break"}},
 		"address":          {func(c *Config) { c.Address = "vault.example.com:8200" }, []string{"VAULT_ADDR"}},
 		"broken address":   {func(c *Config) { c.Address = "https://" + canary + "\x7f" }, []string{"VAULT_ADDR"}},
 		"user info":        {func(c *Config) { c.Address = "https://u:" + canary + "@vault.example.com" }, []string{"VAULT_ADDR", "user info"}},
@@ -68,12 +69,12 @@ func TestWrongConfig(t *testing.T) {
 func TestSkipVerifyOnLoopback(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"https://127.0.0.1:8200", "https://localhost:8200", "https://[::1]:8200"} {
-		if _, err := New(Config{Address: address, Token: "t", TLS: &vaultapi.TLSConfig{Insecure: true}}); err != nil {
+		if _, err := New(Config{Address: address, Token: provision.NewSensitive("t"), TLS: &vaultapi.TLSConfig{Insecure: true}}); err != nil {
 			t.Errorf("%s: %v", address, err)
 		}
 	}
 	for _, address := range []string{"https://10.0.0.1", "https://localhost.example.com", "https://127.0.0.1.example.com"} {
-		if _, err := New(Config{Address: address, Token: "t", TLS: &vaultapi.TLSConfig{Insecure: true}}); err == nil {
+		if _, err := New(Config{Address: address, Token: provision.NewSensitive("t"), TLS: &vaultapi.TLSConfig{Insecure: true}}); err == nil {
 			t.Errorf("%s: not refused", address)
 		}
 	}
@@ -82,7 +83,7 @@ func TestSkipVerifyOnLoopback(t *testing.T) {
 func TestMetricsTwice(t *testing.T) {
 	t.Parallel()
 	reg := prometheus.NewRegistry()
-	conf := Config{Address: "http://127.0.0.1:1", Token: "t", Registerer: reg}
+	conf := Config{Address: "http://127.0.0.1:1", Token: provision.NewSensitive("t"), Registerer: reg}
 	if _, err := New(conf); err != nil {
 		t.Fatal(err)
 	}
@@ -126,11 +127,11 @@ func TestEnvironmentIsChecked(t *testing.T) {
 		t.Errorf("without a token: %v", err)
 	}
 	t.Setenv("VAULT_SKIP_VERIFY", "true")
-	if _, err := New(Config{Token: "t"}); err == nil || !strings.Contains(err.Error(), "VAULT_SKIP_VERIFY") {
+	if _, err := New(Config{Token: provision.NewSensitive("t")}); err == nil || !strings.Contains(err.Error(), "VAULT_SKIP_VERIFY") {
 		t.Errorf("with VAULT_SKIP_VERIFY: %v", err)
 	}
 	t.Setenv("VAULT_SKIP_VERIFY", "perhaps")
-	if _, err := New(Config{Token: "t"}); err == nil {
+	if _, err := New(Config{Token: provision.NewSensitive("t")}); err == nil {
 		t.Error("with a broken VAULT_SKIP_VERIFY: no error")
 	}
 }
@@ -138,7 +139,7 @@ func TestEnvironmentIsChecked(t *testing.T) {
 func TestDefaultTimeout(t *testing.T) {
 	t.Setenv("VAULT_CLIENT_TIMEOUT", "")
 	for want, set := range map[time.Duration]time.Duration{10 * time.Second: 0, 3 * time.Second: 3 * time.Second} {
-		client, err := New(Config{Address: "http://127.0.0.1:1", Token: "t", Timeout: set})
+		client, err := New(Config{Address: "http://127.0.0.1:1", Token: provision.NewSensitive("t"), Timeout: set})
 		if err != nil || client.session.timeout != want {
 			t.Errorf("timeout %v, %v; want %v", client.session.timeout, err, want)
 		}
@@ -162,7 +163,7 @@ func TestTLS(t *testing.T) {
 		conf *vaultapi.TLSConfig
 		ok   bool
 	}{"with its CA": {&vaultapi.TLSConfig{CACert: ca}, true}, "without": {nil, false}} {
-		client, err := New(Config{Address: server.URL, Token: "t", TLS: tc.conf})
+		client, err := New(Config{Address: server.URL, Token: provision.NewSensitive("t"), TLS: tc.conf})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -190,7 +191,7 @@ func TestAnswersAreLimited(t *testing.T) {
 	t.Parallel()
 	for _, status := range []int{200, 404, 500} {
 		body := &endless{}
-		client, err := New(Config{Address: "http://127.0.0.1:1", Token: "t", transport: transportFunc(func(r *http.Request) (*http.Response, error) {
+		client, err := New(Config{Address: "http://127.0.0.1:1", Token: provision.NewSensitive("t"), transport: transportFunc(func(r *http.Request) (*http.Response, error) {
 			return &http.Response{StatusCode: status, Body: body, Request: r, Header: http.Header{}}, nil
 		})})
 		if err != nil {

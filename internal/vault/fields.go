@@ -21,7 +21,7 @@ func secretIn(s *stored, field string) (provision.Secret, *failure) {
 	if err != nil {
 		return provision.Secret{}, err
 	}
-	out := provision.Secret{Value: provision.Sensitive(value), Version: s.version}
+	out := provision.Secret{Value: provision.NewSensitive(value), Version: s.version}
 	if s.has("domain") {
 		// A domain that can't be read must not pass for none: the token would then go anywhere.
 		if out.Domain, err = s.text("domain"); err != nil {
@@ -44,10 +44,10 @@ func credentialsIn(s *stored) (provision.Credentials, *failure) {
 	r := fieldReader{from: s}
 	out.OrgID = r.text("orgId")
 	if oauth {
-		out.ClientID, out.ClientSecret = r.text("clientId"), provision.Sensitive(r.text("clientSecret"))
+		out.ClientID, out.ClientSecret = r.text("clientId"), provision.NewSensitive(r.text("clientSecret"))
 		out.Scopes = r.scopes()
 	} else {
-		out.AccessToken, out.APIKey = provision.Sensitive(r.text("accessToken")), r.text("apiKey")
+		out.AccessToken, out.APIKey = provision.NewSensitive(r.text("accessToken")), r.text("apiKey")
 	}
 	if r.err == nil && !orgID.MatchString(out.OrgID) {
 		r.err = missing("%s: field orgId must be the organization's id, which ends in @AdobeOrg", s.at)

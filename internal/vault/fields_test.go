@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -36,7 +38,7 @@ func TestUnusableFields(t *testing.T) {
 			t.Parallel()
 			got, err := secretIn(storedOf(map[string]any{"f": tc.value}), "f")
 			checkProblem(t, err.public(), provision.SecretMissing, "secret/flow/tenants/acme/x", "field f", tc.part)
-			if strings.Contains(err.Error(), canary) || strings.Contains(err.Error(), "4242") || got != (provision.Secret{}) {
+			if strings.Contains(err.Error(), canary) || strings.Contains(err.Error(), "4242") || !cmp.Equal(got, provision.Secret{}) {
 				t.Errorf("the value is told: %v", err)
 			}
 		})
@@ -74,9 +76,9 @@ func TestCredentialsIn(t *testing.T) {
 		want   provision.Credentials
 		parts  []string // of the error, if there is to be one
 	}{
-		"oauth":          {fields: oauth, want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: "s-" + canary, Scopes: defaultScopes, Version: 7}},
-		"token":          {fields: token, want: provision.Credentials{OrgID: "A@AdobeOrg", AccessToken: "t-" + canary, APIKey: "key", Version: 7}},
-		"scopes":         {fields: with(oauth, "scopes", "openid, AdobeID"), want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: "s-" + canary, Scopes: "openid,AdobeID", Version: 7}},
+		"oauth":          {fields: oauth, want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: provision.NewSensitive("s-" + canary), Scopes: defaultScopes, Version: 7}},
+		"token":          {fields: token, want: provision.Credentials{OrgID: "A@AdobeOrg", AccessToken: provision.NewSensitive("t-" + canary), APIKey: "key", Version: 7}},
+		"scopes":         {fields: with(oauth, "scopes", "openid, AdobeID"), want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: provision.NewSensitive("s-" + canary), Scopes: "openid,AdobeID", Version: 7}},
 		"none":           {fields: map[string]any{}, parts: []string{"orgId", "clientId", "clientSecret", "accessToken", "apiKey"}},
 		"nil":            {fields: nil, parts: []string{"orgId"}},
 		"only orgId":     {fields: map[string]any{"orgId": "A@AdobeOrg"}, parts: []string{"clientId", "accessToken"}},
@@ -95,13 +97,13 @@ func TestCredentialsIn(t *testing.T) {
 			t.Parallel()
 			got, err := credentialsIn(storedOf(tc.fields))
 			if tc.parts == nil {
-				if err != nil || got != tc.want {
+				if err != nil || !cmp.Equal(got, tc.want) {
 					t.Errorf("got %+v, %v", got, err)
 				}
 				return
 			}
 			checkProblem(t, err.public(), provision.SecretMissing, append(tc.parts, "secret/flow/tenants/acme/x")...)
-			if strings.Contains(err.Error(), canary) || got != (provision.Credentials{}) {
+			if strings.Contains(err.Error(), canary) || !cmp.Equal(got, provision.Credentials{}) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		})

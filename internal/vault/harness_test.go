@@ -126,8 +126,8 @@ func start(t *testing.T, server *vaulttest.Server, conf Config) *harness {
 	t.Helper()
 	h := &harness{t: t, server: server, reg: prometheus.NewPedanticRegistry(), witness: &witness{}}
 	conf.Address = "http://vault.test:8200"
-	if conf.Token == "" {
-		conf.Token = provision.Sensitive(server.Token())
+	if conf.Token.IsZero() {
+		conf.Token = provision.NewSensitive(server.Token())
 	}
 	if conf.transport == nil {
 		conf.transport = inMemory{server}

@@ -21,7 +21,7 @@ func TestDetectionDenied(t *testing.T) {
 			server := serverOf(vaulttest.Config{KVVersion: kv})
 			server.Deny("sys/internal/ui/mounts/*")
 			token := server.NewToken(vaulttest.Role{})
-			h := start(t, server, Config{Token: provision.Sensitive(token)})
+			h := start(t, server, Config{Token: provision.NewSensitive(token)})
 			_, err := h.resolveRef(ref("nothing", "f"), false)
 			checkProblem(t, err, provision.SecretMissing, "there is no secret at secret/flow/tenants/acme/nothing")
 			if v := h.engine().version.Load(); v != 0 {
@@ -51,7 +51,7 @@ func TestDetectionDeniedInAVersion1Engine(t *testing.T) {
 		server := serverOf(vaulttest.Config{KVVersion: 1})
 		server.Deny("sys/internal/ui/mounts/*")
 		token := server.NewToken(vaulttest.Role{Allow: []string{"secret/flow/tenants/*"}})
-		h := start(t, server, Config{Token: provision.Sensitive(token)})
+		h := start(t, server, Config{Token: provision.NewSensitive(token)})
 		got, err := h.resolve(false)
 		checkValue(t, got, err, "dapi-"+canary)
 		pinned := ref("databricks/acme", "accessToken")

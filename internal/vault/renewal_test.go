@@ -106,7 +106,7 @@ func TestGivenTokenIsRenewedToItsMaxTTL(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := serverOf(vaulttest.Config{})
 		token := server.NewToken(vaulttest.Role{TTL: time.Hour, MaxTTL: 10 * time.Hour})
-		h := start(t, server, Config{Token: provision.Sensitive(token)})
+		h := start(t, server, Config{Token: provision.NewSensitive(token)})
 		<-time.After(9*time.Hour + 59*time.Minute)
 		got, err := h.resolve(false)
 		checkValue(t, got, err, "dapi-"+canary)
@@ -125,7 +125,7 @@ func TestGivenTokenWithoutRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := serverOf(vaulttest.Config{})
 		token := server.NewToken(vaulttest.Role{TTL: time.Hour, NonRenewable: true})
-		h := start(t, server, Config{Token: provision.Sensitive(token)})
+		h := start(t, server, Config{Token: provision.NewSensitive(token)})
 		<-time.After(59 * time.Minute)
 		if err := h.client.Ready(); err != nil {
 			t.Errorf("Ready before the end: %v", err)

@@ -84,7 +84,7 @@ func TestRefusedLogins(t *testing.T) {
 			Config{Auth: AuthKubernetes, Role: "worker", JWTFile: writeFile(t, "wrong-"+canary)},
 			provision.SecretDenied, []string{"403", "permission denied"},
 		},
-		"wrong token": {Config{Token: "wrong-" + canary}, provision.SecretDenied, []string{"VAULT_TOKEN", "invalid token"}},
+		"wrong token": {Config{Token: provision.NewSensitive("wrong-" + canary)}, provision.SecretDenied, []string{"VAULT_TOKEN", "invalid token"}},
 		"no file": {
 			Config{Auth: AuthJWT, Role: "worker", JWTFile: "/nowhere/jwt"},
 			provision.SecretUnavailable, []string{"VAULT_JWT_FILE", "/nowhere/jwt"},

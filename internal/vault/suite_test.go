@@ -130,7 +130,7 @@ func suiteRefusals(t *testing.T, b backend) {
 	nowhere := b.approle
 	nowhere.AuthMount = "nowhere"
 	for name, conf := range map[string]Config{
-		"secret id": wrongID, "jwt": wrongJWT, "role": unknown, "pod": wrongPod, "mount": nowhere, "token": {Token: "wrong-" + canary},
+		"secret id": wrongID, "jwt": wrongJWT, "role": unknown, "pod": wrongPod, "mount": nowhere, "token": {Token: provision.NewSensitive("wrong-" + canary)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := b.start(t, conf)
@@ -171,7 +171,7 @@ func suiteGivenToken(t *testing.T, b backend) {
 	other := b.start(t, b.approle)
 	other.reads(b, "given")
 	token := other.client.session.api.Token()
-	h := b.start(t, Config{Token: provision.Sensitive(token)})
+	h := b.start(t, Config{Token: provision.NewSensitive(token)})
 	h.reads(b, "given")
 	if ttl := h.client.session.ttl(); ttl < 60 || ttl > 768*3600 {
 		t.Errorf("ttl is %v", ttl)

@@ -49,12 +49,12 @@ type secrets struct{}
 
 // Credentials implements provision.Secrets.
 func (secrets) Credentials(_ context.Context, tenant string, _ bool) (provision.Credentials, error) {
-	return provision.Credentials{OrgID: orgOf(tenant), AccessToken: "token", APIKey: "key", Version: 1}, nil
+	return provision.Credentials{OrgID: orgOf(tenant), AccessToken: provision.NewSensitive("token"), APIKey: "key", Version: 1}, nil
 }
 
 // Resolve implements provision.Secrets.
 func (secrets) Resolve(context.Context, string, provision.SecretRef, bool) (provision.Secret, error) {
-	return provision.Secret{Value: "dapi", Version: 1}, nil
+	return provision.Secret{Value: provision.NewSensitive("dapi"), Version: 1}, nil
 }
 
 func orgOf(tenant string) string { return tenant + "@AdobeOrg" }

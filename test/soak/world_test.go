@@ -20,6 +20,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
+	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
 )
 
@@ -75,7 +76,7 @@ func (w *world) addTenants() {
 		adobe := map[string]any{"orgId": orgOf(name), "clientId": name + "-client", "clientSecret": "soak-client-secret"}
 		if name == staticTenant {
 			adobe = map[string]any{"orgId": orgOf(name), "accessToken": "soak-static-token", "apiKey": name + "-client"}
-			w.flow.AddToken("soak-static-token", "", "")
+			w.flow.AddToken(provision.NewSensitive("soak-static-token"), "", "")
 		}
 		w.vault.Put("flow/tenants/"+name+"/adobe", adobe)
 		w.vault.Put("flow/tenants/"+name+"/databricks/main", map[string]any{"accessToken": "dapi-soak-token"})

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 func TestCreateRefusals(t *testing.T) {
@@ -75,7 +77,7 @@ func TestNamesAreNotUnique(t *testing.T) {
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.em.AddToken("other", "OTHER@AdobeOrg", testKey)
+	b.em.AddToken(provision.NewSensitive("other"), "OTHER@AdobeOrg", testKey)
 	made := b.create("a")
 	for name, header := range map[string]map[string]string{
 		"sandbox": {"x-sandbox-name": "prod"},

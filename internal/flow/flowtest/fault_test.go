@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 func (b *bed) post(name string) (reply, error) {
@@ -185,7 +187,7 @@ func TestProviderRefusals(t *testing.T) {
 func TestExpiredTokenFault(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.em.AddToken("second", testOrg, testKey)
+	b.em.AddToken(provision.NewSensitive("second"), testOrg, testKey)
 	b.em.AddFault(Fault{Effect: EffectExpiredToken, Times: 1})
 	b.get("/connections").want(t, 401)
 	b.get("/connections").want(t, 401) // the token stays invalid
@@ -210,7 +212,7 @@ func TestTruncate(t *testing.T) {
 func TestRateLimit(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.em.AddToken("other", "OTHER@AdobeOrg", testKey)
+	b.em.AddToken(provision.NewSensitive("other"), "OTHER@AdobeOrg", testKey)
 	b.em.AddFault(Fault{Operation: OpList, Effect: EffectRateLimit, PerSecond: 2, RetryAfter: time.Second})
 	statuses := func(header map[string]string) (out []int) {
 		for range 3 {

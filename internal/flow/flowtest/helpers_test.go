@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 const (
@@ -61,7 +63,7 @@ func newBed(t *testing.T, change ...func(*Config)) *bed {
 		c(&cfg)
 	}
 	b.em = New(cfg)
-	b.em.AddToken(testToken, testOrg, testKey)
+	b.em.AddToken(provision.NewSensitive(testToken), testOrg, testKey)
 	srv := httptest.NewServer(b.em)
 	t.Cleanup(srv.Close)
 	b.url = srv.URL

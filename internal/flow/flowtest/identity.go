@@ -126,7 +126,7 @@ func (i *identities) admit(id, secret, scope string) (grant, *answer) {
 	if !ok {
 		return grant{}, imsRefusal("invalid_client", "invalid client_id parameter")
 	}
-	if secret != c.ClientSecret.Reveal() && (c.SecondSecret == "" || secret != c.SecondSecret.Reveal()) || secret == "" {
+	if secret != c.ClientSecret.Reveal() && (c.SecondSecret.IsZero() || secret != c.SecondSecret.Reveal()) || secret == "" {
 		return grant{}, imsRefusal("invalid_client", "invalid client_secret parameter")
 	}
 	if !scopesWithin(scope, c.Scopes) {

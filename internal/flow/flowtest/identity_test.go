@@ -5,6 +5,8 @@ import (
 	"net/url"
 	"testing"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 type tokenReply struct {
@@ -58,8 +60,8 @@ func TestTokenWithoutClients(t *testing.T) {
 func TestTokenWithClients(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.em.AddClient(Client{OrgID: testOrg, ClientID: "id", ClientSecret: "s3cret", SecondSecret: "s3cret-2", Scopes: "openid,session"})
-	b.em.AddClient(Client{OrgID: testOrg, ClientID: "one-secret", ClientSecret: "s3cret"})
+	b.em.AddClient(Client{OrgID: testOrg, ClientID: "id", ClientSecret: provision.NewSensitive("s3cret"), SecondSecret: provision.NewSensitive("s3cret-2"), Scopes: "openid,session"})
+	b.em.AddClient(Client{OrgID: testOrg, ClientID: "one-secret", ClientSecret: provision.NewSensitive("s3cret")})
 	for name, tt := range map[string]struct {
 		pairs  []string
 		status int

@@ -51,7 +51,7 @@ func (c *conn) stored(now time.Time) Stored {
 	}
 	for _, name := range c.secret {
 		if text, ok := c.params[name].(string); ok {
-			s.Secrets[name] = provision.Sensitive(text)
+			s.Secrets[name] = provision.NewSensitive(text)
 		}
 	}
 	s.AccessToken = s.Secrets["accessToken"]

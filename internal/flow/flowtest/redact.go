@@ -50,7 +50,7 @@ func redactJSON(body []byte, secrets map[string]bool, inPatch bool) ([]byte, pro
 			return r.out.Bytes(), r.token
 		}
 		if err != nil {
-			return nil, ""
+			return nil, provision.Sensitive{}
 		}
 		r.next(tok, before, int(dec.InputOffset()))
 	}
@@ -69,7 +69,7 @@ func (r *jsonRedactor) next(tok json.Token, start, end int) {
 	}
 	if r.secret(tok) {
 		if s, ok := tok.(string); ok && r.key == "accessToken" {
-			r.token = provision.Sensitive(s)
+			r.token = provision.NewSensitive(s)
 		}
 		start += len(r.in[start:end]) - len(bytes.TrimLeft(r.in[start:end], " \t\r\n,:"))
 		r.out.Write(r.in[r.copied:start])

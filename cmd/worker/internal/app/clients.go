@@ -33,7 +33,7 @@ func (p Parts) log(part string) *slog.Logger {
 // NewVault returns the client that a worker with these settings has.
 func NewVault(s settings.Settings, p Parts) (*vault.Client, error) {
 	return vault.New(vault.Config{
-		Address: s.VaultAddr, Token: provision.Sensitive(s.VaultToken), Namespace: s.VaultNamespace,
+		Address: s.VaultAddr, Token: provision.NewSensitive(s.VaultToken), Namespace: s.VaultNamespace,
 		TLS: &vaultapi.TLSConfig{
 			CACert: s.VaultCACert, CAPath: s.VaultCAPath, ClientCert: s.VaultClientCert, ClientKey: s.VaultClientKey,
 			TLSServerName: s.VaultTLSServerName, Insecure: s.VaultSkipVerify,

@@ -24,7 +24,7 @@ func (x *examination) adobe(ctx context.Context, credentials provision.Credentia
 	if x.Sandbox == "" {
 		account.Sandbox = "none" // it goes nowhere, but must not be empty
 	}
-	if credentials.AccessToken == "" && !x.token(ctx, client, account) {
+	if credentials.AccessToken.IsZero() && !x.token(ctx, client, account) {
 		return
 	}
 	if x.Sandbox != "" {

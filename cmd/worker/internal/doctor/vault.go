@@ -45,7 +45,7 @@ func (x *examination) upstream(ctx context.Context) {
 }
 
 func kindOf(c provision.Credentials) string {
-	if c.AccessToken != "" {
+	if !c.AccessToken.IsZero() {
 		return "a ready-made token"
 	}
 	return "OAuth server-to-server"
