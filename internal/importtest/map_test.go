@@ -22,10 +22,12 @@ var allowed = map[string][]string{
 		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},
 	"internal/ledger":   {"internal/provision", natsClient},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff},
-	"internal/flow":     {"internal/provision", backoff, "golang.org/x/oauth2", xsync, metrics},
-	"internal/vault":    {"internal/provision", vaultAPI, xsync, backoff, metrics},
+	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
+	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
 	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
 	"internal/ops":      {"internal/provision", metrics},
+	// What two spokes need alike, and the hub does not.
+	"internal/scrub": {"internal/provision"},
 
 	// Only the program knows all, and only its demo and its commands know the stand-ins below.
 	"cmd/worker": {"*"},
@@ -44,6 +46,7 @@ var allowed = map[string][]string{
 	"internal/natstest":          {natsServer, natsClient},
 	"internal/flow/flowtest":     {"internal/provision"},
 	"internal/vault/vaulttest":   {},
+	"internal/canary":            {},
 	"internal/ledger/ledgertest": {"internal/provision", "github.com/google/go-cmp"},
 
 	// Whole programs are tried from outside; what they need to be watched by is theirs to say.
@@ -56,7 +59,7 @@ var allowed = map[string][]string{
 
 // forTests are what every package's tests may import on top of its own line: stand-ins and test libraries.
 var forTests = []string{"internal/provision", "internal/natstest", "internal/flow/flowtest", "internal/vault/vaulttest",
-	"internal/ledger/ledgertest", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
+	"internal/ledger/ledgertest", "internal/canary", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
 	"github.com/nats-io/nkeys", "gopkg.in/yaml.v3", "github.com/prometheus/common", "github.com/prometheus/client_model"}
 
 var badNames = []string{"util", "utils", "common", "types", "errors", "logging", "helpers", "misc"}

@@ -1,0 +1,153 @@
+// Package canary makes secrets that can be told apart from everything else, and hunts for them in what
+// a program wrote, in every spelling that it knows. It is for tests, and knows nothing of how the
+// program keeps its secrets.
+package canary
+
+import (
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// New returns a secret that was never there before: letters and digits, and here and there one of the
+// characters that encodings change. It is printable ASCII without blanks, so it can be sent as a header.
+func New() string {
+	var b strings.Builder
+	for _, c := range `/+=&"<\%` {
+		b.WriteString(rand.Text()[:6])
+		b.WriteRune(c)
+	}
+	return b.String() + Plain()
+}
+
+// Plain returns a secret of letters and digits only.
+func Plain() string { return rand.Text() + strings.ToLower(rand.Text()[:6]) }
+
+// Hit is a secret, or a long part of one, that was found where it must not be.
+type Hit struct {
+	Sink, Canary, Spelling string
+	Around                 string // what stands around it
+}
+
+// Hunt looks for secrets. Its methods are safe for concurrent use. Use NewHunt.
+type Hunt struct {
+	names []string // of the canaries, sorted
+
+	mu     sync.Mutex
+	needle map[int]map[string]origin // :: length → folded block of a spelling → where it is from
+	first  [1 << 16]bool             // the first two bytes of any block
+	sinks  map[string]*sink
+	hits   []Hit
+}
+
+// origin says what a block is a part of.
+type origin struct{ canary, spelling string }
+
+// sink is a place that was searched.
+type sink struct{ bytes, texts, hits int }
+
+// NewHunt returns a hunt for the secrets, which go by their names.
+func NewHunt(canaries map[string]string) *Hunt {
+	h := &Hunt{
+		names: slices.Sorted(maps.Keys(canaries)), needle: map[int]map[string]origin{}, sinks: map[string]*sink{},
+	}
+	for name, secret := range canaries {
+		for spelling, s := range Spellings {
+			h.addBlocks(origin{name, spelling}, fold(s.Write(secret)), s.Block)
+		}
+	}
+	return h
+}
+
+// addBlocks cuts a spelling into blocks. Whatever part of it leaks and is twice as long as a block
+// holds a whole one.
+func (h *Hunt) addBlocks(from origin, text string, size int) {
+	for ; len(text) >= size; text = text[size:] {
+		if h.needle[size] == nil {
+			h.needle[size] = map[string]origin{}
+		}
+		h.needle[size][text[:size]] = from
+		h.first[pair(text)] = true
+	}
+}
+
+func pair(t string) int { return int(t[0])<<8 | int(t[1]) }
+
+// Search looks through one text of a sink. It returns how many secrets it found there; one that stands
+// there in several spellings or parts counts once.
+func (h *Hunt) Search(sinkName, text string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.sinks[sinkName]
+	if s == nil {
+		s = &sink{}
+		h.sinks[sinkName] = s
+	}
+	s.bytes += len(text)
+	s.texts++
+	found := map[string]bool{}
+	low := fold(text)
+	for i := 0; i+1 < len(low); i++ {
+		if !h.first[pair(low[i:])] {
+			continue
+		}
+		for size, blocks := range h.needle {
+			if i+size > len(low) {
+				continue
+			}
+			if from, ok := blocks[low[i:i+size]]; ok && !found[from.canary] {
+				found[from.canary] = true
+				h.hits = append(h.hits, Hit{sinkName, from.canary, from.spelling, text[max(0, i-80):min(len(text), i+size+40)]})
+			}
+		}
+	}
+	s.hits += len(found)
+	return len(found)
+}
+
+// Hits returns everything that was found.
+func (h *Hunt) Hits() []Hit {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.hits)
+}
+
+// Searched returns how many bytes of a sink were searched.
+func (h *Hunt) Searched(sinkName string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s := h.sinks[sinkName]; s != nil {
+		return s.bytes
+	}
+	return 0
+}
+
+// Report returns a table of what was searched, for what, and with which result.
+func (h *Hunt) Report() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var b strings.Builder
+	total := sink{}
+	for _, name := range slices.Sorted(maps.Keys(h.sinks)) {
+		s := h.sinks[name]
+		fmt.Fprintf(&b, "%-34s %8d texts %10d bytes %4d hits\n", name, s.texts, s.bytes, s.hits)
+		total.texts, total.bytes, total.hits = total.texts+s.texts, total.bytes+s.bytes, total.hits+s.hits
+	}
+	fmt.Fprintf(&b, "%-34s %8d texts %10d bytes %4d hits\n", "all", total.texts, total.bytes, total.hits)
+	fmt.Fprintf(&b, "%d sinks × %d canaries in %d spellings: %s", len(h.sinks), len(h.names), len(Spellings), strings.Join(h.names, ", "))
+	return b.String()
+}
+
+// fold returns t with its ASCII letters in lower case.
+func fold(t string) string {
+	b := []byte(t)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] = c + 'a' - 'A'
+		}
+	}
+	return string(b)
+}
