@@ -12,10 +12,12 @@ ENV CGO_ENABLED=0 GOTOOLCHAIN=local GOPROXY=${GOPROXY}
 WORKDIR /src
 # The modules come first: this layer changes only with go.mod and go.sum.
 COPY go.mod go.sum ./
-RUN go mod download
+RUN go mod download && go mod verify
 COPY . .
 ARG VERSION=dev
 ARG REVISION=unknown
+# As .ci/run builds: the same Go, version and revision make the same bytes.
+#   --build-arg VERSION=$(git describe --tags --always) --build-arg REVISION=$(git rev-parse HEAD)
 RUN go build -trimpath -buildvcs=false \
       -ldflags "-s -w -X main.version=${VERSION} -X main.commit=${REVISION}" \
       -o /out/worker ./cmd/worker
