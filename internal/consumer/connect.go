@@ -10,7 +10,9 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// ConnConfig says how to reach NATS. Every file is optional.
+// ConnConfig says how to reach NATS. Every file is optional, and every one is read again for each new
+// connection to a server, so that it may be replaced under a running worker. A file that can't be used
+// by then is told to the log and tried again with the next attempt.
 type ConnConfig struct {
 	URL   string // one or several, separated by commas
 	Name  string // shown by the server's monitoring
@@ -36,14 +38,20 @@ const (
 // a server that isn't there is no error; ask IsConnected. Its error speaks of the configuration only.
 // The caller has to drain or close the connection.
 func Connect(cfg ConnConfig) (*nats.Conn, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	opts, err := cfg.options()
 	if err != nil {
 		return nil, fmt.Errorf("consumer: NATS connection: %w", err)
 	}
+	r := &reconnecting{log: cfg.Log, seedFile: cfg.NKey}
+	opts = append(opts, r.options()...)
 	nc, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: NATS connection: %w", err)
 	}
+	r.conn.Store(nc)
 	return nc, nil
 }
 
@@ -55,7 +63,6 @@ func (c ConnConfig) options() ([]nats.Option, error) {
 	opts := append(auth, nats.Name(c.Name),
 		nats.Timeout(connectTimeout), nats.PingInterval(pingInterval), nats.DrainTimeout(drainTimeout),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(reconnectForever),
-		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.IgnoreAuthErrorAbort()) // credentials rotate; the next try reads the files again
 	return append(opts, c.handlers()...), nil
 }
@@ -97,14 +104,10 @@ func (c ConnConfig) credentials() ([]nats.Option, error) {
 // handlers log what becomes of the connection. URLs are logged without user and password.
 func (c ConnConfig) handlers() []nats.Option {
 	log := c.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
 	return []nats.Option{
 		nats.ConnectHandler(func(nc *nats.Conn) { log.Info("NATS connected", "url", nc.ConnectedUrlRedacted()) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { log.Warn("NATS disconnected", "error", err) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("NATS reconnected", "url", nc.ConnectedUrlRedacted()) }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { log.Debug("NATS is not reached yet", "error", err) }),
 		nats.ClosedHandler(func(*nats.Conn) { log.Info("NATS connection closed") }),
 		nats.LameDuckModeHandler(func(*nats.Conn) { log.Info("the NATS server is about to shut down") }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
