@@ -101,15 +101,15 @@ func causeOf(err error) provision.Cause {
 	return provision.CauseNetwork
 }
 
-// netError is a network error without the secrets of its call: net/http quotes malformed answers in
-// its errors, and these may echo anything.
+// netError is a network error without the secrets of its call, and without what net/http quotes in it
+// of a malformed answer, which may echo anything.
 type netError struct {
 	text string
 	kind error // what errors.Is may find: a sentinel, never an error with a text of upstream's
 }
 
 func newNetError(err error, s scrubber) *netError {
-	e := &netError{text: s.message(err.Error())}
+	e := &netError{text: s.message(unquoted(err))}
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		e.kind = errno
@@ -121,6 +121,23 @@ func newNetError(err error, s scrubber) *netError {
 		}
 	}
 	return e
+}
+
+// unquoted returns err's text. Of an error about how an answer is made, as opposed to one of the network
+// or of TLS, it returns what comes before the quotation.
+func unquoted(err error) string {
+	text := err.Error()
+	var ne net.Error
+	var op *net.OpError
+	if errors.As(err, &ne) && (errors.As(err, &op) || ne.Timeout()) {
+		return text
+	}
+	for _, mark := range []string{`"`, "malformed MIME header", "cannot unmarshal", "invalid character"} {
+		if i := strings.Index(text, mark); i >= 0 {
+			text = text[:i] + "(the answer isn't quoted here)"
+		}
+	}
+	return text
 }
 
 // Error returns what the network said.

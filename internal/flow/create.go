@@ -39,7 +39,7 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 	if cerr != nil {
 		return provision.Connection{}, cerr
 	}
-	s := newScrubber(conn.AccessToken, g.token, as.Credentials.ClientSecret, as.Credentials.AccessToken)
+	s := scrubberOf(as.Credentials, conn.AccessToken, g.token)
 	a, cerr := c.postOnce(ctx, as, g, conn, f, s)
 	if cerr != nil {
 		return provision.Connection{}, cerr
@@ -159,7 +159,7 @@ func locationID(location string, s scrubber) string {
 
 // etag returns t if it can be sent as If-Match later, else "".
 func etag(t string, s scrubber) string {
-	if len(t) > 256 || !headerSafe(t) || s.scrub(t) != t {
+	if len(t) > 256 || !headerSafe(t) || !s.known.Clean(t) {
 		return ""
 	}
 	return t

@@ -119,7 +119,7 @@ func (c *Client) getPage(ctx context.Context, as provision.Account, g grant, que
 }
 
 func (c *Client) getPageOnce(ctx context.Context, as provision.Account, g grant, query string) (page, *provision.CallError) {
-	s := newScrubber(g.token, as.Credentials.ClientSecret, as.Credentials.AccessToken)
+	s := scrubberOf(as.Credentials, g.token)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	u := c.base.JoinPath("connections")
@@ -139,7 +139,7 @@ func (c *Client) getPageOnce(ctx context.Context, as provision.Account, g grant,
 		cerr.Status = a.status
 		return page{}, cerr
 	}
-	return c.readPage(a)
+	return c.readPage(a, s)
 }
 
 // unlistable is the error of a listing that can't be read to its end. What it lists stays unknown.

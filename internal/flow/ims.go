@@ -35,7 +35,7 @@ type bearer struct {
 
 // token asks IMS once for a token, by the client credentials grant. The secret is sent in the body.
 func (i *ims) token(ctx context.Context, cr provision.Credentials) (bearer, *provision.CallError) {
-	s := newScrubber(cr.ClientSecret)
+	s := scrubberOf(cr)
 	ctx, cancel := context.WithTimeout(ctx, i.timeout)
 	defer cancel()
 	client := &http.Client{Transport: i.via, CheckRedirect: func(*http.Request, []*http.Request) error {

@@ -62,7 +62,7 @@ func (i item) found() provision.Found {
 }
 
 // readPage reads a page. The errors of the JSON decoder are not passed on, for they may quote it.
-func (c *Client) readPage(a answer) (page, *provision.CallError) {
+func (c *Client) readPage(a answer, s scrubber) (page, *provision.CallError) {
 	var body pageBody
 	if json.Unmarshal(a.body, &body) != nil {
 		return page{}, unlistable("a page is not the JSON that was expected")
@@ -72,7 +72,7 @@ func (c *Client) readPage(a answer) (page, *provision.CallError) {
 	}
 	var p page
 	for n, i := range *body.Items {
-		if connectionID(string(i.ID), scrubber{}) == "" {
+		if connectionID(string(i.ID), s) == "" {
 			return page{}, unlistable(fmt.Sprintf("item %d of a page has no usable id", n))
 		}
 		p.found = append(p.found, i.found())

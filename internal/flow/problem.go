@@ -2,7 +2,6 @@ package flow
 
 import (
 	"encoding/json"
-	"html"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -42,37 +41,45 @@ type problemBody struct {
 
 // Limits of what is taken over from upstream.
 const (
-	maxMessage    = 500  // characters
-	maxCode       = 64   // bytes
-	maxRequestID  = 128  // bytes
-	maxRaw        = 4096 // bytes of a body that is no JSON
+	maxMessage    = 500 // characters
+	maxCode       = 64  // bytes
+	maxRequestID  = 128 // bytes
 	maxRetryAfter = 24 * time.Hour
 )
 
 var (
 	serviceCode = regexp.MustCompile(`([A-Z][A-Z0-9_]{0,30})-([0-9]{1,6})-([0-9]{3})$`)
 	identifier  = regexp.MustCompile(`^[A-Za-z0-9._:/=+-]+$`)
-	htmlTitle   = regexp.MustCompile(`(?is)<title[^>]*>(.{1,500}?)</title>`)
 )
 
 // readProblem reads an error answer of any shape. It never fails: what it cannot read is left empty.
+// Of the body it takes over the fields that are made to be told, and nothing of one that isn't JSON:
+// that may be an echo of the request, a page for somebody else, or anything.
 func readProblem(h http.Header, body []byte, s scrubber) problem {
 	var b problemBody
 	if json.Unmarshal(body, &b) != nil {
-		b = problemBody{Message: text(plainText(body))}
+		b = problemBody{} // a part of it may have been read
 	}
+	said, id := string(b.words()), firstOf(string(b.Report.value.RequestID), h.Get("X-Request-Id"))
+	code, number := b.code()
+	s.known.Fields(&said, &id, &code) // they are told side by side
 	p := problem{
-		message:    s.message(string(b.words())),
-		requestID:  s.id(firstOf(string(b.Report.value.RequestID), h.Get("X-Request-Id")), maxRequestID),
+		code: s.id(code, maxCode), message: s.message(said), requestID: s.id(id, maxRequestID),
 		retryAfter: retryAfter(h.Get("Retry-After"), string(b.RetryAfterMs), time.Now()),
 	}
-	if m := serviceCode.FindStringSubmatch(string(b.Type)); m != nil {
-		p.code = s.id(m[0], maxCode)
-		p.number, _ = strconv.Atoi(m[2])
-		return p
+	if p.code != "" {
+		p.number = number
 	}
-	p.code = s.id(firstOf(string(b.ErrorCode), string(b.Error)), maxCode)
 	return p
+}
+
+// code returns the body's code, and its n where it has the form <PREFIX>-<n>-<status>.
+func (b problemBody) code() (code string, number int) {
+	if m := serviceCode.FindStringSubmatch(string(b.Type)); m != nil {
+		number, _ = strconv.Atoi(m[2]) // six digits at most
+		return m[0], number
+	}
+	return firstOf(string(b.ErrorCode), string(b.Error)), 0
 }
 
 // words returns the most telling text of the body.
@@ -83,19 +90,6 @@ func (b problemBody) words() text {
 		}
 	}
 	return b.Error
-}
-
-// plainText makes the best of a body that is no JSON object: the title of a proxy's HTML page, or
-// the text itself.
-func plainText(body []byte) string {
-	s := strings.TrimSpace(string(body[:min(len(body), maxRaw)]))
-	if !strings.HasPrefix(s, "<") {
-		return s
-	}
-	if m := htmlTitle.FindStringSubmatch(s); m != nil {
-		return html.UnescapeString(strings.TrimSpace(m[1]))
-	}
-	return ""
 }
 
 func firstOf(values ...string) string {
