@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // Limits of what is read of an answer, in bytes.
@@ -109,7 +110,7 @@ type netError struct {
 }
 
 func newNetError(err error, s scrubber) *netError {
-	e := &netError{text: s.message(unquoted(err))}
+	e := &netError{text: s.message(scrub.Unquoted(err))}
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		e.kind = errno
@@ -121,23 +122,6 @@ func newNetError(err error, s scrubber) *netError {
 		}
 	}
 	return e
-}
-
-// unquoted returns err's text. Of an error about how an answer is made, as opposed to one of the network
-// or of TLS, it returns what comes before the quotation.
-func unquoted(err error) string {
-	text := err.Error()
-	var ne net.Error
-	var op *net.OpError
-	if errors.As(err, &ne) && (errors.As(err, &op) || ne.Timeout()) {
-		return text
-	}
-	for _, mark := range []string{`"`, "malformed MIME header", "cannot unmarshal", "invalid character"} {
-		if i := strings.Index(text, mark); i >= 0 {
-			text = text[:i] + "(the answer isn't quoted here)"
-		}
-	}
-	return text
 }
 
 // Error returns what the network said.

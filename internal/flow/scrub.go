@@ -1,10 +1,6 @@
 package flow
 
 import (
-	"strings"
-	"unicode"
-	"unicode/utf8"
-
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
 )
@@ -12,8 +8,6 @@ import (
 // scrubber takes the secrets of one call out of what upstream says about it. The zero value knows no
 // secret but still recognizes what looks like a token.
 type scrubber struct{ known scrub.Scrubber }
-
-const maxScrub = 2048 // bytes of a text that are looked at
 
 func newScrubber(secrets ...provision.Sensitive) scrubber {
 	texts := make([]string, len(secrets))
@@ -38,21 +32,8 @@ func identifierSecret(id string) provision.Sensitive {
 	return provision.NewSensitive(id)
 }
 
-// message returns t without secrets, on one line, in valid UTF-8, with at most maxMessage characters.
-func (s scrubber) message(t string) string {
-	whole := len(t) <= maxScrub
-	t = s.known.Text(t[:min(len(t), maxScrub)])
-	if !whole { // what is left of a secret that was cut in two is too short to be seen
-		seen := strings.LastIndex(t, provision.Redacted) + len(provision.Redacted)
-		t = t[:max(seen, len(t)-6*scrub.Part)]
-	}
-	t = strings.ToValidUTF8(t, "\uFFFD")
-	t = strings.Join(strings.FieldsFunc(t, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) && r != '\uFFFD' }), " ")
-	if utf8.RuneCountInString(t) <= maxMessage {
-		return t
-	}
-	return string([]rune(t)[:maxMessage-1]) + "…"
-}
+// message returns t without secrets, on one line, with at most maxMessage characters.
+func (s scrubber) message(t string) string { return s.known.Line(t, maxMessage) }
 
 // id returns t if it is a plain identifier of at most limit bytes and holds no secret, else "".
 func (s scrubber) id(t string, limit int) string {

@@ -52,7 +52,7 @@ func wrap(t string) string {
 
 func TestTextTakesOutExactlyTheSecret(t *testing.T) {
 	t.Parallel()
-	s := New("abcdefghijklmnopqrst", `q"uo'te\d<b>&amp/xy+z%41`, "shortish")
+	s := New("abcdefghijklmnopqrst", `q"uo'te\d<b>&amp/xy+z%41`, "shortish", "ends-in-x", "ends-in-u")
 	for text, want := range map[string]string{
 		"x abcdefghijklmnopqrst y":                                  "x " + gone + " y",
 		"x abcdefghijkl y":                                          "x " + gone + " y",
@@ -69,8 +69,10 @@ func TestTextTakesOutExactlyTheSecret(t *testing.T) {
 		"Basic eDphYmNkZWZnaGlqa2xtbm9wcXJzdA== y":                  "Basic " + gone + " y",
 		"xeDphYmNkZWZnaGlqa2xtbm9wcXJzdDp5 y":                       gone + " y",
 		"x 6162636465666768696A6B6C6D6E6F7071727374 y":              "x " + gone + " y",
-		"unshortishly":  "un" + gone + "ly",
-		"c2hvcnRpc2g=!": gone + "!",
+		`\x73hortis\x68 \u0073hortis\u0068`:                         gone + " " + gone,
+		`\x65nds-in-\x78 \u0065nds-in-\u0075`:                       gone + " " + gone,
+		"unshortishly":                                              "un" + gone + "ly",
+		"c2hvcnRpc2g=!":                                             gone + "!",
 	} {
 		if got := s.Text(text); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)

@@ -101,8 +101,7 @@ func backslash(units []unit, t string) []unit {
 	if rest == "" {
 		return units
 	}
-	units = append(units, unit{b: folded[rest[0]], n: n + 1})
-	switch {
+	switch { // before the character itself, or \x78 would be read as an x with 78 after it
 	case len(rest) >= 5 && folded[rest[0]] == 'u' && rest[1:3] == "00":
 		units = hexUnit(units, rest[3:5], n+5)
 	case len(rest) >= 3 && folded[rest[0]] == 'x':
@@ -110,7 +109,7 @@ func backslash(units []unit, t string) []unit {
 	case rest[0] == 'n' || rest[0] == 'r' || rest[0] == 't':
 		units = append(units, unit{n: n + 1, skip: true})
 	}
-	return units
+	return append(units, unit{b: folded[rest[0]], n: n + 1})
 }
 
 func hexUnit(units []unit, digits string, n int) []unit {

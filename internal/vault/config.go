@@ -145,7 +145,8 @@ func (c Config) buildAPI() (*vaultapi.Client, error) {
 	if err := checkAddress(address, conf.TLSConfig().InsecureSkipVerify); err != nil {
 		return nil, err
 	}
-	conf.MaxRetries = 0 // it would respect Retry-After, but without bounds and unseen: see session.get
+	conf.MaxRetries = 0          // it would respect Retry-After, but without bounds and unseen: see session.get
+	conf.DisableRedirects = true // a second wall: limitedTransport lets none through
 	conf.Timeout = c.timeout(conf.Timeout)
 	api, err := vaultapi.NewClient(conf)
 	if err != nil {

@@ -7,14 +7,15 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	vaultapi "github.com/hashicorp/vault/api"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // failure is a SecretError with what the next seconds need to know of it.
@@ -22,6 +23,8 @@ type failure struct {
 	*provision.SecretError
 	quick bool // worth another try at once
 	login bool // there is no token; Vault was not asked for more
+
+	invalid bool // it is the token itself that Vault refuses
 }
 
 // newFailure returns a failure; err must hold no secret.
@@ -52,6 +55,9 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 	if errors.As(err, &answer) {
 		return classifyStatus(op, doing, answer, secrets)
 	}
+	if errors.Is(err, errRedirected) {
+		return unavailable(provision.CauseStatus, "%s: %w", doing, errRedirected)
+	}
 	f := unavailable(networkCause(err), "%s: %w", doing, networkError(err, secrets))
 	f.quick = !errors.Is(err, context.Canceled)
 	return f
@@ -76,7 +82,9 @@ func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, 
 		// Not Vault's answer but a proxy's in between, or no Vault at all: it decides nothing.
 		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
 	case status == http.StatusForbidden || op != opRead && status < 500 && status >= 400:
-		return newFailure(provision.SecretDenied, "", err)
+		f := newFailure(provision.SecretDenied, "", err)
+		f.invalid = slices.ContainsFunc(answer.Errors, func(m string) bool { return strings.Contains(m, invalidText) })
+		return f
 	case noEngine(answer):
 		return unavailable(provision.CauseStatus, "%w; check VAULT_KV_MOUNT", err)
 	default:
@@ -84,7 +92,10 @@ func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, 
 	}
 }
 
-// maxMessage is how much of Vault's messages an error keeps, in bytes.
+// invalidText is in Vault's answer to a token that it doesn't know, or no longer.
+const invalidText = "invalid token"
+
+// maxMessage is how much of Vault's messages an error keeps, in characters.
 const maxMessage = 300
 
 // messages returns ": " and Vault's own messages in one line, or what stands for them. A body that is
@@ -100,17 +111,10 @@ func messages(answer *vaultapi.ResponseError, secrets []string) string {
 	return ": " + text
 }
 
+// oneLine returns a text of upstream's as an error may have it: a short line without the secrets and
+// without what looks like one.
 func oneLine(text string, secrets []string) string {
-	for _, s := range secrets {
-		if s != "" {
-			text = strings.ReplaceAll(text, s, provision.Redacted)
-		}
-	}
-	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
-	if len(text) > maxMessage {
-		text = strings.ToValidUTF8(text[:maxMessage], "") + "…"
-	}
-	return text
+	return scrub.New(secrets...).Line(text, maxMessage)
 }
 
 func networkCause(err error) provision.Cause {
@@ -133,7 +137,7 @@ func networkError(err error, secrets []string) error {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	}
-	return errors.New(oneLine(err.Error(), secrets))
+	return errors.New(oneLine(scrub.Unquoted(err), secrets))
 }
 
 // maxRetryAfter bounds how long Vault, or a proxy before it, is believed to want to be left alone.

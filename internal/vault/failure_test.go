@@ -85,7 +85,7 @@ func TestMessagesAreOneShortCleanLine(t *testing.T) {
 		"1 error occurred:\n\t* permission denied\n\n", "token " + canary + " \x1b[31m" + strings.Repeat("ü", 500),
 	}}
 	got := classify(opRead, "read x", re, canary).Error()
-	if strings.ContainsAny(got, "\n\t\x1b") || strings.Contains(got, canary) || len(got) > maxMessage+100 || !utf8.ValidString(got) {
+	if strings.ContainsAny(got, "\n\t\x1b") || strings.Contains(got, canary) || utf8.RuneCountInString(got) > maxMessage+100 || !utf8.ValidString(got) {
 		t.Errorf("got %q", got)
 	}
 	if !strings.Contains(got, "1 error occurred: * permission denied") {

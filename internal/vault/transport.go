@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,16 +12,27 @@ import (
 // maxAnswer is how much of an answer is read, in bytes. Vault's storage refuses entries above 1 MiB.
 const maxAnswer = 2 << 20
 
-// limitedTransport fails the reading of answers above maxAnswer.
+// errRedirected is the error of a call that was answered with a redirect. Its place is not told, for it
+// is upstream's text.
+var errRedirected = errors.New("Vault, or what stands before it, redirects to another address, and no credential goes there; " +
+	"set VAULT_ADDR to one that answers itself, and let standbys forward requests")
+
+// limitedTransport fails the reading of answers above maxAnswer, and calls that are redirected: Vault's
+// own client would follow once, to any host, with the token.
 type limitedTransport struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := t.next.RoundTrip(r)
-	if err == nil {
-		resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxAnswer}
+	if err != nil {
+		return nil, err
 	}
-	return resp, err
+	if resp.StatusCode >= 300 && resp.StatusCode <= 399 {
+		_ = resp.Body.Close() // nothing in it is wanted
+		return nil, errRedirected
+	}
+	resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxAnswer}
+	return resp, nil
 }
 
 // CloseIdleConnections lets http.Client reach the transport below.
