@@ -24,7 +24,7 @@ func TestDocumentsNameTestsThatExist(t *testing.T) {
 		t.Fatalf("documents %q, %v", docs, err)
 	}
 	named := 0
-	for _, path := range append(docs, "../../README.md") {
+	for _, path := range append(docs, "../../README.md", "../../SECURITY.md") {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
