@@ -3,6 +3,8 @@ package deploy
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +42,37 @@ func newBroker(t *testing.T) *broker {
 		t.Fatal(err)
 	}
 	return &broker{t: t, url: natstest.Run(t, natstest.Options{ConfigFile: natsConf}).ClientURL()}
+}
+
+// newEditedBroker runs a server with the files of this folder, but for what was done to accounts.conf.
+func newEditedBroker(t *testing.T, edits ...func(string) string) *broker {
+	t.Helper()
+	dir := t.TempDir()
+	copyFile(t, natsConf, filepath.Join(dir, "server.conf"), nil)
+	copyFile(t, natsAccount, filepath.Join(dir, "accounts.conf"), func(s string) string {
+		for _, edit := range edits {
+			s = edit(s)
+		}
+		return s
+	})
+	file := filepath.Join(dir, "server.conf")
+	if err := checkNATSFile(t, file); err != nil {
+		t.Fatal(err)
+	}
+	return &broker{t: t, url: natstest.Run(t, natstest.Options{ConfigFile: file}).ClientURL()}
+}
+
+// withGlobex adds a second tenant, as the comment in the file says.
+func withGlobex(accounts string) string {
+	begin := strings.Index(accounts, "  acme {")
+	end := strings.Index(accounts, "  SYS {")
+	block := strings.NewReplacer("acme", "globex", "$NATS_ACME_PASSWORD", "pw-globex").Replace(accounts[begin:end])
+	return accounts[:end] + block + accounts[end:]
+}
+
+// withAdmin adds a user of the workers' account who may do everything, for what tests have to see.
+func withAdmin(accounts string) string {
+	return strings.Replace(accounts, "users: [\n", "users: [\n{ user: admin, password: pw-admin }\n", 1)
 }
 
 // checkNATSFile reads a server's file as the server does, with the passwords set. It fails with the

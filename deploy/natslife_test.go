@@ -1,0 +1,357 @@
+package deploy
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/natstest"
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// life is all that a worker does at NATS, done by the worker's own code with the worker's rights.
+type life struct {
+	*broker
+	ctx    context.Context
+	at     *tap
+	js     jetstream.JetStream // the worker's
+	admin  jetstream.JetStream
+	tenant jetstream.JetStream
+	manage bool // WORKER_MANAGE_STREAMS
+	guard  *ledger.Guard
+	book   *ledger.Ledger
+	rested map[string]bool // requests that were given back once; only the handler uses it, one message at a time
+}
+
+func newLife(ctx context.Context, b *broker, at *tap, manage bool) *life {
+	b.t.Helper()
+	l := &life{broker: b, ctx: ctx, at: at, manage: manage, guard: new(ledger.Guard), rested: map[string]bool{}}
+	l.js = natstest.Connect(b.t, at.url("worker"), natstest.As("worker", "pw-worker"))
+	_, l.admin = b.connect("admin")
+	_, l.tenant = b.connect("acme")
+	return l
+}
+
+// must ends the test where a step fails.
+func (l *life) must(what string, err error) {
+	l.t.Helper()
+	if err != nil {
+		l.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+// until waits for what sends no event.
+func (l *life) until(what string, cond func() bool) {
+	l.t.Helper()
+	poll := time.NewTicker(5 * time.Millisecond)
+	defer poll.Stop()
+	for !cond() {
+		select {
+		case <-poll.C:
+		case <-l.ctx.Done():
+			l.t.Fatalf("%s: %v; last refusal: %v", what, l.ctx.Err(), l.js.Conn().LastError())
+		}
+	}
+}
+
+func (l *life) openLedger(ctx context.Context) (err error) {
+	if l.book, err = ledger.Open(ctx, l.js, ledger.Config{Manage: l.manage, Guard: l.guard}); err == nil {
+		err = l.guard.Check(ctx, l.book)
+	}
+	return err
+}
+
+func (l *life) objects() consumer.ObjectsConfig {
+	return consumer.ObjectsConfig{Manage: l.manage, Ledger: l.openLedger}
+}
+
+// spoil changes every object, as a person would, so that the worker has to upgrade it.
+func (l *life) spoil() {
+	for name, change := range map[string]func(*jetstream.StreamConfig){
+		consumer.StreamRequests:    func(c *jetstream.StreamConfig) { c.NoAck = true },
+		consumer.StreamResults:     func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		consumer.StreamDeadLetters: func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
+		ledgerStream:               func(c *jetstream.StreamConfig) { c.AllowDirect = true },
+	} {
+		cfg := mustStream(l.ctx, l.t, l.admin, name).CachedInfo().Config
+		change(&cfg)
+		_, err := l.admin.UpdateStream(l.ctx, cfg)
+		l.must("spoil "+name, err)
+	}
+	cfg := l.durable().Config
+	cfg.MaxDeliver = 3
+	_, err := l.admin.UpdateConsumer(l.ctx, consumer.StreamRequests, cfg)
+	l.must("spoil the consumer", err)
+}
+
+const ledgerStream = "KV_" + ledger.DefaultBucket
+
+func (l *life) durable() *jetstream.ConsumerInfo {
+	con, err := l.admin.Consumer(l.ctx, consumer.StreamRequests, consumer.ConsumerName)
+	l.must("consumer", err)
+	return con.CachedInfo()
+}
+
+func (l *life) records(ctx context.Context, from uint64) iter.Seq2[consumer.Written, error] {
+	return func(yield func(consumer.Written, error) bool) {
+		for e, err := range l.book.List(ctx, ledger.Filter{From: from}) {
+			if !yield(consumer.Written{Record: e.Record, Revision: e.Revision}, err) {
+				return
+			}
+		}
+	}
+}
+
+func (l *life) consumer() *consumer.Consumer {
+	con, err := consumer.New(consumer.Config{
+		JS: l.js, Codec: &event.Decoder{}, Objects: l.objects(), Handle: l.handle, Concurrency: 1, PollInterval: 10 * time.Millisecond,
+		PullExpires: time.Second,
+		Sweep: consumer.SweepConfig{Interval: 10 * time.Millisecond, LedgerInterval: 10 * time.Millisecond, Records: l.records,
+			Load: func(ctx context.Context, key provision.Key) (provision.Record, uint64, error) { return l.book.Load(ctx, key) }},
+	})
+	l.must("consumer", err)
+	return con
+}
+
+// handle gives every request back once, and has it fail the next time.
+func (l *life) handle(_ context.Context, d provision.Delivery) provision.Outcome {
+	key := d.Request.Key
+	if !l.rested[key.ID] {
+		l.rested[key.ID] = true
+		return provision.Outcome{Delay: time.Millisecond}
+	}
+	return provision.Outcome{Result: &provision.Result{
+		EventID: key.EventID(0, provision.OutcomeFailed), Outcome: provision.OutcomeFailed, Error: d.Invalid,
+		Request: provision.RequestID{ID: key.ID, Source: key.Source}, Tenant: key.Tenant,
+	}}
+}
+
+func (l *life) request(id string) {
+	_, err := l.tenant.Publish(l.ctx, "connections.requests.acme", []byte(`{}`), jetstream.WithMsgID(id))
+	l.must("request "+id, err)
+	l.until("the outcome of "+id, func() bool { return l.queued() == 0 })
+}
+
+func (l *life) queued() uint64 {
+	return mustStream(l.ctx, l.t, l.admin, consumer.StreamRequests).CachedInfo().State.Msgs
+}
+
+// fillLedger writes so much that reading it takes flow control, and a record that hangs.
+func (l *life) fillLedger() {
+	large := strings.Repeat("x", 200<<10)
+	for i := range 40 {
+		rec := provision.Record{Key: provision.Key{Tenant: "acme", Source: "/s", ID: fmt.Sprint(i)}, State: provision.StateClaimed,
+			Nonce: fmt.Sprint(i), Fingerprint: large, UpdatedAt: time.Now().Add(-time.Hour), HeldSeq: 1000}
+		_, err := l.book.Store(l.ctx, rec.Key, rec, 0)
+		l.must("ledger", err)
+	}
+	n := 0
+	for _, err := range l.book.List(l.ctx, ledger.Filter{}) {
+		l.must("ledger list", err)
+		n++
+	}
+	if n < 40 {
+		l.t.Fatalf("the ledger lists %d records", n)
+	}
+}
+
+// prepare makes the NATS objects: the worker does, and upgrades them, or else an administrator, who has
+// chosen direct reads.
+func (l *life) prepare() {
+	if l.manage {
+		_, err := consumer.EnsureObjects(l.ctx, l.js, l.objects())
+		l.must("init", err)
+		l.spoil()
+		_, err = consumer.EnsureObjects(l.ctx, l.js, l.objects())
+		l.must("init", err)
+		l.spoil()
+		return
+	}
+	l.createObjects(l.ctx, l.admin)
+	for _, name := range []string{consumer.StreamRequests, ledgerStream} {
+		cfg := mustStream(l.ctx, l.t, l.admin, name).CachedInfo().Config
+		cfg.AllowDirect = true
+		_, err := l.admin.UpdateStream(l.ctx, cfg)
+		l.must("direct reads of "+name, err)
+	}
+}
+
+// live lives.
+func (l *life) live() {
+	l.prepare()
+	con := l.consumer()
+	ctx, stop := context.WithCancel(context.WithoutCancel(l.ctx))
+	done := make(chan error, 1)
+	go func() { done <- con.Run(ctx) }()
+	defer func() {
+		stop()
+		l.must("run", <-done)
+	}()
+	l.until("the worker is ready", func() bool { return con.Ready() == nil })
+	l.request("r-1")
+	_, err := l.admin.Publish(l.ctx, "connections.requests._invalid", []byte(`{}`))
+	l.must("a request of no tenant", err)
+	l.until("its dead letter", func() bool { return l.queued() == 0 })
+	useLedger(l.ctx, l.t, l.js)
+	l.fillLedger()
+	l.pause(con)
+	if l.manage {
+		l.loseObjects(con)
+	}
+}
+
+// pause has a request wait amid a pause, where the sweepers look at it, and a worker that may change the
+// consumer finds that it has lost sight of it.
+func (l *life) pause(con *consumer.Consumer) {
+	_, operator := l.connect("operator")
+	_, err := consumer.Pause(l.ctx, operator, time.Time{})
+	l.must("pause", err)
+	l.until("the pause is seen", func() bool { return con.Status().Pauses.Paused })
+	ack, err := l.tenant.Publish(l.ctx, "connections.requests.acme", []byte(`{}`), jetstream.WithMsgID("r-2"))
+	l.must("request", err)
+	l.until("the ledger is compared with the queue", func() bool { return l.asked("STREAM.MSG.GET") || l.asked("DIRECT.GET") })
+	if l.manage {
+		_, err = l.admin.ResetConsumerToSequence(l.ctx, consumer.StreamRequests, consumer.ConsumerName, ack.Sequence+1)
+		l.must("lose sight", err)
+		l.until("the message is seen again", func() bool { return l.durable().NumPending > 0 })
+	}
+	_, err = consumer.Resume(l.ctx, operator)
+	l.must("resume", err)
+	l.until("its outcome", func() bool { return l.queued() == 0 })
+}
+
+// asked reports whether the worker has read a message of the queue.
+func (l *life) asked(op string) bool {
+	return slices.Contains(l.at.uses(), probe{"pub", "$JS.API." + op + "." + consumer.StreamRequests})
+}
+
+// loseObjects deletes what the worker then makes anew.
+func (l *life) loseObjects(con *consumer.Consumer) {
+	for _, name := range []string{ledgerStream, consumer.StreamResults, consumer.StreamDeadLetters, consumer.StreamRequests} {
+		l.must("delete "+name, l.admin.DeleteStream(l.ctx, name))
+		l.until(name+" is there again", func() bool {
+			con.Recheck(nats.ErrNoResponders)
+			_, err := l.admin.Stream(l.ctx, name)
+			return err == nil
+		})
+	}
+	l.until("the worker is ready again", func() bool { return con.Ready() == nil })
+	l.request("r-3")
+}
+
+// lives are the kinds of lives that a worker can have.
+var lives = []struct {
+	name   string
+	manage bool
+	server string // what is added to the server's file
+}{
+	{"makes its objects", true, ""},
+	{"finds them made, with direct reads", false, ""},
+	{"with the new form of acknowledgements", true, "\nfeature_flags { js_ack_fc_v2: true }\n"},
+}
+
+// trace returns what the worker's lives use. Nothing of it may be refused.
+func trace(t *testing.T) (uses []probe) {
+	t.Helper()
+	for _, kind := range lives {
+		ok := t.Run(kind.name, func(t *testing.T) {
+			b := newEditedBroker(t, withAdmin, func(s string) string { return s + kind.server })
+			at := newTap(t, b.url)
+			newLife(testContext(t), b, at, kind.manage).live()
+			if err := at.violations(); err != nil {
+				t.Errorf("refused: %v", err)
+			}
+			uses = append(uses, at.uses()...)
+		})
+		if !ok {
+			t.FailNow()
+		}
+	}
+	return uses
+}
+
+var confEntry = regexp.MustCompile(`"([^"]+)"`)
+
+// rightsOf returns what a user of accounts.conf may publish and subscribe to.
+func rightsOf(t *testing.T, user string) (entries []probe) {
+	t.Helper()
+	text := regexp.MustCompile(`#.*`).ReplaceAllString(string(read(t, natsAccount)), "")
+	_, text, found := strings.Cut(text, "user: "+user+",")
+	text, _, _ = strings.Cut(text, "user:")
+	pub, sub, both := strings.Cut(text, "subscribe")
+	if !found || !both || strings.Contains(text, "deny") {
+		t.Fatalf("the rights of %s can't be read", user)
+	}
+	for _, m := range confEntry.FindAllStringSubmatch(pub, -1) {
+		entries = append(entries, probe{"pub", m[1]})
+	}
+	for _, m := range confEntry.FindAllStringSubmatch(sub, -1) {
+		entries = append(entries, probe{"sub", m[1]})
+	}
+	return entries
+}
+
+// TestNATSWorkerHasExactlyWhatItUses has a worker live: nothing is refused; and each of its rights taken
+// away, something that it did is.
+func TestNATSWorkerHasExactlyWhatItUses(t *testing.T) {
+	uses := trace(t)
+	rights := rightsOf(t, "worker")
+	for _, right := range rights {
+		t.Run(right.verb+" "+right.subject, func(t *testing.T) {
+			i := slices.IndexFunc(uses, func(u probe) bool { return u.verb == right.verb && covers(right.subject, u.subject) })
+			if i < 0 {
+				t.Fatal("no life needs it")
+			}
+			b := newEditedBroker(t, func(s string) string { return without(s, right.subject) })
+			nc, _ := b.connect("worker")
+			if b.do(nc, uses[i]); !b.denied(nc) {
+				t.Errorf("without this right, %s is still allowed", uses[i].subject)
+			}
+		})
+	}
+	t.Logf("%d rights, each of them needed", len(rights))
+}
+
+// without takes an entry out of the worker's rights.
+func without(accounts, entry string) string {
+	head, worker, _ := strings.Cut(accounts, "user: worker,")
+	return head + "user: worker," + strings.Replace(worker, `"`+entry+`"`, `"nothing"`, 1)
+}
+
+func (b *broker) do(nc *nats.Conn, p probe) {
+	b.t.Helper()
+	var err error
+	if p.verb == "sub" {
+		_, err = nc.SubscribeSync(p.subject)
+	} else {
+		err = nc.Publish(p.subject, nil)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// covers reports whether a subject matches a pattern.
+func covers(pattern, subject string) bool {
+	p, s := strings.Split(pattern, "."), strings.Split(subject, ".")
+	for i, token := range p {
+		switch {
+		case token == ">":
+			return len(s) > i
+		case i >= len(s) || token != "*" && token != s[i]:
+			return false
+		}
+	}
+	return len(p) == len(s)
+}
