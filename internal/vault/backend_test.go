@@ -24,7 +24,7 @@ type backend struct {
 	mount                    string
 	kv                       int // version of the engine
 
-	approle    Config // a login; short lives 2 s, at most 5 s with renewals
+	approle    Config // a login; short lives 6 s, at most 14 s with renewals
 	short      Config
 	jwt        Config
 	kubernetes Config
@@ -101,7 +101,7 @@ func fakeBackend(t *testing.T, kv int) backend {
 	jwt := "jwt-" + canary
 	s := vaulttest.New(vaulttest.Config{KVVersion: kv, Roles: []vaulttest.Role{
 		{RoleID: "worker", SecretID: "id-" + canary, Allow: allow},
-		{RoleID: "short", SecretID: "id-" + canary, Allow: allow, TTL: 2 * time.Second, MaxTTL: 5 * time.Second},
+		{RoleID: "short", SecretID: "id-" + canary, Allow: allow, TTL: 6 * time.Second, MaxTTL: 14 * time.Second},
 		{Mount: "jwt", Name: "worker", JWT: jwt, Allow: allow},
 		{Name: "worker", JWT: jwt, Allow: allow},
 	}})

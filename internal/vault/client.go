@@ -15,6 +15,7 @@ type Client struct {
 	kv      *engine
 	cache   *cache
 	prefix  string
+	end     context.CancelFunc // of all requests
 }
 
 var _ provision.Secrets = (*Client)(nil)
@@ -24,8 +25,10 @@ var _ provision.Secrets = (*Client)(nil)
 // obstacle.
 func New(conf Config) (*Client, error) {
 	conf = conf.withDefaults()
-	api, apiErr := conf.buildAPI()
+	life, end := context.WithCancel(context.Background())
+	api, apiErr := conf.buildAPI(life)
 	if err := errors.Join(conf.validate(), apiErr); err != nil {
+		end()
 		return nil, fmt.Errorf("vault: %w", err)
 	}
 	s := &session{
@@ -35,6 +38,7 @@ func New(conf Config) (*Client, error) {
 	s.init()
 	var err error
 	if s.metrics, err = newMetrics(conf.Registerer, s.ttl); err != nil {
+		end()
 		return nil, fmt.Errorf("vault: %w", err)
 	}
 	kv := &engine{session: s, mount: conf.KVMount}
@@ -43,6 +47,7 @@ func New(conf Config) (*Client, error) {
 		kv:      kv,
 		cache:   newCache(kv.read, conf.CacheTTL, conf.Clock),
 		prefix:  conf.TenantPrefix,
+		end:     end,
 	}, nil
 }
 
@@ -50,6 +55,8 @@ func New(conf Config) (*Client, error) {
 // under way off and returns nil, and the Client gives nothing more. Vault may be down for as long as it
 // likes. Call it once.
 func (c *Client) Run(ctx context.Context) error {
+	defer context.AfterFunc(ctx, c.end)()
+	defer c.end()
 	c.session.run(ctx)
 	c.cache.close()
 	return nil
@@ -65,7 +72,8 @@ func (c *Client) Ready() error { return c.session.ready() }
 func (c *Client) Health(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.session.timeout)
 	defer cancel()
-	h, err := c.session.api.Sys().HealthWithContext(ctx)
+	api := c.session.api.WithNamespace("") // a namespace has no health of its own
+	h, err := api.Sys().HealthWithContext(ctx)
 	switch {
 	case err != nil:
 		return classify(opRead, "ask for Vault's health", err, c.session.api.Token()).public()
@@ -73,6 +81,8 @@ func (c *Client) Health(ctx context.Context) error {
 		return unavailable(provision.CauseStatus, "Vault is not initialized; see: vault operator init").public()
 	case h.Sealed:
 		return unavailable(provision.CauseStatus, "Vault is sealed; see: vault operator unseal").public()
+	case h.ReplicationDRMode == "secondary":
+		return unavailable(provision.CauseStatus, "this Vault is a disaster recovery secondary, which serves no reads; check VAULT_ADDR").public()
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -127,8 +128,8 @@ func (c Config) validateAuth() error {
 }
 
 // buildAPI returns Vault's own client, made so that it repeats nothing, wraps nothing and reads no
-// endless answer.
-func (c Config) buildAPI() (*vaultapi.Client, error) {
+// endless answer. Its requests end with life.
+func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 	conf := vaultapi.DefaultConfig()
 	if conf.Error != nil {
 		return nil, fmt.Errorf("the VAULT_* variables: %w", conf.Error)
@@ -155,7 +156,7 @@ func (c Config) buildAPI() (*vaultapi.Client, error) {
 	if c.transport != nil {
 		conf.HttpClient.Transport = c.transport
 	}
-	conf.HttpClient.Transport = limitedTransport{next: conf.HttpClient.Transport}
+	conf.HttpClient.Transport = limitedTransport{next: conf.HttpClient.Transport, life: life}
 	api.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if c.Namespace != "" {
 		api.SetNamespace(c.Namespace)

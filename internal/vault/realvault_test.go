@@ -88,7 +88,7 @@ func (b backend) setUp(t *testing.T) backend {
 		b.call(t, "PUT", "sys/auth/"+method, map[string]any{"type": method})
 	}
 	b.approle = b.appRole(t, "worker", map[string]any{"token_policies": "worker"})
-	b.short = b.appRole(t, "short", map[string]any{"token_policies": "worker", "token_ttl": "2s", "token_max_ttl": "5s"})
+	b.short = b.appRole(t, "short", map[string]any{"token_policies": "worker", "token_ttl": "6s", "token_max_ttl": "14s"})
 	b.jwt = b.jwtRole(t)
 	b.kubernetes = b.kubernetesRole(t)
 	return b

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"math"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ func TestTokenIsRenewedAndReplacedAtItsMaxTTL(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if n := h.count(opRenew, "ok"); n < 48 || n > 80 {
+		if n := h.count(opRenew, "ok"); n < 60 || n > 100 {
 			t.Errorf("%d renewals in 48 h with a TTL of 1 h", n)
 		}
 		if n := h.count(opLogin, "ok"); n < 12 || n > 16 {
@@ -66,8 +67,9 @@ func TestRenewalOutlivesAnOutage(t *testing.T) {
 		role, conf := approle(t, time.Hour, 100*time.Hour)
 		h := start(t, serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}}), conf)
 		_, _ = h.resolve(false)
+		synctest.Wait() // for the first renewal, at once
 		h.server.SetOutage(vaulttest.Outage{Status: 503, Path: "/v1/auth/"})
-		<-time.After(50 * time.Minute)
+		<-time.After(55 * time.Minute)
 		if h.count(opRenew, "unavailable") == 0 {
 			t.Error("nobody tried to renew")
 		}
@@ -76,8 +78,8 @@ func TestRenewalOutlivesAnOutage(t *testing.T) {
 		checkValue(t, got, err, "dapi-"+canary) // the token still lives
 		h.server.SetOutage(vaulttest.Outage{})
 		<-time.After(2 * time.Minute)
-		if err := h.client.Ready(); err != nil || h.count(opRenew, "ok") != 1 || h.count(opLogin, "ok") != 1 {
-			t.Errorf("Ready: %v; want one renewal and no second login", err)
+		if err := h.client.Ready(); err != nil || h.count(opRenew, "ok") < 2 || h.count(opLogin, "ok") != 1 {
+			t.Errorf("Ready: %v; want another renewal and no second login", err)
 		}
 	})
 }
@@ -137,6 +139,110 @@ func TestGivenTokenWithoutRenewal(t *testing.T) {
 		_, err := h.resolve(false)
 		checkProblem(t, err, provision.SecretDenied, "invalid token")
 		checkProblem(t, h.client.Ready(), provision.SecretDenied)
+	})
+}
+
+// TestDeniedRenewalIsNoTrouble: a policy may leave renew-self out. The token is good all the same.
+func TestDeniedRenewalIsNoTrouble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		role, conf := approle(t, time.Hour, 0)
+		server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
+		server.Deny("auth/token/renew-self")
+		h := start(t, server, conf)
+		for range 24 * 2 {
+			<-time.After(30 * time.Minute)
+			got, err := h.resolve(false)
+			checkValue(t, got, err, "dapi-"+canary)
+			if err := h.client.Ready(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := h.count(opLogin, "ok"); n < 36 || n > 37 {
+			t.Errorf("%d logins in 24 h, want one each 40 minutes", n)
+		}
+	})
+}
+
+// TestRevokedTokenIsNoticedByTheRenewal, without any read.
+func TestRevokedTokenIsNoticedByTheRenewal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		role, conf := approle(t, time.Hour, 0)
+		h := start(t, serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}}), conf)
+		_, _ = h.resolve(false)
+		synctest.Wait()
+		h.server.RevokeAll()
+		<-time.After(50 * time.Minute)
+		synctest.Wait()
+		if h.count(opRenew, "denied") != 1 || h.count(opLogin, "ok") != 2 {
+			t.Errorf("%d refused renewals, %d logins", h.count(opRenew, "denied"), h.count(opLogin, "ok"))
+		}
+		if err := h.client.Ready(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestThrottledRenewalWaitsAsAsked: a Retry-After that is longer than our own wait is heeded.
+func TestThrottledRenewalWaitsAsAsked(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]vaulttest.Outage{
+		"429": {Status: 429, RetryAfter: 5 * time.Minute}, "503": {Status: 503, RetryAfter: 5 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				role, conf := approle(t, time.Hour, 0)
+				h := start(t, serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}}), conf)
+				_, _ = h.resolve(false)
+				synctest.Wait()
+				o.Path = "/v1/auth/"
+				h.server.SetOutage(o)
+				<-time.After(59 * time.Minute)
+				if n := h.count(opRenew, "unavailable"); n < 3 || n > 4 {
+					t.Errorf("%d tries in the last 15 to 18 minutes of the token, want one each 5", n)
+				}
+			})
+		})
+	}
+}
+
+// TestShortTokensDontFloodTheLogin has Vault give tokens that the next renewal ends.
+func TestShortTokensDontFloodTheLogin(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		role, conf := approle(t, time.Hour, time.Second)
+		h := start(t, serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}}), conf)
+		<-time.After(time.Minute)
+		synctest.Wait()
+		if n := h.count(opLogin, "ok"); n < 30 || n > 61 {
+			t.Errorf("%d logins in a minute, want at most one a second", n)
+		}
+	})
+}
+
+// TestStopEndsARenewal that hangs: the watcher has no context.
+func TestStopEndsARenewal(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		role, conf := approle(t, time.Hour, 0)
+		server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
+		server.SetOutage(vaulttest.Outage{Hang: true, Path: "/v1/auth/token/renew-self"})
+		ctx, stop := context.WithCancel(t.Context())
+		conf.Address, conf.transport = "http://vault.test:8200", inMemory{server}
+		client, err := New(conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- client.Run(ctx) }()
+		synctest.Wait()
+		begun := time.Now()
+		stop()
+		if err := <-done; err != nil || time.Since(begun) != 0 {
+			t.Errorf("Run ended with %v after %v", err, time.Since(begun))
+		}
 	})
 }
 

@@ -56,7 +56,7 @@ func (s *session) getAs(ctx context.Context, path string, query map[string][]str
 	if refused == nil || refused.Problem != provision.SecretDenied || !relogin {
 		return a, refused
 	}
-	newer, err := s.another(ctx, gen)
+	newer, err := s.another(ctx, gen, refused.invalid)
 	if err != nil {
 		return answer{}, err
 	}
@@ -104,11 +104,11 @@ func (s *session) exchange(ctx context.Context, path string, query map[string][]
 	return answer{found: resp.StatusCode == http.StatusOK, secret: secret}, nil
 }
 
-// nothingThere reports whether err is Vault's word that a path holds nothing: a 404 that is neither a
-// proxy's nor about a missing engine, which would say nothing about the secret.
+// nothingThere reports whether err is Vault's word that a path holds nothing: a 404 without a reason.
+// One with a reason, such as a missing engine or namespace, or a proxy's, says nothing about the secret.
 func nothingThere(err error) bool {
 	var re *vaultapi.ResponseError
-	return errors.As(err, &re) && re.StatusCode == http.StatusNotFound && !re.RawError && !noEngine(re)
+	return errors.As(err, &re) && re.StatusCode == http.StatusNotFound && !re.RawError && len(re.Errors) == 0
 }
 
 // noEngine reports whether Vault says that no engine is mounted at the path.

@@ -16,7 +16,8 @@ import (
 
 const (
 	loginGap      = time.Second      // the least time between two attempts to log in
-	loginDelayMax = 30 * time.Second // the longest, before jitter
+	loginDelayMax = 30 * time.Second // the longest, before jitter and unless Vault asks for more
+	loginAfterMax = 5 * time.Minute  // of a Retry-After, what is heeded: a wrong one must not keep the worker out
 	forcedGap     = 30 * time.Second // the least time between two logins that refused reads ask for
 )
 
@@ -41,8 +42,11 @@ type session struct {
 	err       *failure      // why the latest attempt to get or renew a token failed; nil if it did not
 	forced    time.Time     // when a refused read last asked for a login
 	forcing   bool          // that login has not ended yet
+	notBefore time.Time     // Vault asked for no login before this
 	concluded chan struct{} // closed, and replaced, when an attempt to log in has ended
 	wanted    chan struct{} // holds one: a login is asked for
+
+	watchers sync.WaitGroup // the LifetimeWatchers that still run
 }
 
 func (s *session) init() {
@@ -51,11 +55,15 @@ func (s *session) init() {
 	s.err = unavailable("", "%w", errNoRun)
 }
 
-// run gets a token, keeps it alive and gets the next one in time, until ctx ends.
+// run gets a token, keeps it alive and gets the next one in time, until ctx ends. A token that lasts
+// for less than loginGap is no reason to log in more often.
 func (s *session) run(ctx context.Context) {
+	defer s.watchers.Wait()
 	for ctx.Err() == nil {
 		if l, ok := s.obtain(ctx); ok {
+			next := s.clock.Now().Add(loginGap)
 			s.keep(ctx, l)
+			_ = s.clock.Sleep(ctx, next.Sub(s.clock.Now())) // the loop looks at ctx
 		}
 	}
 }
@@ -74,13 +82,14 @@ func (s *session) obtain(ctx context.Context) (lease, bool) {
 			s.log.InfoContext(ctx, "vault: logged in", "ttl", l.ttl, "renewable", l.renewable)
 			return l, true
 		}
-		delay := max(loginGap, delays.NextBackOff())
+		least := max(loginGap, min(err.RetryAfter, loginAfterMax))
+		delay := max(least, delays.NextBackOff())
 		s.log.WarnContext(ctx, "vault: cannot log in", "error", err, "next_try_in", delay)
 		s.retried(err)
-		if s.clock.Sleep(ctx, loginGap) != nil {
+		if s.clock.Sleep(ctx, least) != nil {
 			return lease{}, false
 		}
-		s.rest(ctx, delay-loginGap)
+		s.rest(ctx, delay-least)
 	}
 }
 
@@ -102,7 +111,10 @@ func (s *session) attempt(ctx context.Context) (string, lease, *failure) {
 func (s *session) conclude(token string, l lease, err *failure) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err, s.forcing = err, false
+	s.err, s.forcing, s.notBefore = err, false, time.Time{}
+	if err != nil && err.RetryAfter > 0 {
+		s.notBefore = s.clock.Now().Add(min(err.RetryAfter, loginAfterMax))
+	}
 	switch {
 	case err == nil:
 		s.api.SetToken(token)
@@ -129,94 +141,6 @@ func (s *session) drainWanted() {
 	select {
 	case <-s.wanted:
 	default:
-	}
-}
-
-// keep renews the token until another one is needed, is asked for, or ctx ends.
-func (s *session) keep(ctx context.Context, first lease) {
-	full := first.ttl // what a renewal gives, as far as is known: a given token may have been told of late in its time
-	for now := first; ; {
-		if s.static && !now.renewable && now.ttl > 0 {
-			s.log.WarnContext(ctx, "vault: VAULT_TOKEN ends and can't be renewed further; give the worker a new one or another VAULT_AUTH", "ttl", now.ttl)
-		}
-		if s.rest(ctx, s.untilCare(now)) || ctx.Err() != nil || !now.renewable {
-			return
-		}
-		next, ok := s.renew(ctx)
-		if !ok {
-			return
-		}
-		full = max(full, next.ttl)
-		if next.ttl <= full/2 { // the end of all renewals is near
-			if !s.static {
-				return
-			}
-			next.renewable = false
-		}
-		now = next
-	}
-}
-
-// untilCare is how long a token may be left alone: two thirds of its time, so that a third is left
-// for Vault to come back in. A given token that can't be renewed is left alone to its end.
-func (s *session) untilCare(l lease) time.Duration {
-	switch {
-	case l.ttl == 0:
-		return math.MaxInt64
-	case s.static && !l.renewable:
-		return l.ttl
-	}
-	return l.ttl / 3 * 2
-}
-
-// renew extends the token; while Vault is unavailable it tries again until the token ends. It reports
-// whether the token was extended.
-func (s *session) renew(ctx context.Context) (lease, bool) {
-	delays := loginDelays()
-	for {
-		l, err := s.renewOnce(ctx)
-		if ctx.Err() != nil {
-			return lease{}, false
-		}
-		s.renewed(l, err)
-		if err == nil {
-			s.log.InfoContext(ctx, "vault: token renewed", "ttl", l.ttl)
-			return l, true
-		}
-		s.log.WarnContext(ctx, "vault: cannot renew the token", "error", err)
-		if err.Problem == provision.SecretDenied || s.left() <= 0 {
-			return lease{}, false
-		}
-		s.retried(err)
-		if s.rest(ctx, min(delays.NextBackOff(), s.left())) || ctx.Err() != nil {
-			return lease{}, false
-		}
-	}
-}
-
-func (s *session) renewOnce(ctx context.Context) (lease, *failure) {
-	const doing = "renew the token"
-	ctx, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	answer, err := s.api.Auth().Token().RenewSelfWithContext(ctx, 0)
-	var l lease
-	var bad *failure
-	if err != nil {
-		bad = classify(opRenew, doing, err, s.api.Token())
-	} else {
-		_, l, bad = grant(doing, answer)
-	}
-	l.ttl = max(l.ttl, time.Second) // Vault tells whole seconds; 0 is less than one here, not for ever
-	s.metrics.count(opRenew, bad)
-	return l, bad
-}
-
-func (s *session) renewed(l lease, err *failure) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err = err
-	if err == nil {
-		s.setExpiry(l)
 	}
 }
 

@@ -182,7 +182,7 @@ func suiteGivenToken(t *testing.T, b backend) {
 	checkProblem(t, h.client.Ready(), provision.SecretDenied)
 }
 
-// suiteRenewal lets a token of 2 s live through its renewals and its max TTL of 5 s.
+// suiteRenewal lets a token of 6 s live through its renewals and its max TTL of 14 s.
 func suiteRenewal(t *testing.T, b backend) {
 	h := b.start(t, b.short)
 	h.reads(b, "renewal")

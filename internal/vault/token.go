@@ -27,20 +27,45 @@ func (s *session) token(ctx context.Context) (uint64, *failure) {
 		defer s.mu.Unlock()
 		return s.gen, nil
 	}
+	if f := s.leftAlone(); f != nil {
+		defer s.mu.Unlock()
+		return 0, f
+	}
 	concluded := s.concluded
 	s.ask()
 	s.mu.Unlock()
 	return s.await(ctx, concluded)
 }
 
-// another waits for a token other than the one of number gen, which Vault has refused. Where none is
-// to be had so soon after the last one, it returns gen.
-func (s *session) another(ctx context.Context, gen uint64) (uint64, *failure) {
+// leftAlone returns the failure of the last login while Vault wants to be left alone for longer than a
+// read waits, else nil. The caller holds mu.
+func (s *session) leftAlone() *failure {
+	left := s.notBefore.Sub(s.clock.Now())
+	if s.err == nil || left <= longestAfter {
+		return nil
+	}
+	f := *s.err.SecretError
+	f.RetryAfter = left
+	return &failure{SecretError: &f, login: true}
+}
+
+// another waits for a token other than the one of number gen, with which Vault has refused something.
+// Where none is to be had so soon after the last one, it returns gen. A token that Vault says is
+// invalid need not be waited with; one that only lacks rights may well lack them for good.
+func (s *session) another(ctx context.Context, gen uint64, invalid bool) (uint64, *failure) {
+	gap := forcedGap
+	if invalid {
+		gap = loginGap
+	}
 	s.mu.Lock()
 	now := s.clock.Now()
-	if s.gen != gen || !s.forcing && now.Sub(s.forced) < forcedGap {
+	if s.gen != gen || !s.forcing && now.Sub(s.forced) < gap {
 		defer s.mu.Unlock()
 		return s.gen, nil
+	}
+	if f := s.leftAlone(); f != nil {
+		defer s.mu.Unlock()
+		return 0, f
 	}
 	if !s.forcing { // else others were refused too, and one login is enough for all
 		s.forced, s.forcing = now, true

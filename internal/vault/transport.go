@@ -14,24 +14,32 @@ const maxAnswer = 2 << 20
 
 // errRedirected is the error of a call that was answered with a redirect. Its place is not told, for it
 // is upstream's text.
-var errRedirected = errors.New("Vault, or what stands before it, redirects to another address, and no credential goes there; " +
+var errRedirected = errors.New("the answer of Vault, or of what stands before it, redirects to another address, and no credential goes there; " +
 	"set VAULT_ADDR to one that answers itself, and let standbys forward requests")
 
-// limitedTransport fails the reading of answers above maxAnswer, and calls that are redirected: Vault's
-// own client would follow once, to any host, with the token.
-type limitedTransport struct{ next http.RoundTripper }
+// limitedTransport fails the reading of answers above maxAnswer, lets no redirect through, and ends
+// every request with life: Vault's LifetimeWatcher has no context of its own.
+type limitedTransport struct {
+	next http.RoundTripper
+	life context.Context
+}
 
 // RoundTrip implements http.RoundTripper.
 func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	resp, err := t.next.RoundTrip(r)
+	ctx, cancel := context.WithCancel(r.Context())
+	unbind := context.AfterFunc(t.life, cancel)
+	end := func() { unbind(); cancel() }
+	resp, err := t.next.RoundTrip(r.WithContext(ctx))
 	if err != nil {
+		end()
 		return nil, err
 	}
-	if resp.StatusCode >= 300 && resp.StatusCode <= 399 {
-		_ = resp.Body.Close() // nothing in it is wanted
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		_ = resp.Body.Close()
+		end()
 		return nil, errRedirected
 	}
-	resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxAnswer}
+	resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxAnswer, end: end}
 	return resp, nil
 }
 
@@ -45,6 +53,13 @@ func (t limitedTransport) CloseIdleConnections() {
 type limitedBody struct {
 	io.ReadCloser
 	left int
+	end  func() // of the request
+}
+
+// Close implements io.Closer.
+func (b *limitedBody) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
 }
 
 // Read implements io.Reader.

@@ -1,0 +1,168 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"math"
+	"sync/atomic"
+	"time"
+
+	vaultapi "github.com/hashicorp/vault/api"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// keep renews the token until another one is needed, is asked for, or ctx ends.
+//
+// Vault's own LifetimeWatcher does the renewing and decides when a token is near its end. It gives up
+// at the first error, not only at the last: left to itself it would try again ever more rarely, up to
+// each five minutes, and so learn late that Vault is back, and let the token end. The next one, begun
+// after a wait of ours, renews at once.
+func (s *session) keep(ctx context.Context, l lease) {
+	delays := loginDelays()
+	for l.renewable && l.ttl > 0 {
+		w := s.watch(ctx, l)
+		if w.renewed {
+			delays.Reset()
+		}
+		switch {
+		case w.over || w.err != nil && w.err.invalid:
+			return
+		case w.err == nil && !s.static: // its normal end
+			return
+		case w.err == nil, w.err.Problem == provision.SecretDenied:
+			l = lease{ttl: s.left()}
+		default:
+			s.retried(w.err)
+			if s.rest(ctx, min(max(delays.NextBackOff(), w.err.RetryAfter), s.left())) || ctx.Err() != nil || s.left() <= 0 {
+				return
+			}
+			l.ttl = s.left()
+		}
+	}
+	s.outlive(ctx, l)
+}
+
+// outlive waits with a token that can't be renewed, or never ends, until another one is needed, is asked
+// for, or ctx ends. A third of its time is left for Vault to come back in; a given token is used to its
+// end.
+func (s *session) outlive(ctx context.Context, l lease) {
+	switch {
+	case l.ttl == 0:
+		s.rest(ctx, math.MaxInt64)
+	case s.static:
+		s.log.WarnContext(ctx, "vault: VAULT_TOKEN ends and can't be renewed further; give the worker a new one or another VAULT_AUTH", "ttl", l.ttl)
+		s.rest(ctx, l.ttl)
+	default:
+		s.rest(ctx, l.ttl/3*2)
+	}
+}
+
+// watched is how a watch ended. With neither over nor err the token can't be extended any further.
+type watched struct {
+	renewed bool     // at least once
+	over    bool     // a login is asked for, or the context has ended
+	err     *failure // of the last renewal
+}
+
+// watch has a LifetimeWatcher renew the token until it stops doing so.
+func (s *session) watch(ctx context.Context, l lease) watched {
+	n := notes{denied: make(chan struct{}, 1)}
+	token := s.api.Token()
+	watcher, err := s.api.WithResponseCallbacks(func(r *vaultapi.Response) { n.take(r, token, s.clock.Now()) }).
+		NewLifetimeWatcher(&vaultapi.LifetimeWatcherInput{
+			Secret: &vaultapi.Secret{Auth: &vaultapi.SecretAuth{
+				ClientToken: token, LeaseDuration: int(l.ttl / time.Second), Renewable: true,
+			}},
+			RenewBehavior: vaultapi.RenewBehaviorErrorOnErrors,
+		})
+	if err != nil {
+		return watched{err: s.notRenewed(ctx, n.verdict(err, token))}
+	}
+	s.watchers.Go(watcher.Start)
+	defer watcher.Stop()
+	var w watched
+	for {
+		select {
+		case r := <-watcher.RenewCh():
+			w.renewed = s.renewed(ctx, r.Secret)
+		case err := <-watcher.DoneCh():
+			select {
+			case r := <-watcher.RenewCh(): // the last one, which left too little time
+				w.renewed = s.renewed(ctx, r.Secret)
+			default:
+			}
+			if err != nil && !errors.Is(err, vaultapi.ErrLifetimeWatcherNotRenewable) {
+				w.err = s.notRenewed(ctx, n.verdict(err, token))
+			}
+			return w
+		case <-n.denied: // which the watcher takes for a token that lives on without renewals
+			w.err = s.notRenewed(ctx, n.last.Load())
+			return w
+		case <-s.wanted:
+			w.over = true
+			return w
+		case <-ctx.Done():
+			w.over = true
+			return w
+		}
+	}
+}
+
+// notes are what a LifetimeWatcher doesn't tell of the answers it gets.
+type notes struct {
+	last   atomic.Pointer[failure] // of the last answer; nil if it was good or there was none
+	denied chan struct{}           // holds one: the last answer was a refusal
+}
+
+const renewing = "renew the token"
+
+func (n *notes) take(r *vaultapi.Response, token string, now time.Time) {
+	err := r.Error()
+	if err == nil {
+		n.last.Store(nil)
+		return
+	}
+	f := classify(opRenew, renewing, err, token)
+	f.RetryAfter = retryAfter(r.Header, now)
+	n.last.Store(f)
+	if f.Problem == provision.SecretDenied {
+		n.denied <- struct{}{} // room for the one: the watcher is not used after it
+	}
+}
+
+// verdict is what a watcher's last error means.
+func (n *notes) verdict(err error, token string) *failure {
+	if f := n.last.Load(); f != nil {
+		return f
+	}
+	return classify(opRenew, renewing, err, token)
+}
+
+// renewed notes a renewal.
+func (s *session) renewed(ctx context.Context, answer *vaultapi.Secret) bool {
+	// Vault tells whole seconds; 0 is less than one here, not for ever.
+	ttl := max(time.Duration(answer.Auth.LeaseDuration)*time.Second, time.Second)
+	s.metrics.count(opRenew, nil)
+	s.log.InfoContext(ctx, "vault: token renewed", "ttl", ttl)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = nil
+	s.setExpiry(lease{ttl: ttl})
+	return true
+}
+
+// notRenewed notes a failed renewal. A token that Vault knows but does not renew is as good as before.
+func (s *session) notRenewed(ctx context.Context, err *failure) *failure {
+	if ctx.Err() != nil {
+		return err
+	}
+	s.metrics.count(opRenew, err)
+	s.log.WarnContext(ctx, "vault: cannot renew the token", "error", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err.Problem != provision.SecretDenied || err.invalid {
+		s.err = err
+	}
+	return err
+}
