@@ -191,10 +191,19 @@ func (t *task) reconsider(ctx context.Context) step {
 }
 
 // sameHost compares two workspace URLs as their owner means them: with or without scheme and final
-// slash, in any case.
+// slash, in any case. Lower case is of ASCII only: a "K" that is a Kelvin sign is no "k".
 func sameHost(a, b string) bool {
 	norm := func(s string) string {
-		return strings.TrimSuffix(strings.TrimPrefix(strings.ToLower(strings.TrimSpace(s)), "https://"), "/")
+		return strings.TrimSuffix(strings.TrimPrefix(lowerASCII(strings.TrimSpace(s)), "https://"), "/")
 	}
 	return norm(a) == norm(b)
+}
+
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
 }
