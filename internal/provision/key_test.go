@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"net/url"
 	"strings"
 	"testing"
 )
@@ -124,7 +125,7 @@ func FuzzSecretRef(f *testing.F) {
 			t.Errorf("%q came back as %q", s, ref)
 		}
 		for _, seg := range strings.Split(ref.Path, "/") {
-			if seg == "" || seg == "." || seg == ".." || strings.EqualFold(seg, AdobeSecret) {
+			if seg == "" || seg == "." || seg == ".." || strings.EqualFold(seg, AdobeSecret) || url.PathEscape(seg) != seg {
 				t.Errorf("%q got through", s)
 			}
 		}
