@@ -37,7 +37,7 @@ type Config struct {
 	Address   string              // such as "https://vault.example.com:8200", without user info; empty means VAULT_ADDR
 	Token     provision.Sensitive // for AuthToken; empty means VAULT_TOKEN
 	Namespace string              // empty means VAULT_NAMESPACE
-	TLS       *vaultapi.TLSConfig // nil means VAULT_CACERT and its siblings; Insecure is refused unless Address is loopback
+	TLS       *vaultapi.TLSConfig // nil means VAULT_CACERT and its siblings; Insecure is refused unless Address is loopback. Its files may be replaced at any time
 
 	Auth         AuthMethod // default AuthToken
 	AuthMount    string     // where the method is enabled, below auth/; default its name
@@ -130,17 +130,13 @@ func (c Config) validateAuth() error {
 // buildAPI returns Vault's own client, made so that it repeats nothing, wraps nothing and reads no
 // endless answer. Its requests end with life.
 func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
-	conf := vaultapi.DefaultConfig()
-	if conf.Error != nil {
-		return nil, fmt.Errorf("the VAULT_* variables: %w", conf.Error)
+	tlsFiles := digestOf(c.tlsFiles())
+	conf, err := c.baseAPI()
+	if err != nil {
+		return nil, err
 	}
 	if c.Address != "" {
 		conf.Address, conf.AgentAddress = c.Address, ""
-	}
-	if c.TLS != nil {
-		if err := conf.ConfigureTLS(c.TLS); err != nil {
-			return nil, fmt.Errorf("TLS for Vault: %w", err)
-		}
 	}
 	address := cmp.Or(conf.AgentAddress, conf.Address)
 	if err := checkAddress(address, conf.TLSConfig().InsecureSkipVerify); err != nil {
@@ -153,10 +149,14 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("VAULT_ADDR or VAULT_HEADERS: %w", err)
 	}
-	if c.transport != nil {
-		conf.HttpClient.Transport = c.transport
+	next := c.rotate(conf.HttpClient.Transport, tlsFiles)
+	if strings.HasPrefix(address, "unix://") {
+		next = conf.HttpClient.Transport // NewClient had it dial the socket, without TLS
 	}
-	conf.HttpClient.Transport = limitedTransport{next: conf.HttpClient.Transport, life: life}
+	if c.transport != nil {
+		next = c.transport
+	}
+	conf.HttpClient.Transport = limitedTransport{next: next, life: life}
 	api.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if c.Namespace != "" {
 		api.SetNamespace(c.Namespace)

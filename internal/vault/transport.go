@@ -44,11 +44,7 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections lets http.Client reach the transport below.
-func (t limitedTransport) CloseIdleConnections() {
-	if c, ok := t.next.(interface{ CloseIdleConnections() }); ok {
-		c.CloseIdleConnections()
-	}
-}
+func (t limitedTransport) CloseIdleConnections() { closeIdle(t.next) }
 
 type limitedBody struct {
 	io.ReadCloser
