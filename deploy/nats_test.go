@@ -237,7 +237,13 @@ func TestNATSOperatorCanPauseAndLook(t *testing.T) {
 	if p, err := consumer.Resume(ctx, js); err != nil || p.Paused {
 		t.Errorf("Resume() = %+v, %v", p, err)
 	}
-	useLedger(ctx, t, js)
+	led, err := ledger.Open(ctx, js, ledger.Config{Manage: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range led.List(ctx, ledger.Filter{}) {
+		t.Errorf("ledger list: %v", err)
+	}
 	if _, err := js.Publish(ctx, "connections.requests.acme", []byte(`{}`)); err != nil {
 		t.Errorf("request: %v", err)
 	}

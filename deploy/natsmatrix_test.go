@@ -48,12 +48,12 @@ var plainProbes = []struct {
 	verb     string
 	subjects []string
 }{
-	{"pub", strings.Fields(`connections.requests.acme connections.requests.globex connections.requests._invalid
+	{"pub", strings.Fields(`connections.requests.acme connections.requests.globex connections.requests._invalid connections.requests.* connections.requests.>
 		connections.results.acme.created connections.results.globex.failed connections.deadletters.acme connections.deadletters._invalid connections.other`)},
 	{"sub", strings.Fields(`connections.requests.acme connections.requests.globex connections.requests.* connections.results.acme.created
 		connections.results.acme.* connections.results.globex.* connections.results.*.* connections.results.> connections.deadletters.acme
 		connections.deadletters.* connections.> > *.*.* *`)},
-	{"pub", strings.Fields(`$KV.connection-ledger.acme.x.y $KV.connection-ledger.globex.x.y $KV.connection-ledger._complete $KV.other.x`)},
+	{"pub", strings.Fields(`$KV.connection-ledger.acme.x.y $KV.connection-ledger.globex.x.y $KV.connection-ledger._flow-worker.complete $KV.other.x`)},
 	{"sub", strings.Fields(`$KV.connection-ledger.> $KV.>`)},
 	{"pub", strings.Fields(`_INBOX.abc.1 _R_.abc.1 _GR_.abc`)},
 	{"sub", strings.Fields(`_INBOX.> _INBOX.abc.* _R_.> _GR_.>`)},

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"bufio"
-	"errors"
 	"io"
 	"maps"
 	"net"
@@ -115,13 +114,9 @@ func (p *tap) uses() []probe {
 	return slices.SortedFunc(maps.Keys(p.used), probe.compare)
 }
 
-// violations returns what the server refused.
-func (p *tap) violations() error {
+// refusals returns what the server refused, in its words.
+func (p *tap) refusals() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	var all []error
-	for _, text := range p.refused {
-		all = append(all, errors.New(text))
-	}
-	return errors.Join(all...)
+	return slices.Clone(p.refused)
 }

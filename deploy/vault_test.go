@@ -27,15 +27,19 @@ func policyOf(t *testing.T, text string) map[string]string { // :: path → capa
 	return granted
 }
 
-// What the policy really allows is tried in TestVaultPolicy, with a real Vault (tag realvault).
-func TestVaultPolicyGrantsTheLeast(t *testing.T) {
+// What the policies really allow is tried in TestVaultMatrix, with a real Vault (tag realvault).
+func TestVaultPoliciesGrantTheLeast(t *testing.T) {
 	t.Parallel()
-	granted := map[string]string{
-		"secret/data/flow/tenants/+/*": "read",
-		"auth/token/renew-self":        "update",
-		"auth/token/lookup-self":       "read",
-	}
-	if diff := cmp.Diff(granted, policyOf(t, string(read(t, "vault/policy.hcl")))); diff != "" {
-		t.Errorf("policy.hcl (-want +got):\n%s", diff)
+	for file, tenant := range map[string]string{
+		"vault/policy.hcl": "+", "vault/policy-tenants.hcl": "acme", "vault/policy-entity.hcl": "{{identity.entity.metadata.tenant}}",
+	} {
+		granted := map[string]string{
+			"secret/data/flow/tenants/" + tenant + "/*": "read",
+			"auth/token/renew-self":                     "update",
+			"auth/token/lookup-self":                    "read",
+		}
+		if diff := cmp.Diff(granted, policyOf(t, string(read(t, file)))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", file, diff)
+		}
 	}
 }
