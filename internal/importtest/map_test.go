@@ -46,6 +46,7 @@ var allowed = map[string][]string{
 	"internal/natstest":          {natsServer, natsClient},
 	"internal/flow/flowtest":     {"internal/provision"},
 	"internal/vault/vaulttest":   {},
+	"internal/vault/vaultdev":    {},
 	"internal/canary":            {},
 	"internal/ledger/ledgertest": {"internal/provision", "github.com/google/go-cmp"},
 
@@ -59,7 +60,7 @@ var allowed = map[string][]string{
 }
 
 // forTests are what every package's tests may import on top of its own line: stand-ins and test libraries.
-var forTests = []string{"internal/provision", "internal/natstest", "internal/flow/flowtest", "internal/vault/vaulttest",
+var forTests = []string{"internal/provision", "internal/natstest", "internal/flow/flowtest", "internal/vault/vaulttest", "internal/vault/vaultdev",
 	"internal/ledger/ledgertest", "internal/canary", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
 	"github.com/nats-io/nkeys", "github.com/nats-io/jwt/v2", "gopkg.in/yaml.v3", "github.com/prometheus/common", "github.com/prometheus/client_model"}
 

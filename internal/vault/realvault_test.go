@@ -3,8 +3,6 @@
 package vault
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -17,56 +15,29 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"os/exec"
 	"testing"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/vault/vaultdev"
 )
 
-// TestRealVault runs the suite on the real Vault, whose binary (test/vaultdev) the environment variable
-// FLOW_WORKER_VAULTDEV names. Whoever sets the build tag wants it, so nothing is skipped.
+// TestRealVault runs the suite on the real Vault; see package vaultdev for where it comes from. Whoever sets the build tag wants it, so nothing is skipped.
 func TestRealVault(t *testing.T) {
-	binary := os.Getenv("FLOW_WORKER_VAULTDEV")
-	if binary == "" {
-		t.Fatal("FLOW_WORKER_VAULTDEV names no binary; build one with: cd test/vaultdev && go build -o vaultdev .")
+	v, err := vaultdev.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
 	}
-	b := startVault(t, binary)
+	t.Cleanup(func() {
+		if err := v.Stop(); err != nil || t.Failed() {
+			t.Logf("%v\n%s", err, v.Log())
+		}
+	})
+	b := backend{address: v.Address, root: v.RootToken, unsealKey: v.UnsealKey}
 	b = b.setUp(t)
 	for _, kv := range []int{1, 2} {
 		b.kv, b.mount = kv, fmt.Sprintf("kv%d", kv)
 		t.Run(b.mount, func(t *testing.T) { runSuite(t, b) })
 	}
-}
-
-// startVault runs the binary until the test ends.
-func startVault(t *testing.T, binary string) backend {
-	t.Helper()
-	cmd := exec.CommandContext(context.Background(), binary)
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = stdin.Close() // which ends it
-		if err := cmd.Wait(); err != nil || t.Failed() {
-			t.Logf("vaultdev: %v\n%s", err, log.String())
-		}
-	})
-	var said struct{ Address, RootToken, UnsealKey string }
-	line, err := bufio.NewReader(stdout).ReadBytes('\n')
-	if err != nil || json.Unmarshal(line, &said) != nil {
-		t.Fatalf("vaultdev said %q, %v: %s", line, err, log.String())
-	}
-	return backend{address: said.Address, root: said.RootToken, unsealKey: said.UnsealKey}
 }
 
 const realPolicy = `
