@@ -26,12 +26,12 @@ type judge struct {
 var versionQuery = regexp.MustCompile(`^version=[1-9][0-9]{0,9}$`)
 
 // verdict returns what is wrong with the requests. All must be within the tenant's place and not adobe,
-// but for what the worker itself asks for: the tenant's own Adobe credentials as often as asked says (in
-// each form of the engine), and at any time which form that is.
+// but for the session's own and for the tenant's Adobe credentials, as often as asked says (in each form
+// of the engine).
 func (j judge) verdict(all []received, asked int) error {
 	spared := map[string]int{}
 	for _, r := range all {
-		if spared[r.uri]++; j.own(r) && (spared[r.uri] <= asked || r.uri == j.question()) {
+		if spared[r.uri]++; j.ofSession(r) || j.own(r) && spared[r.uri] <= asked {
 			continue
 		}
 		if err := j.within(r); err != nil {
@@ -41,17 +41,20 @@ func (j judge) verdict(all []received, asked int) error {
 	return nil
 }
 
-// own reports whether the worker itself may ask for it, whatever a request says.
-func (j judge) own(r received) bool {
-	if r.method != "GET" || r.header != "" {
-		return false
-	}
-	return r.uri == j.question() ||
-		slices.ContainsFunc(j.places(), func(at []string) bool { return r.uri == "/"+strings.Join(at, "/")+"/adobe" })
+// ofSession reports whether the worker asks for it whatever requests there are: which form the engine
+// has, and that its own token may live on. Neither names a secret.
+func (j judge) ofSession(r received) bool {
+	asks := r.method == "GET" && r.uri == "/v1/sys/internal/ui/mounts/"+j.mount
+	renews := r.method == "PUT" && r.uri == "/v1/auth/token/renew-self"
+	return r.header == "" && (asks || renews)
 }
 
-// question is the path by which Vault tells about the engine. It names no secret.
-func (j judge) question() string { return "/v1/sys/internal/ui/mounts/" + j.mount }
+// own reports whether it is a look at the tenant's Adobe credentials, by the very path that the worker
+// would take.
+func (j judge) own(r received) bool {
+	return r.method == "GET" && r.header == "" &&
+		slices.ContainsFunc(j.places(), func(at []string) bool { return r.uri == "/"+strings.Join(at, "/")+"/adobe" })
+}
 
 // places are where the tenant's secrets are, by segment.
 func (j judge) places() (all [][]string) {
@@ -130,7 +133,7 @@ func TestJudge(t *testing.T) {
 		get(own + "../globex/x"), get(own + "%2e%2e/globex/x"), get(own + "x/..%2f..%2fglobex/x"), get(own + `..%5cglobex%5cx`), get(own + "a/../b"),
 		get(own + "a//b"), get(own + "./b"), get(own + "%61"), get(own + "a%00"), get(own + "%zz"), get(own + "a/"),
 		get(own + "adobe"), get(own + "ADOBE"), get(own + "x/adobe"), get(own + "adobe/x"), get(own + "%61dobe"), get(own + "x/../adobe"),
-		get("/v1/sys/health"), get("/v1/secret/metadata/flow/tenants/acme/x"), get("/v1/secret/flow/tenants/acme/x"), get("/v1/other/data/flow/tenants/acme/x"),
+		get("/v1/sys/health"), get("/v1/auth/token/renew-self"), get("/v1/auth/token/lookup-self"), {method: "PUT", uri: own + "a"}, get("/v1/secret/metadata/flow/tenants/acme/x"), get("/v1/secret/flow/tenants/acme/x"), get("/v1/other/data/flow/tenants/acme/x"),
 		get(own + "a?version=1&version=2"), get(own + "a?version=-1"), get(own + "a?list=true"), get(own + "a?version=0"), get(own + "a?"),
 		{method: "LIST", uri: own + "a"}, {method: "GET", uri: own + "a", header: "other"}, {method: "GET", uri: own + "a", rawPath: "x"},
 	} {

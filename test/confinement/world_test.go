@@ -128,11 +128,17 @@ func (w *world) startVault(t testing.TB, token string) {
 			t.Errorf("Vault's client: %v", err)
 		}
 	})
-	// From here on the session is logged in: what Vault receives is on behalf of requests.
+	// The login, which includes a look at the token, comes first: from then on what Vault receives is on
+	// behalf of requests.
 	if _, err := w.Credentials(context.Background(), "acme", false); err != nil {
 		t.Fatal(err)
 	}
-	_, _ = w.judged(w.judge) // the login is not the tenant's
+	waiting, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := w.vault.Wait(waiting, "/v1/auth/token/lookup-self", 1); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = w.judged(w.judge)
 }
 
 func (w *world) startHub(t testing.TB) {
