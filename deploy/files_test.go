@@ -123,7 +123,8 @@ func TestSettingsThatAreNamedExist(t *testing.T) {
 	t.Parallel()
 	pattern := regexp.MustCompile(`\b(?:WORKER|FLOW|IMS|LOG)_[A-Z_]+\b`)
 	for _, file := range []string{"../Dockerfile", "compose.yaml", "kubernetes/base/deployment.yaml", "kubernetes/base/settings.env",
-		"nats/accounts.conf", "nats/server.conf", "prometheus/rules.yml", "vault/policy.hcl"} {
+		"nats/accounts.conf", "nats/server.conf", "nats/tls.conf",
+		"prometheus/rules.yml", "vault/policy.hcl", "vault/policy-tenants.hcl", "vault/policy-entity.hcl"} {
 		for _, name := range pattern.FindAllString(string(read(t, file)), -1) {
 			checkSettings(t, file, name)
 		}

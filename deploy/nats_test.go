@@ -185,7 +185,7 @@ func TestNATSWorkerAndTenantCanDoTheirWork(t *testing.T) {
 	if err != nil || msg.Subject != "connections.results.acme.failed" || result.Request.ID != "r-1" || result.Error.Reason != provision.ReasonInvalidRequest {
 		t.Errorf("acme got %s on %s, error %v", msg.Data, msg.Subject, err)
 	}
-	useLedger(ctx, t, wjs)
+	useLedger(ctx, t, wjs, true)
 	if letters, err := mustStream(ctx, t, wjs, consumer.StreamDeadLetters).Info(ctx); err != nil || letters.State.Msgs != 1 {
 		t.Errorf("dead letters: %+v, error %v; want one", letters, err)
 	}
@@ -195,9 +195,9 @@ func TestNATSWorkerAndTenantCanDoTheirWork(t *testing.T) {
 }
 
 // useLedger does all that a ledger can do, under a key that needs escapes.
-func useLedger(ctx context.Context, t *testing.T, js jetstream.JetStream) {
+func useLedger(ctx context.Context, t *testing.T, js jetstream.JetStream, manage bool) {
 	t.Helper()
-	led, err := ledger.Open(ctx, js, ledger.Config{Manage: true})
+	led, err := ledger.Open(ctx, js, ledger.Config{Manage: manage})
 	if err != nil {
 		t.Fatal(err)
 	}

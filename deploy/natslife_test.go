@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ type life struct {
 	tenant jetstream.JetStream
 	manage bool // WORKER_MANAGE_STREAMS
 	guard  *ledger.Guard
-	book   *ledger.Ledger
+	book   atomic.Pointer[ledger.Ledger]
 	rested map[string]bool // requests that were given back once; only the handler uses it, one message at a time
 }
 
@@ -65,11 +66,13 @@ func (l *life) until(what string, cond func() bool) {
 	}
 }
 
-func (l *life) openLedger(ctx context.Context) (err error) {
-	if l.book, err = ledger.Open(ctx, l.js, ledger.Config{Manage: l.manage, Guard: l.guard}); err == nil {
-		err = l.guard.Check(ctx, l.book)
+func (l *life) openLedger(ctx context.Context) error {
+	book, err := ledger.Open(ctx, l.js, ledger.Config{Manage: l.manage, Guard: l.guard})
+	if err != nil {
+		return err
 	}
-	return err
+	l.book.Store(book)
+	return l.guard.Check(ctx, book)
 }
 
 func (l *life) objects() consumer.ObjectsConfig {
@@ -105,7 +108,7 @@ func (l *life) durable() *jetstream.ConsumerInfo {
 
 func (l *life) records(ctx context.Context, from uint64) iter.Seq2[consumer.Written, error] {
 	return func(yield func(consumer.Written, error) bool) {
-		for e, err := range l.book.List(ctx, ledger.Filter{From: from}) {
+		for e, err := range l.book.Load().List(ctx, ledger.Filter{From: from}) {
 			if !yield(consumer.Written{Record: e.Record, Revision: e.Revision}, err) {
 				return
 			}
@@ -118,7 +121,9 @@ func (l *life) consumer() *consumer.Consumer {
 		JS: l.js, Codec: &event.Decoder{}, Objects: l.objects(), Handle: l.handle, Concurrency: 1, PollInterval: 10 * time.Millisecond,
 		PullExpires: time.Second,
 		Sweep: consumer.SweepConfig{Interval: 10 * time.Millisecond, LedgerInterval: 10 * time.Millisecond, Records: l.records,
-			Load: func(ctx context.Context, key provision.Key) (provision.Record, uint64, error) { return l.book.Load(ctx, key) }},
+			Load: func(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
+				return l.book.Load().Load(ctx, key)
+			}},
 	})
 	l.must("consumer", err)
 	return con
@@ -153,11 +158,11 @@ func (l *life) fillLedger() {
 	for i := range 40 {
 		rec := provision.Record{Key: provision.Key{Tenant: "acme", Source: "/s", ID: fmt.Sprint(i)}, State: provision.StateClaimed,
 			Nonce: fmt.Sprint(i), Fingerprint: large, UpdatedAt: time.Now().Add(-time.Hour), HeldSeq: 1000}
-		_, err := l.book.Store(l.ctx, rec.Key, rec, 0)
+		_, err := l.book.Load().Store(l.ctx, rec.Key, rec, 0)
 		l.must("ledger", err)
 	}
 	n := 0
-	for _, err := range l.book.List(l.ctx, ledger.Filter{}) {
+	for _, err := range l.book.Load().List(l.ctx, ledger.Filter{}) {
 		l.must("ledger list", err)
 		n++
 	}
@@ -203,7 +208,7 @@ func (l *life) live() {
 	_, err := l.admin.Publish(l.ctx, "connections.requests._invalid", []byte(`{}`))
 	l.must("a request of no tenant", err)
 	l.until("its dead letter", func() bool { return l.queued() == 0 })
-	useLedger(l.ctx, l.t, l.js)
+	useLedger(l.ctx, l.t, l.js, l.manage)
 	l.fillLedger()
 	l.pause(con)
 	if l.manage {
@@ -254,11 +259,11 @@ func (l *life) loseObjects(con *consumer.Consumer) {
 var lives = []struct {
 	name   string
 	manage bool
-	server string // what is added to the server's file
+	edit   func(string) string // of accounts.conf; what is added at its end counts for the whole server
 }{
-	{"makes its objects", true, ""},
-	{"finds them made, with direct reads", false, ""},
-	{"with the new form of acknowledgements", true, "\nfeature_flags { js_ack_fc_v2: true }\n"},
+	{"makes its objects", true, func(s string) string { return s }},
+	{"finds them made, with direct reads, and may not change them", false, withoutObjects},
+	{"with the new form of acknowledgements", true, func(s string) string { return s + "\nfeature_flags { js_ack_fc_v2: true }\n" }},
 }
 
 // trace returns what the worker's lives use. Nothing of it may be refused.
@@ -266,7 +271,7 @@ func trace(t *testing.T) (uses []probe) {
 	t.Helper()
 	for _, kind := range lives {
 		ok := t.Run(kind.name, func(t *testing.T) {
-			b := newEditedBroker(t, withAdmin, func(s string) string { return s + kind.server })
+			b := newEditedBroker(t, withAdmin, kind.edit)
 			at := newTap(t, b.url)
 			newLife(testContext(t), b, at, kind.manage).live()
 			if refused := at.refusals(); len(refused) > 0 {
@@ -289,6 +294,7 @@ func rightsOf(t *testing.T, user string) (entries []probe) {
 	text := regexp.MustCompile(`#.*`).ReplaceAllString(string(read(t, natsAccount)), "")
 	_, text, found := strings.Cut(text, "user: "+user+",")
 	text, _, _ = strings.Cut(text, "user:")
+	text, _, _ = strings.Cut(text, "imports:")
 	pub, sub, both := strings.Cut(text, "subscribe")
 	if !found || !both || strings.Contains(text, "deny") {
 		t.Fatalf("the rights of %s can't be read", user)

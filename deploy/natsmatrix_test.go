@@ -24,8 +24,8 @@ func (p probe) compare(q probe) int {
 
 // Outcomes of a probe.
 const (
-	refused  = "–"
-	allowed  = "**yes**"
+	refused   = "–"
+	allowed   = "**yes**"
 	elsewhere = "own" // allowed, but all of it stays in the user's own account
 )
 

@@ -80,12 +80,18 @@ func (j *journal) await(ctx context.Context, t *testing.T, text string, n int) s
 	}
 }
 
-func newPrograms(ctx context.Context, t *testing.T) *programs {
+func buildWorker(ctx context.Context, t *testing.T) string {
 	t.Helper()
-	p := &programs{broker: newEditedBroker(t, withAdmin), ctx: ctx, binary: filepath.Join(t.TempDir(), "worker"), flow: flowtest.New(flowtest.Config{})}
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", p.binary, "../cmd/worker").CombinedOutput(); err != nil {
+	binary := filepath.Join(t.TempDir(), "worker")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "../cmd/worker").CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
+	return binary
+}
+
+func newPrograms(ctx context.Context, t *testing.T) *programs {
+	t.Helper()
+	p := &programs{broker: newEditedBroker(t, withAdmin), ctx: ctx, binary: buildWorker(ctx, t), flow: flowtest.New(flowtest.Config{})}
 	vault := vaulttest.New(vaulttest.Config{})
 	vault.Put("flow/tenants/acme/adobe", map[string]any{"orgId": "a@AdobeOrg", "clientId": "id", "clientSecret": "s"})
 	vault.Put("flow/tenants/acme/databricks/acme", map[string]any{"accessToken": "dapi"})
@@ -265,5 +271,41 @@ func (p *programs) loseConsumer() {
 	info, err := mustStream(p.ctx, p.t, admin, ledgerStream).Info(p.ctx, jetstream.WithSubjectFilter(">"))
 	if err != nil || len(info.State.Subjects) != 7 { // six requests and the note
 		p.t.Error(fmt.Sprint("the ledger has ", info.State.Subjects, err))
+	}
+}
+
+// What `worker doctor` says of a connection that does not come about names the cause and no secret.
+func TestNATSDoctorSaysWhyThereIsNoConnection(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	binary := buildWorker(ctx, t)
+	a, stranger := newAuthority(t), newAuthority(t)
+	later, past := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
+	_, seedFile, seed := newUser(t)
+	public, _, _ := newUser(t)
+	secure := asWorker(natsWith(t, a, "127.0.0.1", later, nil, nil), "pw-worker")
+	for name, c := range map[string]struct{ says, url, env string }{
+		"unknown authority": {"unknown authority", secure, "NATS_CA=" + stranger.ca},
+		"wrong host":        {"127.0.0.1", asWorker(natsWith(t, a, "nats.example.com", later, nil, nil), "pw-worker"), "NATS_CA=" + a.ca},
+		"expired":           {"expired", asWorker(natsWith(t, a, "127.0.0.1", past, nil, nil), "pw-worker"), "NATS_CA=" + a.ca},
+		"no certificate":    {"certificate required", asWorker(natsWith(t, a, "127.0.0.1", later, mutual, nil), "pw-worker"), "NATS_CA=" + a.ca},
+		"wrong password":    {"refuses this user", strings.Replace(secure, "pw-worker", "pw-wrong", 1), "NATS_CA=" + a.ca},
+		"wrong nkey":        {"refuses this user", natsWith(t, nil, "", later, nil, keyed(public)), "NATS_NKEY=" + seedFile},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.CommandContext(ctx, binary, "doctor")
+			cmd.Env = []string{"NATS_URL=" + c.url, c.env, "VAULT_ADDR=http://127.0.0.1:1", "VAULT_TOKEN=t", "FLOW_URL=http://127.0.0.1:1", "IMS_URL=http://127.0.0.1:1"}
+			out, _ := cmd.CombinedOutput()
+			first, _, _ := strings.Cut(string(out), "\n")
+			t.Log(first)
+			if cmd.ProcessState.ExitCode() != 1 || !strings.HasPrefix(first, "FAIL  nats ") || !strings.Contains(first, c.says) {
+				t.Errorf("code %d, want a first line that says %q:\n%s", cmd.ProcessState.ExitCode(), c.says, out)
+			}
+			for _, secret := range []string{"pw-worker", "pw-wrong", string(seed)} {
+				if strings.Contains(string(out), secret) {
+					t.Errorf("it shows %q", secret)
+				}
+			}
+		})
 	}
 }

@@ -51,4 +51,3 @@ func vaultClient(t *testing.T, address, token string) *api.Client {
 	client.SetToken(token)
 	return client
 }
-
