@@ -76,9 +76,9 @@ func (h *Hunt) addBlocks(from origin, text string, size int) {
 
 func pair(t string) int { return int(t[0])<<8 | int(t[1]) }
 
-// Search looks through one text of a sink. It returns how many secrets it found there; one that stands
-// there in several spellings or parts counts once.
-func (h *Hunt) Search(sinkName, text string) int {
+// Search looks through one text of a sink, for all secrets but those named, which belong there. It returns
+// how many it found; one that stands there in several spellings or parts counts once.
+func (h *Hunt) Search(sinkName, text string, but ...string) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.sinks[sinkName]
@@ -98,7 +98,7 @@ func (h *Hunt) Search(sinkName, text string) int {
 			if i+size > len(low) {
 				continue
 			}
-			if from, ok := blocks[low[i:i+size]]; ok && !found[from.canary] {
+			if from, ok := blocks[low[i:i+size]]; ok && !found[from.canary] && !slices.Contains(but, from.canary) {
 				found[from.canary] = true
 				h.hits = append(h.hits, Hit{sinkName, from.canary, from.spelling, text[max(0, i-80):min(len(text), i+size+40)]})
 			}

@@ -56,3 +56,12 @@ func TestCanariesAreNew(t *testing.T) {
 		}
 	}
 }
+
+func TestHuntLeavesOutWhatBelongsThere(t *testing.T) {
+	t.Parallel()
+	secrets := map[string]string{"one": canary.New(), "two": canary.New()}
+	h := canary.NewHunt(secrets)
+	if n := h.Search("sink", secrets["one"]+" "+secrets["two"], "two"); n != 1 || h.Hits()[0].Canary != "one" {
+		t.Errorf("%d found: %+v", n, h.Hits())
+	}
+}

@@ -75,6 +75,9 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 	out = map[string][]string{}
 	if values := m.headers[strings.ToLower(HeaderRetry)]; len(values) > 0 {
 		out[HeaderRetry] = values
+		if slices.ContainsFunc(values, notARetry) { // anything may be in it
+			out[HeaderRetry], hidden = []string{provision.Redacted}, true
+		}
 	}
 	for _, name := range []string{HeaderContentType, HeaderTraceParent, HeaderTraceState} {
 		values := m.headers[strings.ToLower(name)]
@@ -101,6 +104,11 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 		}
 	}
 	return out, hidden
+}
+
+// notARetry reports whether a header's value could not be a retry's number, however large.
+func notARetry(value string) bool {
+	return len(value) > 20 || strings.Trim(value, "0123456789") != ""
 }
 
 // formedHeader reports whether the ce- header of a known attribute can be read and has its form.

@@ -202,3 +202,18 @@ func TestDeadLetterWithoutTenant(t *testing.T) {
 		t.Errorf("%s %v", got.Subject, got.Headers)
 	}
 }
+
+// A retry header that holds no number may hold anything.
+func TestDeadLetterKeepsOnlyNumbersOfARetryHeader(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]string{
+		"1": "1", "007": "007", "99999999999999999999": "99999999999999999999", secret: provision.Redacted, "-1": provision.Redacted,
+		"1 " + secret: provision.Redacted, "١": provision.Redacted, "999999999999999999999": provision.Redacted,
+	} {
+		got := decoder.DeadLetter(letter(binary(map[string]string{"Flow-Worker-Retry": value}), goodData)).Headers
+		wantFlag := want == provision.Redacted
+		if got["Flow-Worker-Retry"][0] != want || (got["Flow-Worker-Redacted"] != nil) != wantFlag {
+			t.Errorf("%q: got %q, redacted %q", value, got["Flow-Worker-Retry"], got["Flow-Worker-Redacted"])
+		}
+	}
+}

@@ -40,7 +40,7 @@ func TestLineEndsBeforeASecretThatIsCutOff(t *testing.T) {
 	secret := canary.Plain()
 	s := New(secret)
 	for name, spelling := range canary.Spellings {
-		if unknown[name] || strings.HasPrefix(name, "base64") {
+		if strings.HasPrefix(name, "base64") || name == "numbers" {
 			continue
 		}
 		said := spelling.Write(secret)

@@ -3,6 +3,8 @@ package scrub
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -23,7 +25,10 @@ const minDigits = 8
 func needlesOf(secret string) []needle {
 	all := []needle{newNeedle(secret, Part)}
 	all[0].alone = len(secret) < Safe
-	all = append(all, newNeedle(hex.EncodeToString([]byte(secret)), 2*Safe))
+	all = append(all, newNeedle(hex.EncodeToString([]byte(secret)), 2*Safe), newNeedle(inNumbers(secret), 3*Safe))
+	if len(secret) >= Safe {
+		all = append(all, newNeedle(reversed(secret), Part))
+	}
 	for shift := range 3 {
 		if form := inBase64(secret, shift); len(form) >= minDigits {
 			n := newNeedle(form, Part)
@@ -36,6 +41,22 @@ func needlesOf(secret string) []needle {
 
 func newNeedle(text string, part int) needle {
 	return needle{text: fold(text), part: min(part, len(text)), loose: strings.ContainsFunc(text, blank)}
+}
+
+// inNumbers returns the bytes of secret as decimal numbers, as programs print them by mistake. The blanks
+// in between are ignored in every text.
+func inNumbers(secret string) string {
+	var b strings.Builder
+	for i := range len(secret) {
+		b.WriteString(strconv.Itoa(int(secret[i])))
+	}
+	return b.String()
+}
+
+func reversed(s string) string {
+	b := []byte(s)
+	slices.Reverse(b)
+	return string(b)
 }
 
 // inBase64 returns those digits of secret's base64 form that do not depend on what stands before and

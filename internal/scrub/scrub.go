@@ -2,12 +2,12 @@
 // service that was sent the secret and may give it back in any spelling.
 //
 // It finds a secret in any case, as it is, in base64 (both alphabets, with or without padding, also
-// where it lies within a longer text that was encoded), in hex, and where some or all of its bytes are
+// where it lies within a longer text that was encoded), in hex, as decimal numbers, backwards, and where some or all of its bytes are
 // written as in URLs (%41, encoded again and again), JSON (A, \/), C (\x41), HTML (&#65;, &sol;) or
 // quoted-printable (=41), perhaps with blanks and line breaks in between. It also takes out what has
 // the looks of a token, whoever's it is.
 //
-// It does not find a secret that was encrypted, hashed, compressed, reversed or encoded in two
+// It does not find a secret that was encrypted, hashed, compressed or encoded in two
 // different ways of which one is base64 or hex.
 package scrub
 

@@ -33,7 +33,7 @@ func New(conf Config) (*Client, error) {
 	}
 	s := &session{
 		api: api, login: chooseLogin(conf, api), static: conf.Auth == AuthToken, timeout: api.ClientTimeout(),
-		clock: conf.Clock, log: conf.Log, onRetry: conf.OnRetry,
+		clock: conf.Clock, log: conf.Log, onRetry: conf.OnRetry, known: conf.known,
 	}
 	s.init()
 	var err error
@@ -76,7 +76,7 @@ func (c *Client) Health(ctx context.Context) error {
 	h, err := api.Sys().HealthWithContext(ctx)
 	switch {
 	case err != nil:
-		return classify(opRead, "ask for Vault's health", err, c.session.api.Token()).public()
+		return classify(opRead, "ask for Vault's health", err, c.session.known.with(c.session.api.Token())...).public()
 	case !h.Initialized:
 		return unavailable(provision.CauseStatus, "Vault is not initialized; see: vault operator init").public()
 	case h.Sealed:

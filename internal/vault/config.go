@@ -59,6 +59,7 @@ type Config struct {
 	OnRetry func(provision.Target, provision.Cause)
 
 	transport http.RoundTripper // takes the network's place in tests
+	known     *keyring          // the secrets that no error may tell
 }
 
 const (
@@ -67,6 +68,7 @@ const (
 )
 
 func (c Config) withDefaults() Config {
+	c.known = &keyring{}
 	c.Auth = cmp.Or(c.Auth, AuthToken)
 	c.AuthMount = cmp.Or(strings.Trim(c.AuthMount, "/"), string(c.Auth))
 	c.KVMount = cmp.Or(strings.Trim(c.KVMount, "/"), "secret")

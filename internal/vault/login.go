@@ -35,12 +35,13 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 		if err != nil {
 			return "", lease{}, newFailure(provision.SecretUnavailable, "", err)
 		}
+		conf.known.add(secret)
 		// A login must not carry the old token, and a shallow copy is how the client does without.
 		anonymous, after := heeding(api, conf.Clock)
 		anonymous.ClearToken()
 		answer, err := anonymous.Logical().WriteWithContext(ctx, path, body)
 		if err != nil {
-			f := classify(opLogin, "log in at "+path, err, secret)
+			f := classify(opLogin, "log in at "+path, err, conf.known.with(secret)...)
 			f.RetryAfter = *after
 			return "", lease{}, f
 		}
@@ -116,7 +117,7 @@ func lookupSelf(conf Config, api *vaultapi.Client, token string) login {
 		own.SetToken(token)
 		answer, err := own.Auth().Token().LookupSelfWithContext(ctx)
 		if err != nil {
-			f := classify(opLogin, doing, err, token)
+			f := classify(opLogin, doing, err, conf.known.with(token)...)
 			f.RetryAfter = *after
 			return "", lease{}, f
 		}

@@ -69,7 +69,7 @@ type watched struct {
 func (s *session) watch(ctx context.Context, l lease) watched {
 	n := notes{denied: make(chan struct{}, 1)}
 	token := s.api.Token()
-	watcher, err := s.api.WithResponseCallbacks(func(r *vaultapi.Response) { n.take(r, token, s.clock.Now()) }).
+	watcher, err := s.api.WithResponseCallbacks(func(r *vaultapi.Response) { n.take(r, s.known.with(token), s.clock.Now()) }).
 		NewLifetimeWatcher(&vaultapi.LifetimeWatcherInput{
 			Secret: &vaultapi.Secret{Auth: &vaultapi.SecretAuth{
 				ClientToken: token, LeaseDuration: int(l.ttl / time.Second), Renewable: true,
@@ -77,7 +77,7 @@ func (s *session) watch(ctx context.Context, l lease) watched {
 			RenewBehavior: vaultapi.RenewBehaviorErrorOnErrors,
 		})
 	if err != nil {
-		return watched{err: s.notRenewed(ctx, n.verdict(err, token))}
+		return watched{err: s.notRenewed(ctx, n.verdict(err, s.known.with(token)))}
 	}
 	s.watchers.Go(watcher.Start)
 	defer watcher.Stop()
@@ -93,7 +93,7 @@ func (s *session) watch(ctx context.Context, l lease) watched {
 			default:
 			}
 			if err != nil && !errors.Is(err, vaultapi.ErrLifetimeWatcherNotRenewable) {
-				w.err = s.notRenewed(ctx, n.verdict(err, token))
+				w.err = s.notRenewed(ctx, n.verdict(err, s.known.with(token)))
 			}
 			return w
 		case <-n.denied: // which the watcher takes for a token that lives on without renewals
@@ -117,13 +117,13 @@ type notes struct {
 
 const renewing = "renew the token"
 
-func (n *notes) take(r *vaultapi.Response, token string, now time.Time) {
+func (n *notes) take(r *vaultapi.Response, secrets []string, now time.Time) {
 	err := r.Error()
 	if err == nil {
 		n.last.Store(nil)
 		return
 	}
-	f := classify(opRenew, renewing, err, token)
+	f := classify(opRenew, renewing, err, secrets...)
 	f.RetryAfter = retryAfter(r.Header, now)
 	n.last.Store(f)
 	if f.Problem == provision.SecretDenied {
@@ -132,11 +132,11 @@ func (n *notes) take(r *vaultapi.Response, token string, now time.Time) {
 }
 
 // verdict is what a watcher's last error means.
-func (n *notes) verdict(err error, token string) *failure {
+func (n *notes) verdict(err error, secrets []string) *failure {
 	if f := n.last.Load(); f != nil {
 		return f
 	}
-	return classify(opRenew, renewing, err, token)
+	return classify(opRenew, renewing, err, secrets...)
 }
 
 // renewed notes a renewal.

@@ -83,11 +83,11 @@ func (s *session) exchange(ctx context.Context, path string, query map[string][]
 	doing := "read " + path
 	resp, err := s.api.Logical().ReadRawWithDataWithContext(ctx, path, query)
 	if resp == nil || resp.Body == nil {
-		return answer{}, classify(opRead, doing, err, s.api.Token())
+		return answer{}, classify(opRead, doing, err, s.known.with(s.api.Token())...)
 	}
 	defer resp.Body.Close()
 	if err != nil && !nothingThere(err) {
-		f := classify(opRead, doing, err, s.api.Token())
+		f := classify(opRead, doing, err, s.known.with(s.api.Token())...)
 		f.RetryAfter = retryAfter(resp.Header, s.clock.Now())
 		return answer{}, f
 	}

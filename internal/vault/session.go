@@ -34,6 +34,7 @@ type session struct {
 	log     *slog.Logger
 	metrics metrics
 	onRetry func(provision.Target, provision.Cause)
+	known   *keyring // no error tells these
 
 	mu        sync.Mutex
 	gen       uint64        // counts the tokens; 0 means there was none yet
@@ -118,6 +119,7 @@ func (s *session) conclude(token string, l lease, err *failure) {
 	switch {
 	case err == nil:
 		s.api.SetToken(token)
+		s.known.add(token)
 		s.gen++
 		s.held = true
 		s.setExpiry(l)
