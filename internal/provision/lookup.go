@@ -171,8 +171,13 @@ func (t *task) lookFirst(ctx context.Context) step {
 		return t.exists(found)
 	}
 	t.noteLookup(began, string(ReconciledAbsent), "before the first POST")
-	t.rec.LookFirst = false
+	t.rec.LookFirst, t.looked = false, true
 	return t.prepare
+}
+
+// owesLook reports whether the ledger was found to have lost records since the request was claimed.
+func (t *task) owesLook() bool {
+	return t.rec.FirstPostAt.IsZero() && !t.looked && t.hub.Clock.Now().Before(t.hub.LookFirstUntil())
 }
 
 // lookFirstFailed goes on after the look before the first POST failed. A definite refusal is the

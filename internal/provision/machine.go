@@ -44,6 +44,7 @@ type task struct {
 	turn     func(strained bool)
 	strained bool // the Flow Service throttled or failed this delivery
 	fresh    bool // read secrets past the cache next time
+	looked   bool // this delivery looked for connections before the first POST
 	creds    Credentials
 	secret   Secret
 	out      Outcome
@@ -156,7 +157,7 @@ func (t *task) elsewhere() (time.Duration, string) {
 
 // takeOver continues what another worker, or an earlier delivery, left behind.
 func (t *task) takeOver(context.Context) step {
-	if t.rec.Held {
+	if t.rec.Held && t.rec.Owner != t.hub.Instance { // what this one wrote and could not confirm is no death
 		t.rec.Deaths++
 		if t.rec.Alone {
 			t.rec.AloneDeaths++
@@ -247,7 +248,7 @@ func (t *task) takeTurn(ctx context.Context) (wait time.Duration) {
 		if t.turn != nil {
 			return 0
 		}
-		if wait > shortWait || t.sleep(ctx, wait) != nil {
+		if wait > shortWait || t.alone || t.sleep(ctx, wait) != nil {
 			break
 		}
 	}
@@ -261,6 +262,7 @@ func (t *task) park(ctx context.Context, wait time.Duration) step {
 		wait = min(wait, until)
 	}
 	if t.rev == 0 {
+		t.rec.HeldSeq, t.rec.HeldDelivered = t.d.Seq, t.d.Delivered // tells the sweeper its message
 		if next, ok := t.write(ctx); !ok {
 			return next
 		}
@@ -268,7 +270,8 @@ func (t *task) park(ctx context.Context, wait time.Duration) step {
 	return t.back(wait, "its tenant has its share of requests in hand")
 }
 
-// isolate waits until this request is the only one being worked on, and keeps others out.
+// isolate waits until this request is the only one being worked on, and keeps others out. So from now
+// on nothing is slept for: what must wait leaves.
 func (t *task) isolate() {
 	t.hub.floor.RUnlock()
 	t.hub.floor.Lock()

@@ -13,12 +13,14 @@ func (t *task) post(ctx context.Context) (next step) {
 	if !t.hub.Clock.Now().Before(t.rec.Deadline) {
 		return t.lapse
 	}
+	if t.owesLook() {
+		return t.lookFirst
+	}
 	var conn Connection
 	var err error
 	announced := false
 	closed := t.through(TargetFlow, func() CallEnd {
-		t.announce()
-		if next, announced = t.write(ctx); !announced {
+		if next, announced = t.announce(ctx); !announced {
 			return CallVoid
 		}
 		conn, err = t.hub.Connections.Create(context.WithoutCancel(ctx), t.account(), t.newConnection(), t.rec.leaseEnd())
@@ -36,9 +38,29 @@ func (t *task) post(ctx context.Context) (next step) {
 	return t.answered(ctx, conn, err)
 }
 
-// announce turns t.rec into the intent to POST. Its time is taken before the ledger write, so the
+// announce writes the intent to POST. Where it returns false, next is where to go instead. The very write
+// may have shown that the ledger lost records: then the intent is taken back, and the request looked up.
+func (t *task) announce(ctx context.Context) (next step, ok bool) {
+	before := t.rec
+	t.intend()
+	if next, ok = t.write(ctx); !ok {
+		return next, false
+	}
+	intended := t.rec
+	if t.rec = before; !t.owesLook() {
+		t.rec = intended
+		return nil, true
+	}
+	t.rec.LookFirst = true
+	if next, ok = t.write(ctx); !ok {
+		return next, false
+	}
+	return t.lookFirst, false
+}
+
+// intend turns t.rec into the intent to POST. Its time is taken before the ledger write, so the
 // lease that others see is never longer than the one we keep.
-func (t *task) announce() {
+func (t *task) intend() {
 	now := t.hub.Clock.Now()
 	t.rec.State, t.rec.PostedAt, t.rec.Lease = StatePosting, now, t.hub.FlowTimeout
 	t.rec.EndedAt, t.rec.EndedBy = time.Time{}, ""

@@ -233,6 +233,10 @@ func lookFirstScenarios() []scenario {
 		{name: "older than the ledger", setup: young, want: OutcomeCreated, through: []string{viaFirst}},
 		{name: "older than the ledger, and made under the old one", setup: func(s *sim) { young(s); earlier(s) },
 			want: OutcomeCreated, through: []string{viaFirst}},
+		{name: "the first write shows that the ledger lost records", setup: func(s *sim) { lossSeen(s); earlier(s) },
+			want: OutcomeCreated, through: []string{viaFirst}},
+		{name: "the first write shows that the ledger lost records, and nothing was made", setup: lossSeen,
+			want: OutcomeCreated, through: []string{viaFirst}},
 		{name: "the ledger took another's place, and the first looks fail", setup: func(s *sim) {
 			replaced(s)
 			earlier(s)

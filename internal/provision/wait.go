@@ -68,7 +68,7 @@ func (t *task) pause(ctx context.Context, atLeast time.Duration, next step) step
 		}
 	}
 	tooLong := wait > t.hub.RetryDelayMax || now.Add(wait).Sub(t.started) > t.hub.RetryElapsed
-	if tooLong || t.sleep(ctx, wait) != nil {
+	if tooLong || t.alone || t.sleep(ctx, wait) != nil {
 		return t.handBack(ctx, atLeast)
 	}
 	return next

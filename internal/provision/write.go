@@ -11,6 +11,9 @@ import (
 // ledgerTries bounds how often one ledger write is tried before the message is given back.
 const ledgerTries = 6
 
+// firstWriteWait is at most how long a message rests whose record couldn't be written for the first time.
+const firstWriteWait = 5 * time.Second
+
 // errLost means that another worker wrote the record: what this one wanted to write is void.
 var errLost = errors.New("provision: another worker changed the record")
 
@@ -38,14 +41,20 @@ func (t *task) write(ctx context.Context) (next step, ok bool) {
 		return t.lost, false
 	default:
 		t.log.Warn("the ledger cannot be written", "error", err)
-		return t.back(t.hub.jitter(t.hub.RetryDelayMax), "the ledger cannot be written"), false
+		wait := t.hub.RetryDelayMax
+		if t.rev == 0 {
+			wait = min(wait, firstWriteWait) // it was tried only once
+		}
+		return t.back(t.hub.jitter(wait), "the ledger cannot be written"), false
 	}
 }
 
 // store writes t.rec by compare-and-set until it is known to be stored, known to be void, or
 // ledgerTries are used up. A write that failed may have been stored all the same, so it is read
 // back, and only the very nonce of this write counts as ours. The end of ctx doesn't cut it: what
-// is written here was done already, or must not be left half announced.
+// is written here was done already, or must not be left half announced. A record's first write isn't
+// repeated: the ledger may be gone, and be made anew before the next try, so the request has to be
+// looked up first, as the message's next delivery does.
 func (t *task) store(ctx context.Context) error {
 	ctx = context.WithoutCancel(ctx)
 	now := t.hub.Clock.Now()
@@ -65,7 +74,7 @@ func (t *task) store(ctx context.Context) error {
 			}
 			return errLost
 		}
-		if try == ledgerTries {
+		if try == ledgerTries || t.rev == 0 {
 			return err
 		}
 		if err := t.hub.Clock.Sleep(ctx, waits.next()); err != nil {
