@@ -32,6 +32,7 @@ type Guard struct {
 	mu      sync.Mutex
 	lostAt  time.Time // guarded by mu
 	witness written   // guarded by mu
+	newest  uint64    // the highest revision that the bucket is known to have had; guarded by mu
 }
 
 // written is a record that this process wrote.
@@ -64,10 +65,25 @@ func (g *Guard) now() time.Time {
 	return time.Now()
 }
 
-// stored remembers the latest record that was written.
-func (g *Guard) stored(key provision.Key, rec provision.Record, rev uint64) {
+// reached remembers that the bucket has had this revision, and returns the highest that it is known to
+// have had.
+func (g *Guard) reached(rev uint64) uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.newest = max(g.newest, rev)
+	return g.newest
+}
+
+// stored remembers the latest record that was written, in a bucket that had reached the revision before
+// when the write began. Revisions only grow, so one that isn't higher is of a bucket that was made anew,
+// or has lost its last writes.
+func (g *Guard) stored(key provision.Key, rec provision.Record, before, rev uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if rev <= before {
+		g.lostAt, g.witness, g.newest = later(g.lostAt, g.now()), written{}, rev
+	}
+	g.newest = max(g.newest, rev)
 	if rev > g.witness.revision {
 		g.witness = written{key, rev, rec.Nonce, g.now()}
 	}

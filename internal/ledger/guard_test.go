@@ -375,6 +375,30 @@ func TestBucketMadeAnew(t *testing.T) {
 	p.mustHaveLost("who knows the earlier one", last)
 }
 
+// The first write in a bucket that was made anew says so, before any look: its revision isn't higher than those of
+// the old bucket.
+func TestWriteShowsABucketMadeAnew(t *testing.T) {
+	t.Parallel()
+	js := newServer(t)
+	p, idle := newProcess(t, js), newProcess(t, js)
+	p.written("x")
+	last := p.written("y")
+	if err := idle.Refresh(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteKeyValue(t.Context(), ledger.DefaultBucket); err != nil {
+		t.Fatal(err)
+	}
+	newProcess(t, js)
+	for name, q := range map[string]*process{"wrote in the old one": p, "saw the old one": idle} {
+		q.written("z" + name[:1])
+		if at := q.guard.LostAt(); at.Before(last) {
+			t.Errorf("who %s: records were lost at %v, want %v or later", name, at, last)
+		}
+	}
+	p.mustHaveLost("a look after it", last)
+}
+
 // A process that wrote nothing itself knows which note it has seen: one at an earlier revision is another.
 func TestNoteAtAnEarlierRevision(t *testing.T) {
 	t.Parallel()

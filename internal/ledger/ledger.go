@@ -86,7 +86,7 @@ func Open(ctx context.Context, js jetstream.JetStream, cfg Config) (*Ledger, err
 	if l.stream, err = js.Stream(ctx, streamPrefix+cfg.Bucket); err != nil {
 		return nil, fmt.Errorf("ledger: open bucket %s: %w", cfg.Bucket, err)
 	}
-	l.noteCreated(l.stream.CachedInfo())
+	l.saw(l.stream.CachedInfo())
 	return l, nil
 }
 
@@ -104,13 +104,16 @@ func (l *Ledger) Refresh(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ledger: bucket %s: %w", l.kv.Bucket(), explain(err))
 	}
-	l.noteCreated(info)
+	l.saw(info)
 	return nil
 }
 
-func (l *Ledger) noteCreated(info *jetstream.StreamInfo) {
+func (l *Ledger) saw(info *jetstream.StreamInfo) {
 	created := info.Created
 	l.created.Store(&created)
+	if l.guard != nil {
+		l.guard.reached(info.State.LastSeq)
+	}
 }
 
 // Load implements provision.Ledger. Its error is ErrUndecodable where a record is there that this
@@ -137,7 +140,10 @@ func (l *Ledger) Store(ctx context.Context, key provision.Key, rec provision.Rec
 	if err != nil {
 		return 0, err
 	}
-	var got uint64
+	var got, before uint64
+	if l.guard != nil {
+		before = l.guard.reached(rev)
+	}
 	if rev == 0 {
 		got, err = l.kv.Create(ctx, key.String(), value)
 	} else {
@@ -150,7 +156,7 @@ func (l *Ledger) Store(ctx context.Context, key provision.Key, rec provision.Rec
 		return 0, fmt.Errorf("ledger: store %s at revision %d: %w", key, rev, explain(err))
 	}
 	if l.guard != nil {
-		l.guard.stored(key, rec, got)
+		l.guard.stored(key, rec, before, got)
 	}
 	return got, nil
 }

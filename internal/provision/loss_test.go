@@ -95,7 +95,9 @@ func TestSuspectSleepsForNobody(t *testing.T) {
 		Deaths: 1, HeldUntil: time.Now().Add(time.Minute), Deadline: time.Now().Add(time.Hour)})
 	h := newTestHub(t, func(c *Config) {
 		c.Ledger, c.Clock = l, noSleep{t}
-		c.Connections = scriptedFlow{create: func(context.Context, time.Time) error { return &CallError{Verdict: VerdictThrottled, Target: TargetFlow, Status: 429} }}
+		c.Connections = scriptedFlow{create: func(context.Context, time.Time) error {
+			return &CallError{Verdict: VerdictThrottled, Target: TargetFlow, Status: 429}
+		}}
 	})
 	d := delivery()
 	d.Delivered = 2

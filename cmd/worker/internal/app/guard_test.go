@@ -154,6 +154,28 @@ func TestLedgerPurgedUnderAWorker(t *testing.T) {
 	}
 }
 
+// A repeat comes right after the ledger was deleted, long before anybody looks: the worker finds out by
+// writing.
+func TestRepeatRightAfterTheLedgerWasDeleted(t *testing.T) {
+	t.Parallel()
+	for _, anew := range []bool{false, true} {
+		t.Run(map[bool]string{false: "deleted", true: "made anew at once"}[anew], func(t *testing.T) {
+			t.Parallel()
+			w := newLossWorld(t)
+			w.start(time.Hour)
+			w.send()
+			w.looked("before the deletion", false)
+			check(t, w.js.DeleteKeyValue(w.ctx, ledger.DefaultBucket))
+			if anew {
+				_, err := ledger.Open(w.ctx, w.js, ledger.Config{Manage: true})
+				check(t, err)
+			}
+			w.send()
+			w.looked("after it", true)
+		})
+	}
+}
+
 // Nobody saw the purge: the worker that starts next misses the note.
 func TestLedgerPurgedWhileNoWorkerRuns(t *testing.T) {
 	t.Parallel()
