@@ -155,7 +155,7 @@ func (l *life) queued() uint64 {
 // fillLedger writes so much that reading it takes flow control, and a record that hangs.
 func (l *life) fillLedger() {
 	large := strings.Repeat("x", 200<<10)
-	for i := range 40 {
+	for i := range 12 {
 		rec := provision.Record{Key: provision.Key{Tenant: "acme", Source: "/s", ID: fmt.Sprint(i)}, State: provision.StateClaimed,
 			Nonce: fmt.Sprint(i), Fingerprint: large, UpdatedAt: time.Now().Add(-time.Hour), HeldSeq: 1000}
 		_, err := l.book.Load().Store(l.ctx, rec.Key, rec, 0)
@@ -166,7 +166,7 @@ func (l *life) fillLedger() {
 		l.must("ledger list", err)
 		n++
 	}
-	if n < 40 {
+	if n < 12 {
 		l.t.Fatalf("the ledger lists %d records", n)
 	}
 }
@@ -184,6 +184,7 @@ func (l *life) prepare() {
 		return
 	}
 	l.createObjects(l.ctx, l.admin)
+	l.must("ledger", l.openLedger(l.ctx))
 	for _, name := range []string{consumer.StreamRequests, ledgerStream} {
 		cfg := mustStream(l.ctx, l.t, l.admin, name).CachedInfo().Config
 		cfg.AllowDirect = true
@@ -271,9 +272,11 @@ func trace(t *testing.T) (uses []probe) {
 	t.Helper()
 	for _, kind := range lives {
 		ok := t.Run(kind.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a slow machine may take its time
+			defer cancel()
 			b := newEditedBroker(t, withAdmin, kind.edit)
 			at := newTap(t, b.url)
-			newLife(testContext(t), b, at, kind.manage).live()
+			newLife(ctx, b, at, kind.manage).live()
 			if refused := at.refusals(); len(refused) > 0 {
 				t.Errorf("refused: %q", refused)
 			}
