@@ -26,12 +26,11 @@ type judge struct {
 var versionQuery = regexp.MustCompile(`^version=[1-9][0-9]{0,9}$`)
 
 // verdict returns what is wrong with the requests. All must be within the tenant's place and not adobe,
-// but for the session's own and for the tenant's Adobe credentials, as often as asked says (in each form
-// of the engine).
+// but for the tenant's Adobe credentials, as often as asked says (in each form of the engine).
 func (j judge) verdict(all []received, asked int) error {
 	spared := map[string]int{}
 	for _, r := range all {
-		if spared[r.uri]++; j.ofSession(r) || j.own(r) && spared[r.uri] <= asked {
+		if spared[r.uri]++; j.own(r) && spared[r.uri] <= asked {
 			continue
 		}
 		if err := j.within(r); err != nil {

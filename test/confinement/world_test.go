@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -101,10 +102,12 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.vault.ServeHTTP(rw, r)
 }
 
-// judged returns what is wrong with what Vault received since the last call, and how much that was.
+// judged returns what is wrong with what Vault received since the last call, and how much of it was on
+// behalf of requests.
 func (w *world) judged(j judge) (n int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.seen = slices.DeleteFunc(w.seen, j.ofSession)
 	n, err = len(w.seen), j.verdict(w.seen, w.asked)
 	w.seen, w.asked = nil, 0
 	return n, err
