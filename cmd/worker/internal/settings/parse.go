@@ -226,6 +226,9 @@ func loopback(host string) bool {
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
 }
 
+// natsHost tells a host from a secret in the wrong place, as far as that goes.
+var natsHost = regexp.MustCompile(`^[A-Za-z0-9._:%-]{1,253}$`)
+
 // natsURLs accepts what nats.Connect does, with a scheme optional as there.
 func natsURLs(field func(*Settings) *string) setter {
 	return func(s *Settings, v string) error {
@@ -236,7 +239,8 @@ func natsURLs(field func(*Settings) *string) setter {
 				one = "nats://" + one
 			}
 			u, err := url.Parse(one)
-			if err != nil || u.Hostname() == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+			if err != nil || !natsHost.MatchString(u.Hostname()) || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) ||
+				strings.Trim(u.Path, "/") != "" && !strings.HasPrefix(u.Scheme, "ws") || u.RawQuery != "" || u.Fragment != "" {
 				return errors.New("has a part that is no NATS URL; want nats://<host>:<port> (or tls, ws, wss), several separated by commas")
 			}
 		}

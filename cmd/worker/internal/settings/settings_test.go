@@ -229,7 +229,8 @@ func TestSecretsAreMasked(t *testing.T) {
 	t.Parallel()
 	for _, set := range []string{
 		"NATS_URL=nats://u:" + secret + "@h", "NATS_URL=h1,u:" + secret + "@h", "NATS_URL=nats://a:b@h1,tls://u:" + secret + "@h2",
-		"NATS_URL=nats://u:" + secret + "/x@h", "NATS_URL=" + secret + "://u@h", "NATS_CREDS=" + secret, "VAULT_ADDR=https://" + secret + "@h",
+		"NATS_URL=nats://u:" + secret + "/x@h", "NATS_URL=" + secret + "://u@h", "NATS_URL=" + secret + "/+x", "NATS_URL=h1," + secret + "=", "NATS_URL=nats://h?token=" + secret, "NATS_URL=h/" + secret,
+		"NATS_CREDS=" + secret, "VAULT_ADDR=https://" + secret + "@h",
 	} {
 		loaded, err := load(t, set)
 		if err != nil {
