@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
@@ -28,6 +30,10 @@ type backend struct {
 	short      Config
 	jwt        Config
 	kubernetes Config
+
+	// rotate gives the role of a third login a new secret id, the only one that is good then, and
+	// writes it to the file; to a new one where the path is empty. It returns the login.
+	rotate func(t *testing.T, file string) Config
 }
 
 // call sends a request with the root token and returns the answer's data and auth.
@@ -108,6 +114,13 @@ func fakeBackend(t *testing.T, kv int) backend {
 	s.Deny("secret/data/flow/tenants/walled/*", "secret/flow/tenants/walled/*")
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
+	ids := 0
+	rotate := func(t *testing.T, file string) Config {
+		ids++
+		id := fmt.Sprint("id-", ids, canary)
+		s.SetRole(vaulttest.Role{RoleID: "rotating", SecretID: id, Allow: allow})
+		return Config{Auth: AuthAppRole, RoleID: "rotating", SecretIDFile: rewriteFile(t, file, id)}
+	}
 	idFile, jwtFile := writeFile(t, "id-"+canary), writeFile(t, jwt)
 	return backend{
 		address: server.URL, root: s.Token(), unsealKey: s.UnsealKey(), mount: "secret", kv: kv,
@@ -115,5 +128,18 @@ func fakeBackend(t *testing.T, kv int) backend {
 		short:      Config{Auth: AuthAppRole, RoleID: "short", SecretIDFile: idFile},
 		jwt:        Config{Auth: AuthJWT, Role: "worker", JWTFile: jwtFile},
 		kubernetes: Config{Auth: AuthKubernetes, Role: "worker", JWTFile: jwtFile},
+		rotate:     rotate,
 	}
+}
+
+// rewriteFile replaces a file's content, or makes a new file for no path. It returns the path.
+func rewriteFile(t *testing.T, path, content string) string {
+	t.Helper()
+	if path == "" {
+		return writeFile(t, content)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"testing"
 	"time"
 
@@ -60,6 +61,7 @@ func (b backend) setUp(t *testing.T) backend {
 	}
 	b.approle = b.appRole(t, "worker", map[string]any{"token_policies": "worker"})
 	b.short = b.appRole(t, "short", map[string]any{"token_policies": "worker", "token_ttl": "6s", "token_max_ttl": "14s"})
+	b.rotate = b.rotatingRole(t)
 	b.jwt = b.jwtRole(t)
 	b.kubernetes = b.kubernetesRole(t)
 	return b
@@ -94,6 +96,29 @@ func (b backend) appRole(t *testing.T, name string, settings map[string]any) Con
 	id, _ := b.call(t, "GET", role+"/role-id", nil)
 	secret, _ := b.call(t, "PUT", role+"/secret-id", nil)
 	return Config{Auth: AuthAppRole, RoleID: id["role_id"].(string), SecretIDFile: writeFile(t, secret["secret_id"].(string))}
+}
+
+func (b backend) rotatingRole(t *testing.T) func(t *testing.T, file string) Config {
+	conf := b.appRole(t, "rotating", map[string]any{"token_policies": "worker"})
+	id := readFile(t, conf.SecretIDFile)
+	return func(t *testing.T, file string) Config {
+		t.Helper()
+		const role = "auth/approle/role/rotating/"
+		b.call(t, "PUT", role+"secret-id/destroy", map[string]any{"secret_id": id})
+		secret, _ := b.call(t, "PUT", role+"secret-id", nil)
+		id, _ = secret["secret_id"].(string)
+		conf.SecretIDFile = rewriteFile(t, file, id)
+		return conf
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }
 
 func (b backend) jwtRole(t *testing.T) Config {

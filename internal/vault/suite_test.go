@@ -41,6 +41,8 @@ func runSuite(t *testing.T, b backend) {
 		{"revoked", suiteRevoked},
 		{"given", suiteGivenToken},
 		{"renewal", suiteRenewal},
+		{"rotation", suiteRotation},
+		{"namespace", suiteNamespace},
 		{"sealed", suiteSealed},
 	}
 	for _, p := range parts {
@@ -192,6 +194,33 @@ func suiteRenewal(t *testing.T, b backend) {
 	h.reads(b, "renewal")
 	if strings.Contains(h.witness.String(), "cannot") {
 		t.Errorf("not without trouble:\n%s", h.witness)
+	}
+}
+
+// suiteRotation replaces the secret id's file, destroys the old one and revokes the token, twice.
+func suiteRotation(t *testing.T, b backend) {
+	conf := b.rotate(t, "")
+	h := b.start(t, conf)
+	for range 2 {
+		h.reads(b, "rotation")
+		token := h.client.session.api.Token()
+		b.rotate(t, conf.SecretIDFile)
+		b.call(t, "PUT", "auth/token/revoke", map[string]any{"token": token})
+	}
+	h.reads(b, "rotation")
+	if n := h.count(opLogin, "ok"); n != 3 || h.count(opLogin, "denied") != 0 {
+		t.Errorf("%d logins, want 3", n)
+	}
+}
+
+// suiteNamespace has a namespace set where there are none: the free Vault and ours take no notice.
+func suiteNamespace(t *testing.T, b backend) {
+	conf := b.approle
+	conf.Namespace = "team/a"
+	h := b.start(t, conf)
+	h.reads(b, "namespace")
+	if err := h.client.Health(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
