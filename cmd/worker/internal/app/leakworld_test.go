@@ -77,7 +77,7 @@ var secretNames = []string{"acme clientSecret", "acme Databricks token", "static
 
 func newLeakWorld(t *testing.T) *leakWorld {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	t.Cleanup(cancel)
 	w := &leakWorld{t: t, ctx: ctx, canaries: map[string]string{}, dir: t.TempDir(), heard: map[string][]string{}}
 	for _, name := range secretNames {
