@@ -19,8 +19,8 @@ type BreakerConfig struct {
 	Window time.Duration
 	// Failures is how many calls must have failed within Window, without a single one served, for
 	// the target to count as down. 0 means 5: a service that fails some calls never opens the
-	// breaker. Where all of them failed for one tenant, such as one whose cluster hangs, the target
-	// counts as down for that tenant only, until it fails for another one, too.
+	// breaker. Where all of them failed for one tenant, such as one whose cluster hangs, or the target
+	// has just served others, it counts as down for those tenants only that it fails for.
 	Failures uint32
 	// Cooldown is how long a target that is down is left alone between two probes, give or take a
 	// quarter, so that a fleet's probes are spread. 0 means 5 s.
@@ -68,8 +68,9 @@ type breaker struct {
 	until    time.Time // open until then; guarded by mu
 	probing  bool      // a probe is under way; guarded by mu
 	callers  callers
-	blamed   string    // the only tenant that the target is down for; empty means all; guarded by mu
-	line     line      // of the blamed tenant's requests; guarded by mu
+	failures int       // BreakerConfig.Failures
+	blame    blame     // whom the target is down for; guarded by mu
+	line     line      // of the blamed tenants' requests; guarded by mu
 	prober   string    // whose probe was the last; guarded by mu
 	granted  time.Time // when the intake was last permitted to take a probe; guarded by mu
 }
@@ -92,7 +93,10 @@ func NewBreakers(cfg BreakerConfig) *Breakers {
 }
 
 func (b *Breakers) newBreaker(t provision.Target, cfg BreakerConfig) *breaker {
-	br := &breaker{cooldown: time.Duration(float64(cfg.Cooldown) * (0.75 + rand.Float64()/2)), callers: callers{window: cfg.Window}}
+	br := &breaker{
+		cooldown: time.Duration(float64(cfg.Cooldown) * (0.75 + rand.Float64()/2)), callers: callers{window: cfg.Window},
+		failures: int(cfg.Failures), //nolint:gosec // a handful
+	}
 	br.TwoStepCircuitBreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
 		Name: string(t), MaxRequests: 1, Interval: cfg.Window, BucketPeriod: cfg.Window / 10, Timeout: br.cooldown,
 		ReadyToTrip: func(c gobreaker.Counts) bool {
@@ -109,23 +113,28 @@ func (b *Breakers) changed(t provision.Target, br *breaker, from, to gobreaker.S
 	br.mu.Lock()
 	br.probing = false
 	if from == gobreaker.StateClosed {
-		br.blamed = br.callers.culprit(time.Now())
+		br.blame.begin(br.callers.health(time.Now()))
 	}
 	if to == gobreaker.StateOpen {
 		br.until = time.Now().Add(br.cooldown)
 		time.AfterFunc(br.cooldown+time.Millisecond, b.broadcast)
 	}
-	blamed := br.blamed
+	blamed, down := br.blame.tenants(), to != gobreaker.StateClosed && !br.blame.proved
 	br.mu.Unlock()
-	open := 1.0
-	if to == gobreaker.StateClosed {
-		open = 0
-	}
-	b.gauge.WithLabelValues(string(t)).Set(open)
+	b.show(t, down)
 	if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
-		b.log.Warn("circuit changed", "target", t, "state", to.String(), "only_for_tenant", blamed)
+		b.log.Warn("circuit changed", "target", t, "state", to.String(), "only_for_tenants", blamed)
 	}
 	b.broadcast()
+}
+
+// show sets the gauge.
+func (b *Breakers) show(t provision.Target, down bool) {
+	open := 0.0
+	if down {
+		open = 1
+	}
+	b.gauge.WithLabelValues(string(t)).Set(open)
 }
 
 func (b *Breakers) broadcast() {
@@ -143,9 +152,9 @@ func (b *Breakers) Allow(t provision.Target, tenant string) (func(provision.Call
 	}
 	state := br.State()
 	if state != gobreaker.StateClosed && br.spares(tenant) {
-		return func(end provision.CallEnd) { br.aside(tenant, end) }, 0
+		return func(end provision.CallEnd) { b.aside(t, br, tenant, end) }, 0
 	}
-	if state == gobreaker.StateHalfOpen && br.probedLast(tenant) {
+	if state == gobreaker.StateHalfOpen && br.passedOver(tenant) {
 		return nil, br.wait()
 	}
 	tell, err := br.TwoStepCircuitBreaker.Allow()
@@ -197,42 +206,15 @@ func (br *breaker) noProbe(before string) {
 	br.probing, br.prober = false, before
 }
 
-// spares reports whether the target counts as down for another tenant only.
-func (br *breaker) spares(tenant string) bool {
-	br.mu.Lock()
-	defer br.mu.Unlock()
-	return br.blamed != "" && br.blamed != tenant
-}
-
-// aside takes the outcome of a call of a tenant that the target does not count as down for. If it
-// failed for this one, too, then it is down for all.
-func (br *breaker) aside(tenant string, end provision.CallEnd) {
-	now := time.Now()
-	br.callers.ended(tenant, end, now)
-	if end == provision.CallFailed && br.callers.culprit(now) == "" {
-		br.mu.Lock()
-		br.blamed = ""
-		br.mu.Unlock()
-	}
-}
-
-// probedLast reports whether the tenant had the last probe and somebody else might have this one: the
-// trouble of one must not keep the circuit open for all.
-func (br *breaker) probedLast(tenant string) bool {
-	br.mu.Lock()
-	defer br.mu.Unlock()
-	return br.blamed == "" && br.prober == tenant && br.callers.count(time.Now()) > 1 && time.Since(br.until) < 2*br.cooldown
-}
-
 // wait returns how long to leave the target alone: past the next probe, and spread out, so that what
-// was given back doesn't return all at once. Where it is down for one tenant only, the intake goes on
-// and may meet all of that one's backlog: so each waits a little longer than the one before.
+// was given back doesn't return all at once. Where it is down for some tenants only, the intake goes on
+// and may meet all of their backlogs: so each waits a little longer than the one before.
 func (br *breaker) wait() time.Duration {
 	br.mu.Lock()
 	defer br.mu.Unlock()
 	now := time.Now()
 	wait := max(br.until.Sub(now), 0) + time.Duration((0.5+rand.Float64())*float64(br.cooldown))
-	if br.blamed != "" {
+	if br.blame.some() {
 		wait += br.line.join(now, time.Second/slowRate)
 	}
 	return wait
@@ -240,7 +222,7 @@ func (br *breaker) wait() time.Duration {
 
 // Permits says how many of free messages the intake may take: all while the breakers of the Flow
 // Service and of Vault are closed, none while one is open, one as a probe in between. A target that is
-// down for one tenant only doesn't stop it, so that others' requests are found among that one's. The
+// down for some tenants only doesn't stop it, so that others' requests are found among theirs. The
 // channel is closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
 func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	b.mu.Lock()
@@ -256,8 +238,8 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 		case gobreaker.StateOpen:
 			return 0, wake
 		case gobreaker.StateHalfOpen:
-			if free > 0 && !br.grant() {
-				return 0, wake
+			if ok, again := br.grant(); free > 0 && !ok {
+				return 0, either(wake, again)
 			}
 			free = min(free, 1)
 		}
@@ -265,32 +247,48 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	return free, wake
 }
 
-// probeEvery is how often the intake may take another message as a probe, where the one before it
-// turned out not to need the target.
-const probeEvery = time.Second
+// How often the intake may take another message as a probe, where the one before it turned out not to
+// need the target, or to be of a tenant that it fails for.
+const (
+	probeEvery = time.Second
+	passEvery  = 20 * time.Millisecond // for as long as lookPast
+)
 
-func (br *breaker) blames() bool {
+// grant reports whether the intake may take one message as a probe, and if not, when to ask again; 0
+// means when something changes.
+func (br *breaker) grant() (ok bool, again time.Duration) {
 	br.mu.Lock()
 	defer br.mu.Unlock()
-	return br.blamed != ""
-}
-
-// grant reports whether the intake may take one message as a probe.
-func (br *breaker) grant() bool {
-	br.mu.Lock()
-	defer br.mu.Unlock()
-	if br.probing || time.Since(br.granted) < probeEvery {
-		return false
+	every := probeEvery
+	if br.lookingPast() {
+		every = passEvery
+	}
+	switch since := time.Since(br.granted); {
+	case br.probing:
+		return false, 0
+	case since < every:
+		return false, every - since
 	}
 	br.granted = time.Now()
-	return true
+	return true, 0
 }
 
-// Open returns which targets count as down, for the status page.
+// either returns a channel that is closed after d, or wake if that is 0.
+func either(wake <-chan struct{}, d time.Duration) <-chan struct{} {
+	if d == 0 {
+		return wake
+	}
+	ch := make(chan struct{})
+	time.AfterFunc(d, func() { close(ch) })
+	return ch
+}
+
+// Open returns which targets count as down, for the status page. One that serves others than those it
+// is down for does not.
 func (b *Breakers) Open() map[string]bool {
 	open := map[string]bool{}
 	for t, br := range b.targets {
-		open[string(t)] = br.State() != gobreaker.StateClosed
+		open[string(t)] = br.State() != gobreaker.StateClosed && !br.proved()
 	}
 	return open
 }

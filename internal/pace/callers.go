@@ -1,6 +1,7 @@
 package pace
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -14,7 +15,10 @@ type callers struct {
 	last   map[string]lastCalls // :: tenant → its last calls; guarded by mu
 }
 
-type lastCalls struct{ any, failed time.Time }
+type lastCalls struct {
+	any, failed, served time.Time
+	bad                 bool // the last one that showed something failed
+}
 
 // awhile is how many windows a tenant's last call counts: longer than a call that hangs.
 const awhile = 12
@@ -34,28 +38,44 @@ func (c *callers) ended(tenant string, end provision.CallEnd, now time.Time) {
 	}
 	last := c.last[tenant]
 	last.any = now
-	if end == provision.CallFailed {
-		last.failed = now
+	switch end {
+	case provision.CallFailed:
+		last.failed, last.bad = now, true
+	case provision.CallServed:
+		last.served, last.bad = now, false
 	}
 	c.last[tenant] = last
 }
 
-// culprit returns the only tenant that calls failed for within the window, empty if there are several.
-func (c *callers) culprit(now time.Time) string {
+// lately is how many windows it counts that a tenant was served.
+const lately = 3
+
+// health returns the tenants whose last calls failed, within the window, and whether there are others
+// who were served lately.
+func (c *callers) health(now time.Time) (sick []string, others bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.forget(now)
-	found := ""
 	for tenant, last := range c.last {
-		if last.failed.IsZero() || now.Sub(last.failed) > c.window {
-			continue
+		switch {
+		case last.bad:
+			if now.Sub(last.failed) <= c.window {
+				sick = append(sick, tenant)
+			}
+		case now.Sub(last.served) <= lately*c.window:
+			others = true
 		}
-		if found != "" {
-			return ""
-		}
-		found = tenant
 	}
-	return found
+	slices.Sort(sick)
+	return sick, others
+}
+
+// sick reports whether the tenant's last call failed.
+func (c *callers) sick(tenant string, now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forget(now)
+	return c.last[tenant].bad
 }
 
 // count returns how many tenants have called of late.

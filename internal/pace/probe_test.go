@@ -16,8 +16,7 @@ func TestProbeThatAskedNothing(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			b := NewBreakers(BreakerConfig{})
 			trip(t, b)
-			_, wake := b.Permits(64)
-			<-wake
+			untilAnyone(b)
 			for range 3 {
 				probe, _ := b.Allow(flow, "a")
 				if probe == nil {
@@ -66,10 +65,9 @@ func TestHangingProbeStaysTheOnlyOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBreakers(BreakerConfig{Cooldown: 5 * time.Second})
 		trip(t, b)
-		_, wake := b.Permits(64)
-		<-wake
+		untilAnyone(b)
 		probe, _ := b.Allow(flow, "a")
-		_, wake = b.Permits(64)
+		_, wake := b.Permits(64)
 		for range 75 {
 			<-time.After(time.Second)
 			checkPermits(t, b, 0)
@@ -80,8 +78,7 @@ func TestHangingProbeStaysTheOnlyOne(t *testing.T) {
 		probe(provision.CallFailed)
 		<-wake
 		checkPermits(t, b, 0)
-		_, wake = b.Permits(64)
-		<-wake
+		untilAnyone(b)
 		call(t, b, "b", provision.CallServed)
 		checkPermits(t, b, 64)
 	})
