@@ -50,16 +50,13 @@ func (s *session) leftAlone() *failure {
 }
 
 // another waits for a token other than the one of number gen, with which Vault has refused something.
-// Where none is to be had so soon after the last one, it returns gen. A token that Vault says is
-// invalid need not be waited with; one that only lacks rights may well lack them for good.
+// Where none is to be had so soon after the last one, it returns gen. For a token that Vault says is
+// invalid there is always another one, if only after loginGap, which run keeps; one that only lacks
+// rights may well lack them for good.
 func (s *session) another(ctx context.Context, gen uint64, invalid bool) (uint64, *failure) {
-	gap := forcedGap
-	if invalid {
-		gap = loginGap
-	}
 	s.mu.Lock()
 	now := s.clock.Now()
-	if s.gen != gen || !s.forcing && now.Sub(s.forced) < gap {
+	if s.gen != gen || !s.forcing && !invalid && now.Sub(s.forced) < forcedGap {
 		defer s.mu.Unlock()
 		return s.gen, nil
 	}

@@ -47,7 +47,7 @@ const Environment = "FLOW_WORKER_VAULTDEV"
 func Start(ctx context.Context) (*Vault, error) {
 	binary := os.Getenv(Environment)
 	if binary == "" {
-		return nil, errors.New("vaultdev: " + Environment + " names no binary; build one with: cd test/vaultdev && go build -o vaultdev .")
+		return nil, errors.New("vaultdev: " + Environment + " names no binary; build one with go build in test/vaultdev")
 	}
 	v := &Vault{cmd: exec.CommandContext(context.WithoutCancel(ctx), binary)}
 	v.cmd.Stderr = &v.log
