@@ -206,8 +206,10 @@ func FuzzText(f *testing.F) {
 			t.Errorf("%q passes for harmless", text)
 		}
 		got := s.Text(before + secret + after)
-		if strings.Contains(fold(strings.ReplaceAll(got, gone, "\x00")), fold(secret)) {
-			t.Errorf("%q is still in %q", secret, got)
+		for part := range strings.SplitSeq(got, gone) {
+			if strings.Contains(fold(part), fold(secret)) {
+				t.Errorf("%q is still in %q", secret, got)
+			}
 		}
 	})
 }
