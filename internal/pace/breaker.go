@@ -49,7 +49,7 @@ func (c BreakerConfig) withDefaults() BreakerConfig {
 // Breakers is a provision.Gate with one breaker per target. It is safe for concurrent use.
 //
 // A target that is down has one probe at a time, however long that takes: where it hangs, its caller's
-// own time-out ends it (FLOW_TIMEOUT for a POST), and recovery is noticed that much later at most, plus a
+// own time-out ends it (FLOW_TIMEOUT for a POST, up to four times that for a look-up), and recovery is noticed that much later at most, plus a
 // Cooldown. That is on purpose. A probe of the Flow Service is somebody's POST, and each one that is left
 // hanging is one more whose outcome has to be looked up; a second probe beside it would learn no more. A
 // probe that asked nothing, or whose caller panicked, gives its place away at once.
