@@ -128,7 +128,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
 	}
-	if len(view.Warnings) != 1 || !strings.Contains(view.Warnings[0], "did you mean WORKER_SETTLE?") {
+	if len(view.Warnings) != 2 || !strings.Contains(view.Warnings[0], "NATS_URL has a password for n ") || !strings.Contains(view.Warnings[1], "did you mean WORKER_SETTLE?") {
 		t.Errorf("warnings: %q", view.Warnings)
 	}
 	plain := worker(t, environ, "", "config")

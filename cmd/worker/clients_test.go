@@ -41,6 +41,7 @@ var badServers = map[string]func(io.Writer){ // :: name → it writes until that
 	"error without end":        endlessly("HTTP/1.1 500 Oops\r\n\r\n", `{"title":"`),
 	"deep JSON":                says("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("[", 1_000_000)),
 	"deep JSON of objects":     says("HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat(`{"a":`, 200_000)),
+	"becomes something else":   says("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n"),
 	"a length beyond counting": says("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n{}"),
 	"a length below nothing":   says("HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n{}"),
 	"speaks no HTTP":           says("\x15\x03\x01\x00\x02\x02\x46\r\n\r\n"),
@@ -101,9 +102,6 @@ type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// A server that wants to speak something else gives the connection for a body, which may never end.
-var upgrade = says("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")
-
 // Whatever the Flow Service or IMS does, each try ends with its time, and takes no more than its limit.
 func TestFlowClientIsBounded(t *testing.T) {
 	t.Parallel()
@@ -111,9 +109,6 @@ func TestFlowClientIsBounded(t *testing.T) {
 		for name, answer := range badServers {
 			t.Run(what+": "+name, func(t *testing.T) { boundedCall(t, call, answer) })
 		}
-	}
-	for _, what := range []string{"create", "find"} {
-		t.Run(what+": becomes something else", func(t *testing.T) { boundedCall(t, flowCalls[what], upgrade) })
 	}
 }
 

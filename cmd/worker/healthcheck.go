@@ -37,7 +37,7 @@ func checkHealth(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := healthClient().Do(req)
 	if err != nil {
 		return fmt.Errorf("the worker does not answer: %w", err)
 	}
@@ -46,6 +46,17 @@ func checkHealth(ctx context.Context, url string) error {
 		return fmt.Errorf("%s answers %s", url, resp.Status)
 	}
 	return nil
+}
+
+// healthClient asks this machine, so it goes by no proxy and follows nobody elsewhere.
+func healthClient() *http.Client {
+	return &http.Client{
+		Timeout: healthTimeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true, TLSHandshakeTimeout: healthTimeout, IdleConnTimeout: healthTimeout, MaxResponseHeaderBytes: 16 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 }
 
 // reachable turns an address to listen on into one to connect to.

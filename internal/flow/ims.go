@@ -38,7 +38,7 @@ func (i *ims) token(ctx context.Context, cr provision.Credentials) (bearer, *pro
 	s := scrubberOf(cr)
 	ctx, cancel := context.WithTimeout(ctx, i.timeout)
 	defer cancel()
-	client := &http.Client{Transport: i.via, CheckRedirect: func(*http.Request, []*http.Request) error {
+	client := &http.Client{Timeout: i.timeout, Transport: finalOnly{i.via}, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // the secret goes nowhere else
 	}}
 	cfg := clientcredentials.Config{

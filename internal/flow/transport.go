@@ -3,6 +3,7 @@ package flow
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/http"
 	"time"
@@ -43,4 +44,20 @@ func newPostTransport(cfg Config) *http.Transport {
 	t := newTransport(cfg, fencedDial(cfg.DialContext))
 	t.DisableKeepAlives = true
 	return t
+}
+
+var errUpgraded = errors.New("the answer is 101, so it is none: the server wants to speak something else")
+
+// finalOnly fails a call that is answered with 101, for the library that reads the answer: its body is
+// the connection, and no deadline ends the reading of that.
+type finalOnly struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t finalOnly) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.next.RoundTrip(r)
+	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
+		_ = res.Body.Close()
+		return nil, errUpgraded
+	}
+	return res, err
 }

@@ -41,15 +41,8 @@ var onlyOps = map[string]string{"net/http/pprof": "internal/ops", "expvar": ""} 
 
 // bounded are the exceptions, each with what bounds it instead. One that is not needed any more fails the test.
 var bounded = map[string]string{ // :: "file: problem" → why it is fine
-	"cmd/worker/healthcheck.go: uses net/http.DefaultClient":                           "the call has healthTimeout, and nothing but the status of the answer is read",
-	"cmd/worker/replay.go: ReadString reads on to a delimiter that may never come":     "the answer of who sits at the terminal",
-	"cmd/worker/internal/doctor/adobe.go: net/http.Client without Timeout":             "the call has the deadline patience",
-	"cmd/worker/internal/loopback/loopback.go: net/http.Server without IdleTimeout":    "stand-ins of demo and emulator, on loopback",
-	"cmd/worker/internal/loopback/loopback.go: net/http.Server without MaxHeaderBytes": "net/http's 1 MB; stand-ins of demo and emulator, on loopback",
-	"cmd/worker/internal/loopback/loopback.go: net/http.Server without ReadTimeout":    "stand-ins of demo and emulator, on loopback",
-	"cmd/worker/internal/loopback/loopback.go: net/http.Server without WriteTimeout":   "the emulator's faults hang answers for as long as a test likes",
-	"internal/flow/flowtest/admin.go: io.ReadAll of something unbounded":               "its caller hands in a MaxBytesReader",
-	"internal/flow/ims.go: net/http.Client without Timeout":                            "the call has the deadline ims.timeout",
+	"cmd/worker/replay.go: ReadString reads on to a delimiter that may never come": "the answer of who sits at the terminal",
+	"internal/flow/flowtest/admin.go: io.ReadAll of something unbounded":           "its caller hands in a MaxBytesReader",
 }
 
 // Nothing in the program waits or reads without a limit.

@@ -17,6 +17,10 @@ const maxAnswer = 2 << 20
 var errRedirected = errors.New("the answer of Vault, or of what stands before it, redirects to another address, and no credential goes there; " +
 	"set VAULT_ADDR to one that answers itself, and let standbys forward requests")
 
+// errUpgraded is the error of a call that was answered with 101: the body is the connection then, and no
+// deadline ends the reading of that.
+var errUpgraded = errors.New("the answer of Vault, or of what stands before it, is 101: it wants to speak something else than HTTP")
+
 // limitedTransport fails the reading of answers above maxAnswer, lets no redirect through, and ends
 // every request with life: Vault's LifetimeWatcher has no context of its own.
 type limitedTransport struct {
@@ -38,6 +42,11 @@ func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		end()
 		return nil, errRedirected
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		_ = resp.Body.Close()
+		end()
+		return nil, errUpgraded
 	}
 	resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxAnswer, end: end}
 	return resp, nil

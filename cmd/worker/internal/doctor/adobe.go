@@ -65,7 +65,10 @@ func (x *examination) flowService(ctx context.Context) {
 		x.fail("flow service", err.Error(), remedy)
 		return
 	}
-	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client := &http.Client{
+		Timeout:       patience,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	defer client.CloseIdleConnections()
 	before := time.Now()
 	res, err := client.Do(req)

@@ -1,5 +1,5 @@
 // Package loopback serves HTTP handlers in the process, for the stand-ins that the demo and the
-// emulator command offer. It protects nothing; the worker's own endpoints are served elsewhere.
+// emulator command offer. It asks nobody who they are; the worker's own endpoints are served elsewhere.
 package loopback
 
 import (
@@ -8,6 +8,15 @@ import (
 	"net"
 	"net/http"
 	"time"
+)
+
+// Limits of a server. An answer may take longer than the emulator hangs where a fault says no time, 10 min.
+const (
+	readHeaderTimeout = 10 * time.Second
+	readTimeout       = 30 * time.Second
+	writeTimeout      = 15 * time.Minute
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
 )
 
 // Server is a handler that is being served.
@@ -25,11 +34,18 @@ func Start(ctx context.Context, addr string, h http.Handler) (*Server, error) {
 	}
 	s := &Server{
 		URL:    "http://" + ln.Addr().String(),
-		srv:    &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second},
+		srv:    newServer(h),
 		served: make(chan error, 1),
 	}
 	go func() { s.served <- s.srv.Serve(ln) }()
 	return s, nil
+}
+
+func newServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout,
+		WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeaderBytes,
+	}
 }
 
 // Wait returns nil when ctx ends, or the error that ended the serving before.

@@ -28,6 +28,24 @@ func checkNATS(set *Set, bad *Invalid) {
 	if s.NATSCreds != "" && s.NATSNkey != "" {
 		bad.add("NATS_NKEY", "is set beside NATS_CREDS; a client has one identity, so set one of them")
 	}
+	if host := plainPassword(s.NATSURL); host != "" && s.NATSCA == "" && s.NATSCert == "" && !bad.has("NATS_URL") {
+		set.Warnings = append(set.Warnings, "NATS_URL has a password for "+host+" and does not insist on TLS, so who is in between may read it; use tls://, NATS_CA, or NATS_CREDS or NATS_NKEY, which send no secret")
+	}
+}
+
+// plainPassword returns the first host that a password is sent to, in clear if the server does not ask
+// for TLS; nothing if there is none. NATS_CA and NATS_CERT make the client insist.
+func plainPassword(list string) string {
+	for one := range strings.SplitSeq(list, ",") {
+		if one = strings.TrimSpace(one); !strings.Contains(one, "://") {
+			one = "nats://" + one
+		}
+		u, err := url.Parse(one)
+		if err == nil && u.User != nil && u.Scheme != "tls" && u.Scheme != "wss" && !loopback(u.Hostname()) {
+			return u.Hostname()
+		}
+	}
+	return ""
 }
 
 func checkVault(set *Set, bad *Invalid) {

@@ -211,12 +211,22 @@ func TestWarnings(t *testing.T) {
 		{[]string{"WORKER_SHUTDOWN_TIMEOUT=60s"}, "should exceed FLOW_TIMEOUT (1m15s)"},
 		{[]string{"VAULT_AUTH=kubernetes", "VAULT_ROLE=worker"}, "VAULT_TOKEN is set but not used"},
 		{[]string{"VAULT_ADDR=http://vault:8200"}, "plain http to vault"},
+		{[]string{"NATS_URL=nats://u:" + secret + "@nats:4222"}, "NATS_URL has a password for nats and does not insist on TLS"},
+		{[]string{"NATS_URL=nats-1, u:" + secret + "@nats-2"}, "password for nats-2"},
+		{[]string{"NATS_URL=ws://" + secret + "@nats"}, "password for nats"},
+		{[]string{"NATS_URL=nats://u:p@127.0.0.1.evil.com"}, "password for 127.0.0.1.evil.com"},
+		{[]string{"NATS_URL=nats://nats:4222"}, ""},
+		{[]string{"NATS_URL=tls://u:p@nats,wss://u:p@nats"}, ""},
+		{[]string{"NATS_URL=nats://u:p@127.0.0.1,nats://u:p@[::1]:4222,u:p@localhost"}, ""},
 	} {
 		t.Run(strings.Join(tc.set, " "), func(t *testing.T) {
 			t.Parallel()
 			set, err := load(t, tc.set...)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if strings.Contains(strings.Join(set.Warnings, ""), secret) {
+				t.Errorf("a secret is told: %q", set.Warnings)
 			}
 			if tc.want == "" && len(set.Warnings) > 0 || tc.want != "" && (len(set.Warnings) != 1 || !strings.Contains(set.Warnings[0], tc.want)) {
 				t.Errorf("warnings %q, want one with %q", set.Warnings, tc.want)
