@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -75,13 +76,19 @@ func withAdmin(accounts string) string {
 	return strings.Replace(accounts, "users: [\n", "users: [\n{ user: admin, password: pw-admin }\n", 1)
 }
 
-// checkNATSFile reads a server's file as the server does, with the passwords set. It fails with the
-// server's own words.
+// TestMain sets the passwords that the server's files take from the environment.
+func TestMain(m *testing.M) {
+	for user, variable := range natsUsers {
+		if err := os.Setenv(variable, "pw-"+user); err != nil {
+			panic(err)
+		}
+	}
+	m.Run()
+}
+
+// checkNATSFile reads a server's file as the server does. It fails with the server's own words.
 func checkNATSFile(t *testing.T, file string) error {
 	t.Helper()
-	for user, variable := range natsUsers {
-		t.Setenv(variable, "pw-"+user)
-	}
 	opts, err := server.ProcessConfigFile(file)
 	if err != nil {
 		return err

@@ -225,6 +225,7 @@ func works(t *testing.T, cfg consumer.ConnConfig) {
 }
 
 func TestNATSConnectsByTLS(t *testing.T) {
+	t.Parallel()
 	a, stranger := newAuthority(t), newAuthority(t)
 	later, past := time.Now().Add(time.Hour), time.Now().Add(-time.Hour)
 	url := asWorker(natsWith(t, a, "127.0.0.1", later, nil, nil), "pw-worker")
@@ -252,6 +253,7 @@ func TestNATSConnectsByTLS(t *testing.T) {
 }
 
 func TestNATSConnectsByMutualTLS(t *testing.T) {
+	t.Parallel()
 	a, stranger := newAuthority(t), newAuthority(t)
 	later := time.Now().Add(time.Hour)
 	url := asWorker(natsWith(t, a, "127.0.0.1", later, mutual, nil), "pw-worker")
@@ -274,6 +276,7 @@ func TestNATSConnectsByMutualTLS(t *testing.T) {
 }
 
 func TestNATSConnectsByNKey(t *testing.T) {
+	t.Parallel()
 	a := newAuthority(t)
 	public, file, seed := newUser(t)
 	url := natsWith(t, a, "127.0.0.1", time.Now().Add(time.Hour), nil, keyed(public))
@@ -364,6 +367,7 @@ func (d *decentral) creds(by nkeys.KeyPair, until time.Time) (file, seed string)
 }
 
 func TestNATSConnectsByCreds(t *testing.T) {
+	t.Parallel()
 	d := newDecentral(t)
 	later := time.Now().Add(time.Hour)
 	file, _ := d.creds(d.account, later)
@@ -384,6 +388,7 @@ func TestNATSConnectsByCreds(t *testing.T) {
 
 // A worker with its creds makes its objects and works, not only connects.
 func TestNATSWorkerWithCredsMakesItsObjects(t *testing.T) {
+	t.Parallel()
 	d := newDecentral(t)
 	file, _ := d.creds(d.account, time.Now().Add(time.Hour))
 	nc, _ := connectWorker(testContext(t), t, consumer.ConnConfig{URL: d.url, Creds: file}, "NATS connected")

@@ -218,6 +218,7 @@ func (b *broker) observe(ctx context.Context) map[probe][]string { // :: probe â
 
 // A matrix is what was observed, role by role.
 func TestNATSMatrix(t *testing.T) {
+	t.Parallel()
 	ctx := testContext(t)
 	b := newEditedBroker(t, withGlobex, withAdmin)
 	_, js := b.connect("admin")
