@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	vaultapi "github.com/hashicorp/vault/api"
+
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -15,6 +17,7 @@ type Client struct {
 	kv      *engine
 	cache   *cache
 	prefix  string
+	nobody  *vaultapi.Client   // without token and namespace, for Health
 	end     context.CancelFunc // of all requests
 }
 
@@ -41,12 +44,15 @@ func New(conf Config) (*Client, error) {
 		end()
 		return nil, fmt.Errorf("vault: %w", err)
 	}
+	nobody := api.WithNamespace("") // a namespace has no health of its own. Not to be made later: it copies the token unlocked
+	nobody.ClearToken()
 	kv := &engine{session: s, mount: conf.KVMount}
 	return &Client{
 		session: s,
 		kv:      kv,
 		cache:   newCache(kv.read, conf.CacheTTL, conf.Clock),
 		prefix:  conf.TenantPrefix,
+		nobody:  nobody,
 		end:     end,
 	}, nil
 }
@@ -72,8 +78,7 @@ func (c *Client) Ready() error { return c.session.ready() }
 func (c *Client) Health(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.session.timeout)
 	defer cancel()
-	api := c.session.api.WithNamespace("") // a namespace has no health of its own
-	h, err := api.Sys().HealthWithContext(ctx)
+	h, err := c.nobody.Sys().HealthWithContext(ctx)
 	switch {
 	case err != nil:
 		return classify(opRead, "ask for Vault's health", err, c.session.known.with(c.session.api.Token())...).public()

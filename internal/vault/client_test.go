@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,6 +144,27 @@ func TestCallersContextEndsTheWaiting(t *testing.T) {
 			t.Error("a context that has ended still led to a request")
 		}
 		h.server.SetOutage(vaulttest.Outage{})
+	})
+}
+
+// TestHealthBesideALogin: probes ask while the token changes. Only the race detector sees what goes wrong.
+func TestHealthBesideALogin(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, serverOf(vaulttest.Config{}), Config{})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for n := range 50 {
+				h.client.session.conclude(fmt.Sprint("hvs.", n), lease{}, nil)
+			}
+		}()
+		for range 50 {
+			if err := h.client.Health(t.Context()); err != nil {
+				t.Errorf("Health: %v", err)
+			}
+		}
+		<-done
 	})
 }
 

@@ -52,25 +52,30 @@ func TestRotationUnderLoad(t *testing.T) {
 // nothing be made twice.
 func checkRotationUnderLoad(t *testing.T, vault rotatingVault) {
 	w := newRotationWorld(t, vault)
-	w.publish()
-	results := w.results()
-	for n := range rotationLoad {
-		switch n {
-		case 20:
-			w.rotate()
-		case 40:
-			vault.RevokeTokens()
-			w.rotate()
-		case 60:
-			id := vault.NewSecretID()
-			w.writeSecretID(id)
-			vault.DestroySecretID(w.secretID)
-			vault.RevokeTokens()
-			w.rotate()
-		}
-		if r := <-results; r.Error != nil {
+	results, left := w.results(), 0
+	next := func() string {
+		left--
+		r := <-results
+		if r.Error != nil {
 			t.Errorf("%s failed: %+v", r.Request.ID, r.Error)
 		}
+		return r.Request.ID
+	}
+	for part, rotate := range []func(){w.rotate, func() { vault.RevokeTokens(); w.rotate() }, func() {
+		id := vault.NewSecretID()
+		w.writeSecretID(id)
+		vault.DestroySecretID(w.secretID)
+		vault.RevokeTokens()
+		w.rotate()
+	}, func() {}} {
+		ids := w.publish(part)
+		left += len(ids)
+		for !slices.Contains(ids, next()) { // so each version is used, and is in the cache, before the next one comes
+		}
+		rotate()
+	}
+	for left > 0 {
+		next()
 	}
 	w.checkSums()
 	if n := w.metric(`flow_worker_vault_requests_total{operation="login",result="ok"}`); n != "3" {
@@ -157,9 +162,11 @@ func (w *rotationWorld) run(nats, flow string) {
 	}
 }
 
-func (w *rotationWorld) publish() {
+// publish sends the next quarter of the load and returns its ids.
+func (w *rotationWorld) publish(part int) (ids []string) {
 	w.t.Helper()
-	for n := range rotationLoad {
+	for n := part * rotationLoad / 4; n < (part+1)*rotationLoad/4; n++ {
+		ids = append(ids, fmt.Sprint("r", n))
 		m, err := event.EncodeRequest(event.Draft{ID: fmt.Sprint("r", n), Source: "/rotation", Body: []byte(rotationRequest)})
 		if err != nil {
 			w.t.Fatal(err)
@@ -170,6 +177,7 @@ func (w *rotationWorld) publish() {
 			w.t.Fatal(err)
 		}
 	}
+	return ids
 }
 
 // results returns every result, as it comes.
