@@ -117,9 +117,12 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add([]byte("{\"a\":\xff}"))
 	f.Add([]byte(`{"a":1,"a":2}`))
+	f.Add([]byte("1" + strings.Repeat("0", maxNumber)))
+	f.Add([]byte("[1" + strings.Repeat(",1", maxValues) + "]"))
 	f.Fuzz(func(t *testing.T, src []byte) {
 		n, err := parse(src)
-		if err == nil != (json.Valid(src) && utf8.Valid(src)) && !errors.Is(err, errTooDeep) {
+		tooMuch := errors.Is(err, errTooDeep) || errors.Is(err, errTooMany) || errors.Is(err, errLongNumber)
+		if err == nil != (json.Valid(src) && utf8.Valid(src)) && !tooMuch {
 			t.Fatalf("%q: %v", src, err)
 		}
 		if err != nil {
