@@ -200,13 +200,13 @@ func (t *task) lookFirstFailed(ctx context.Context, err error) step {
 // lookRefused reads the credentials past the cache, as reconsider does after a POST: newer ones get
 // another look.
 func (t *task) lookRefused(ctx context.Context, refused *Failure) step {
-	used := t.creds.Version
+	used := t.creds
 	t.fresh = true
 	err := t.readCredentials(ctx)
 	switch {
 	case err != nil && missingSecret(err) == nil:
 		return t.secretTrouble(ctx, err, t.lookFirst)
-	case err == nil && t.creds.Version > used:
+	case err == nil && otherCredentials(used, t.creds):
 		return t.lookFirst
 	}
 	t.fail(refused)

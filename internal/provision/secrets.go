@@ -174,6 +174,7 @@ func (t *task) reconsider(ctx context.Context) step {
 		t.fail(t.rec.Refused)
 		return t.conclude
 	}
+	creds, secret := t.creds, t.secret
 	t.fresh = true
 	if err := t.readSecrets(ctx); err != nil {
 		if missingSecret(err) == nil {
@@ -182,12 +183,25 @@ func (t *task) reconsider(ctx context.Context) step {
 		t.fail(t.rec.Refused)
 		return t.conclude
 	}
-	if t.creds.Version <= t.rec.Secrets[secretAdobe] && t.secret.Version <= t.rec.Secrets[secretToken] {
+	creds.Version, secret.Version = t.rec.Secrets[secretAdobe], t.rec.Secrets[secretToken]
+	if !otherCredentials(creds, t.creds) && !otherVersion(secret.Version, t.secret.Version, secret.Value, t.secret.Value) {
 		t.fail(t.rec.Refused)
 		return t.conclude
 	}
 	t.rec.Reread, t.rec.Refused = true, nil
 	return t.prepare
+}
+
+// otherCredentials reports whether the tenant's credentials are others than those that were used.
+func otherCredentials(used, now Credentials) bool {
+	return otherVersion(used.Version, now.Version, used.ClientSecret, now.ClientSecret) ||
+		now.Version == 0 && !used.AccessToken.Equal(now.AccessToken)
+}
+
+// otherVersion reports whether a secret is another than the one that was used. Where the store has no
+// versions, its value tells, as far as this delivery knows the one that was used.
+func otherVersion(used, now int, usedValue, nowValue Sensitive) bool {
+	return used != now || now == 0 && !usedValue.Equal(nowValue)
 }
 
 // sameHost compares two workspace URLs as their owner means them: with or without scheme and final
