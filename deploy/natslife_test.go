@@ -314,7 +314,6 @@ func rightsOf(t *testing.T, user string) (entries []probe) {
 // TestNATSWorkerHasExactlyWhatItUses has a worker live: nothing is refused; and each of its rights taken
 // away, something that it did is.
 func TestNATSWorkerHasExactlyWhatItUses(t *testing.T) {
-	t.Parallel()
 	uses := trace(t)
 	rights := rightsOf(t, "worker")
 	for _, right := range rights {
