@@ -253,7 +253,6 @@ func (l *life) loseObjects(con *consumer.Consumer) {
 		})
 	}
 	l.until("the worker is ready again", func() bool { return con.Ready() == nil })
-	l.request("r-3")
 }
 
 // lives are the kinds of lives that a worker can have.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,22 +151,25 @@ func TestCallersContextEndsTheWaiting(t *testing.T) {
 // TestHealthBesideALogin: probes ask while the token changes. Only the race detector sees what goes wrong.
 func TestHealthBesideALogin(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		h := start(t, serverOf(vaulttest.Config{}), Config{})
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			for n := range 50 {
-				h.client.session.conclude(fmt.Sprint("hvs.", n), lease{}, nil)
-			}
-		}()
-		for range 50 {
-			if err := h.client.Health(t.Context()); err != nil {
-				t.Errorf("Health: %v", err)
-			}
+	server := httptest.NewServer(vaulttest.New(vaulttest.Config{}))
+	t.Cleanup(server.Close)
+	client, err := New(Config{Address: server.URL, Token: provision.NewSensitive("hvs.given")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { // takes Run's place
+		defer close(done)
+		for n := range 50 {
+			client.session.conclude(fmt.Sprint("hvs.", n), lease{}, nil)
 		}
-		<-done
-	})
+	}()
+	for range 50 {
+		if err := client.Health(t.Context()); err != nil {
+			t.Errorf("Health: %v", err)
+		}
+	}
+	<-done
 }
 
 func TestHealth(t *testing.T) {
