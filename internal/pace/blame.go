@@ -25,6 +25,14 @@ func (bl *blame) begin(sick []string, others bool) {
 	}
 }
 
+// reconsider lifts the blame off several when a probe has failed again, nobody else was served since, and
+// there is nobody any more who was served lately: it is an outage that began amid good times.
+func (bl *blame) reconsider(others bool) {
+	if len(bl.only) > 1 && !bl.proved && !others {
+		bl.only = nil
+	}
+}
+
 func (bl *blame) some() bool { return len(bl.only) > 0 }
 
 func (bl *blame) tenants() []string { return slices.Clone(bl.only) }

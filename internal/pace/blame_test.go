@@ -64,6 +64,28 @@ func TestMoreFallIll(t *testing.T) {
 	})
 }
 
+// TestOutageAmidGoodTimes: at first those who were served a moment ago speak for the target, but they say
+// nothing more. So it is down for all soon, and the intake stops.
+func TestOutageAmidGoodTimes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		call(t, b, "quiet", provision.CallServed)
+		<-time.After(11 * time.Second)
+		fail(t, b, "a", "b", "a", "b", "a")
+		checkPermits(t, b, 64)
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(time.Second) {
+			if done, _ := b.Allow(flow, "a"); done != nil {
+				done(provision.CallFailed)
+			}
+		}
+		n, _ := b.Permits(64)
+		if n > 1 || !b.Open()["flow"] {
+			t.Errorf("%d permits, open %v", n, b.Open())
+		}
+	})
+}
+
 // TestFailuresFarApartAreNoOutage: calls of others that fail once in a while don't add up.
 func TestFailuresFarApartAreNoOutage(t *testing.T) {
 	t.Parallel()

@@ -112,8 +112,11 @@ func (b *Breakers) newBreaker(t provision.Target, cfg BreakerConfig) *breaker {
 func (b *Breakers) changed(t provision.Target, br *breaker, from, to gobreaker.State) {
 	br.mu.Lock()
 	br.probing = false
-	if from == gobreaker.StateClosed {
-		br.blame.begin(br.callers.health(time.Now()))
+	switch sick, others := br.callers.health(time.Now()); {
+	case from == gobreaker.StateClosed:
+		br.blame.begin(sick, others)
+	case to == gobreaker.StateOpen:
+		br.blame.reconsider(others)
 	}
 	if to == gobreaker.StateOpen {
 		br.until = time.Now().Add(br.cooldown)
