@@ -20,7 +20,7 @@ var allowed = map[string][]string{
 	// The spokes know the hub and the wire format, never each other.
 	"internal/event": {"internal/provision", "github.com/cloudevents/sdk-go/v2",
 		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},
-	"internal/ledger":   {"internal/provision", natsClient},
+	"internal/ledger":   {"internal/provision", natsClient, backoff},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},

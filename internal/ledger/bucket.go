@@ -33,7 +33,7 @@ func prepare(ctx context.Context, js jetstream.JetStream, cfg Config) (Setup, er
 	case !cfg.Manage:
 		return Setup{}, fmt.Errorf("it does not exist; create it with \"worker init\": %w", err)
 	}
-	_, err = js.CreateStream(ctx, newBucket(cfg))
+	err = createStream(ctx, js, newBucket(cfg))
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another worker was quicker
 		return prepareExisting(ctx, js, cfg)
 	}
