@@ -12,8 +12,8 @@ import (
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 func (c *cli) listCommand() *cobra.Command {

@@ -1,6 +1,6 @@
 package main
 
-import "github.com/flow-worker/flow-worker/cmd/worker/internal/story"
+import "github.com/flow-worker/flow-worker/internal/story"
 
 // plain returns text that others wrote as a terminal may show it, on one line.
 func plain(text string) string { return story.Printable(text) }

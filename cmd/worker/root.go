@@ -15,7 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // The exit codes.

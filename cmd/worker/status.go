@@ -10,9 +10,9 @@ import (
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // statusQuery is the status command with its flags.

@@ -14,9 +14,9 @@ import (
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // submission is the submit command with its flags.

@@ -25,9 +25,10 @@ var allowed = map[string][]string{
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
 	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
-	"internal/ops":      {"internal/provision", metrics},
-	// What two spokes need alike, and the hub does not.
+	"internal/ops":      {"internal/provision", "internal/story", metrics},
+	// What two spokes need alike, or a spoke and the commands, and the hub does not.
 	"internal/scrub": {"internal/provision"},
+	"internal/story": {"internal/provision"},
 
 	// Only the program knows all, and only its demo and its commands know the stand-ins below.
 	"cmd/worker": {"*"},
@@ -37,9 +38,8 @@ var allowed = map[string][]string{
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},
 	"cmd/worker/internal/loopback":  {},
-	"cmd/worker/internal/requester": {"cmd/worker/internal/story", "internal/consumer", "internal/event", "internal/ledger", "internal/provision", natsClient, xsync},
+	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/ledger", "internal/provision", natsClient, xsync},
 	"cmd/worker/internal/settings":  {"github.com/spf13/pflag"},
-	"cmd/worker/internal/story":     {"internal/provision"},
 
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the
 	// code that it tests.

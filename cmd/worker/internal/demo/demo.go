@@ -17,10 +17,10 @@ import (
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // Config says how the demo runs. Out must be set.

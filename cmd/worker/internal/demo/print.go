@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // The colours of tones.

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 func TestSamplesAreValidButForTheOneThatIsNot(t *testing.T) {

@@ -10,11 +10,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/natstest"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // bench is a broker with the worker's objects, but no worker: the test plays that part.

@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // Progress is told what happens to requests that are waited for; nil functions are left out. It is

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/story"
+	"github.com/flow-worker/flow-worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
