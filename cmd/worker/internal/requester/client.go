@@ -59,16 +59,33 @@ func explain(err error, what string) error {
 	}
 }
 
+// publishTries bounds how often a message is sent that the broker takes for a repeat.
+const publishTries = 3
+
+// ErrSwallowed means that NATS confirmed a message as the repeat of another one and stored nothing.
+var ErrSwallowed = errors.New("NATS took the request for a repeat of somebody else's message and did not store it")
+
 // Publish sends m and returns its sequence once the stream has it. After an error it may be there or
-// not; sending it again is safe, for a worker tells repeats.
+// not; sending it again is safe, for a worker tells repeats. Its error is ErrSwallowed where it is not
+// there.
+//
+// Each try has a message id of its own, never used before. All tenants share the window in which the
+// broker takes equal ids for repeats, so one that it calls a repeat was swallowed by another's message,
+// and the sequence is that one's. It is sent again, at once, for the next id has met no window yet.
 func (c *Client) Publish(ctx context.Context, m Message) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	msg := nats.NewMsg(event.RequestSubject(m.Key.Tenant))
-	msg.Data, msg.Header = m.wire.Body, maps.Clone(m.wire.Headers)
-	ack, err := c.js.PublishMsg(ctx, msg, jetstream.WithMsgID(NewID()))
-	if err != nil {
-		return 0, explain(err, "the stream of requests ("+RequestStream+")")
+	for range publishTries {
+		msg := nats.NewMsg(event.RequestSubject(m.Key.Tenant))
+		msg.Data, msg.Header = m.wire.Body, maps.Clone(m.wire.Headers)
+		ack, err := c.js.PublishMsg(ctx, msg, jetstream.WithMsgID(NewID()))
+		if err != nil {
+			return 0, explain(err, "the stream of requests ("+RequestStream+")")
+		}
+		if !ack.Duplicate {
+			return ack.Sequence, nil
+		}
 	}
-	return ack.Sequence, nil
+	return 0, fmt.Errorf("%w, %d times, each under a new id: somebody between here and the server knows or changes message ids; see who may publish on %s",
+		ErrSwallowed, publishTries, event.RequestSubject("*"))
 }
