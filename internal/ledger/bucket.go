@@ -48,8 +48,10 @@ func prepareExisting(ctx context.Context, js jetstream.JetStream, cfg Config) (S
 	return upgrade(ctx, js, stream.CachedInfo().Config, cfg)
 }
 
-// newBucket returns the stream of a bucket as every KV client makes it, but for direct reads: those
-// may be answered by a replica that is behind.
+// newBucket returns the stream of a bucket as every KV client makes it, but for direct reads, which may
+// be answered by a replica that is behind, and for roll-ups: whoever may write one key could empty the
+// bucket with a message that says "Nats-Rollup: all". What doesn't work without them is to purge a key,
+// which nothing here does; to delete one does.
 func newBucket(cfg Config) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name:              streamPrefix + cfg.Bucket,
@@ -65,7 +67,6 @@ func newBucket(cfg Config) jetstream.StreamConfig {
 		Replicas:          cfg.Replicas,
 		Discard:           jetstream.DiscardNew,
 		Duplicates:        min(2*time.Minute, cfg.TTL),
-		AllowRollup:       true,
 		DenyDelete:        true,
 	}
 }
@@ -112,11 +113,27 @@ func raise(have jetstream.StreamConfig, cfg Config) (jetstream.StreamConfig, Set
 		want.Discard = jetstream.DiscardNew
 		s.changed("discard", have.Discard, want.Discard)
 	}
-	if have.AllowDirect && cfg.Manage { // a stale read costs a lost race, no more, so it is not demanded
+	if cfg.Manage {
+		tighten(have, &want, &s)
+	}
+	return want, s
+}
+
+// tighten takes away what a worker that may not manage the bucket can work with all the same.
+func tighten(have jetstream.StreamConfig, want *jetstream.StreamConfig, s *Setup) {
+	if have.AllowDirect { // a stale read costs a lost race, no more
 		want.AllowDirect = false
 		s.changed("direct reads", true, false)
 	}
-	return want, s
+	if !have.AllowRollup {
+		return
+	}
+	if have.SubjectDeleteMarkerTTL > 0 || have.AllowMsgSchedules { // then the server itself switches them on again
+		s.kept("roll-ups (who may write a record can empty it)", true)
+		return
+	}
+	want.AllowRollup = false
+	s.changed("roll-ups", true, false)
 }
 
 func (s *Setup) changed(what string, from, to any) {

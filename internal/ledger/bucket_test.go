@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/ledger"
@@ -31,7 +32,7 @@ func TestOpenCreates(t *testing.T) {
 	}
 	got := bucketConfig(t, js)
 	if got.MaxAge != 30*24*time.Hour || got.Replicas != 1 || got.MaxMsgsPerSubject != 1 ||
-		got.Storage != jetstream.FileStorage || got.AllowDirect || got.Discard != jetstream.DiscardNew {
+		got.Storage != jetstream.FileStorage || got.AllowDirect || got.AllowRollup || got.Discard != jetstream.DiscardNew {
 		t.Errorf("new bucket: %+v", got)
 	}
 	if l.Created().IsZero() {
@@ -57,14 +58,72 @@ func TestOpenUpgrades(t *testing.T) {
 		t.Errorf("a short-lived bucket was opened without leave to manage it: %v", err)
 	}
 	want := ledger.Setup{
-		Changed: []string{"ttl 1h0m0s → 720h0m0s", "direct reads true → false"},
+		Changed: []string{"ttl 1h0m0s → 720h0m0s", "direct reads true → false", "roll-ups true → false"},
 		Kept:    []string{"history 5"},
 	}
 	if diff := cmp.Diff(want, open(t, js, ledger.Config{Manage: true}).Setup()); diff != "" {
 		t.Error(diff)
 	}
-	if got := bucketConfig(t, js); got.MaxAge != 30*24*time.Hour || got.MaxMsgsPerSubject != 5 || got.AllowDirect {
+	if got := bucketConfig(t, js); got.MaxAge != 30*24*time.Hour || got.MaxMsgsPerSubject != 5 || got.AllowDirect || got.AllowRollup {
 		t.Errorf("upgraded bucket: %+v", got)
+	}
+}
+
+// allowRollUps makes the bucket what it was when older versions made it, in which keys can be purged.
+func allowRollUps(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	loose := bucketConfig(t, js)
+	loose.AllowRollup = true
+	if _, err := js.UpdateStream(t.Context(), loose); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Without leave to manage a bucket, what only endangers it is no reason not to use it.
+func TestOpenUsesABucketWithRollUps(t *testing.T) {
+	t.Parallel()
+	js := newServer(t)
+	open(t, js, ledger.Config{Manage: true})
+	allowRollUps(t, js)
+	if got := open(t, js, ledger.Config{}).Setup(); !cmp.Equal(got, ledger.Setup{}) || !bucketConfig(t, js).AllowRollup {
+		t.Errorf("Setup of a bucket that is not ours to manage: %+v", got)
+	}
+}
+
+// A server switches roll-ups on by itself where deletions leave markers, so there is no use in asking.
+func TestOpenKeepsRollUpsThatMarkersNeed(t *testing.T) {
+	t.Parallel()
+	js := newServer(t)
+	_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: ledger.DefaultBucket, LimitMarkerTTL: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	open(t, js, ledger.Config{Manage: true})
+	want := ledger.Setup{Kept: []string{"ttl (0 means forever) 0s", "roll-ups (who may write a record can empty it) true"}}
+	if diff := cmp.Diff(want, open(t, js, ledger.Config{Manage: true}).Setup()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// One message must not empty the ledger, whoever may write a record.
+func TestOneRecordDoesNotReplaceTheOthers(t *testing.T) {
+	t.Parallel()
+	l, js := newLedger(t)
+	for _, id := range []string{"a", "b"} {
+		store(t, l, record(id, "1"), 0)
+	}
+	for _, what := range []string{"all", "sub"} {
+		msg := nats.NewMsg("$KV." + ledger.DefaultBucket + ".acme.x.y")
+		msg.Header.Set("Nats-Rollup", what)
+		var api *jetstream.APIError
+		if _, err := js.PublishMsg(t.Context(), msg); !errors.As(err, &api) {
+			t.Errorf("a roll-up of %s: %v, want it refused", what, err)
+		}
+	}
+	for _, id := range []string{"a", "b"} {
+		if _, _, err := l.Load(t.Context(), record(id, "1").Key); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
 	}
 }
 

@@ -252,6 +252,7 @@ func TestNoteIsTamperedWith(t *testing.T) {
 			p := newProcess(t, newServer(t))
 			p.written("old")
 			p.check()
+			allowRollUps(t, p.js)
 			now := time.Now()
 			if err := tamper(t.Context(), p.bucket()); err != nil {
 				t.Fatal(err)

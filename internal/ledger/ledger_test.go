@@ -100,6 +100,7 @@ func bucketName(t *testing.T) string {
 func TestDeletedAndPurgedRecordsCountAsNone(t *testing.T) {
 	t.Parallel()
 	l, js := newLedger(t)
+	allowRollUps(t, js)
 	kv, err := js.KeyValue(t.Context(), ledger.DefaultBucket)
 	if err != nil {
 		t.Fatal(err)
