@@ -31,6 +31,8 @@ var metrics = map[string]map[string]string{ // :: metric → label → values, s
 	"paused":                        {},
 	"queue_orphans":                 {},
 	"ledger_stuck":                  {},
+	"dead_letters":                  {},
+	"repairs_total":                 {"repair": "queue consumer", "result": "done failed"},
 	"queue_pending":                 {},
 	"queue_ack_pending":             {},
 	"queue_redelivered":             {},

@@ -138,6 +138,7 @@ func TestMetricsAreAllThere(t *testing.T) {
 		"requests_total": 4, "request_failures_total": 15, "request_duration_seconds": 4, "requests_in_flight": 1,
 		"deliveries_total": 4, "retries_total": 12, "reconciliations_total": 4, "queue_pending": 1, "queue_ack_pending": 1,
 		"queue_redelivered": 1, "queue_oldest_seconds": 1, "paused": 1, "nats_connected": 1,
+		"queue_orphans": 1, "ledger_stuck": 1, "dead_letters": 1, "repairs_total": 4,
 	}
 	for name, want := range series {
 		if got, err := testutil.GatherAndCount(reg, "flow_worker_"+name); err != nil || got != want {
@@ -157,18 +158,6 @@ func TestMetricsAreAllThere(t *testing.T) {
 	}
 	if got := testutil.ToFloat64(m.failures.WithLabelValues("expired")); got != 2 {
 		t.Errorf("%v failures, want 2", got)
-	}
-}
-
-func TestTraceID(t *testing.T) {
-	t.Parallel()
-	for parent, want := range map[string]string{
-		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01": "0af7651916cd43dd8448eb211c80319c",
-		"": "", "-": "", "00-short-b7ad6b7169203331-01": "",
-	} {
-		if got := traceID(provision.Trace{Parent: parent}); got != want {
-			t.Errorf("traceID(%q) = %q, want %q", parent, got, want)
-		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -16,6 +15,15 @@ const (
 	settledNak       = "nak"       // it went back to the stream
 	settledTerm      = "term"      // it was on no tenant's subject and is gone
 	settledAbandoned = "abandoned" // the broker could not be told; it comes again after the ack wait
+)
+
+// What the sweeper mends, and how that ended: the values of the labels "repair" and "result".
+const (
+	repairQueue    = "queue"    // messages that the broker had lost sight of are delivered anew
+	repairConsumer = "consumer" // settings that somebody changed under the running worker are as they must be again
+
+	repairDone   = "done"
+	repairFailed = "failed" // the log says why; what is only put off is not counted
 )
 
 // The values of the label "outcome" beside "created" and "failed".
@@ -41,6 +49,8 @@ type Metrics struct {
 	paused          prometheus.Gauge
 	orphans         prometheus.Gauge
 	stuck           prometheus.Gauge
+	deadLetters     prometheus.Gauge
+	repairs         *prometheus.CounterVec
 
 	connected atomic.Pointer[func() bool] // nil before a consumer runs
 }
@@ -57,25 +67,27 @@ var durationBuckets = []float64{.1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300, 60
 // the start.
 func NewMetrics(reg prometheus.Registerer) *Metrics {
 	m := &Metrics{
-		requests:        counters("requests_total", "Requests that were concluded, once per message, by outcome.", "outcome"),
-		failures:        counters("request_failures_total", "Requests that failed, by reason.", "reason"),
+		requests:        counters("requests_total", "Messages concluded, by outcome: adopted (the connection was found, not made), duplicate (an outcome told again).", "outcome"),
+		failures:        counters("request_failures_total", "Requests that failed, by the reason in their results.", "reason"),
 		duration:        durations(),
-		inFlight:        gauge("requests_in_flight", "Messages in this process's hands."),
-		deliveries:      counters("deliveries_total", "Deliveries by what became of the message.", "settled"),
-		retries:         counters("retries_total", "Calls that had to be repeated.", "target", "cause"),
-		reconciliations: counters("reconciliations_total", "Look-ups of a request's connection by how they ended.", "result"),
-		pending:         gauge("queue_pending", "Messages that were never delivered yet."),
-		ackPending:      gauge("queue_ack_pending", "Messages that were delivered and not settled, in all workers' hands or resting."),
-		redelivered:     gauge("queue_redelivered", "Messages delivered more than once and not settled yet."),
-		oldest:          gauge("queue_oldest_seconds", "Age of the oldest message in the requests stream, 0 if it is empty."),
+		inFlight:        gauge("requests_in_flight", "Messages in this process's hands, at most WORKER_CONCURRENCY and an eighth more to look ahead."),
+		deliveries:      counters("deliveries_total", "Deliveries, by what became of the message: ack (gone), nak (back to rest), term (on no tenant's subject), abandoned (the broker could not be told).", "settled"),
+		retries:         counters("retries_total", "Calls that had to be repeated, by target and cause.", "target", "cause"),
+		reconciliations: counters("reconciliations_total", "Look-ups of what a POST came to, by how they ended; several should never be.", "result"),
+		pending:         gauge("queue_pending", "Messages that were never delivered yet; the same from every worker."),
+		ackPending:      gauge("queue_ack_pending", "Messages that were delivered and not settled, in all workers' hands or resting; the same from every worker."),
+		redelivered:     gauge("queue_redelivered", "Messages delivered more than once and not settled yet; the same from every worker."),
+		oldest:          gauge("queue_oldest_seconds", "Age of the oldest message in the requests stream, 0 if it is empty; the same from every worker."),
 		paused:          gauge("paused", "1 while the intake of all workers is paused."),
 		orphans:         gauge("queue_orphans", "Messages in the requests stream that will never be delivered again; 0 is normal."),
 		stuck:           gauge("ledger_stuck", "Requests that have not ended and that no message carries any more; 0 is normal."),
+		deadLetters:     gauge("dead_letters", "Messages in the dead-letter stream, those of the last 30 days that were sent again included."),
+		repairs:         counters("repairs_total", "What a worker mended after somebody had changed the NATS objects, and how that ended.", "repair", "result"),
 	}
 	m.prepare()
 	if reg != nil {
 		reg.MustRegister(m.requests, m.failures, m.duration, m.inFlight, m.deliveries, m.retries, m.reconciliations,
-			m.pending, m.ackPending, m.redelivered, m.oldest, m.paused, m.orphans, m.stuck, m.connection())
+			m.pending, m.ackPending, m.redelivered, m.oldest, m.paused, m.orphans, m.stuck, m.deadLetters, m.repairs, m.connection())
 	}
 	return m
 }
@@ -126,6 +138,10 @@ func (m *Metrics) prepare() {
 			m.retries.WithLabelValues(string(t), string(c))
 		}
 	}
+	for _, r := range []string{repairQueue, repairConsumer} {
+		m.repairs.WithLabelValues(r, repairDone)
+		m.repairs.WithLabelValues(r, repairFailed)
+	}
 	for _, r := range []provision.Reconciliation{
 		provision.ReconciledAdopted, provision.ReconciledAbsent, provision.ReconciledSeveral, provision.ReconciledUnknown,
 	} {
@@ -143,22 +159,49 @@ func (m *Metrics) Reconciled(how provision.Reconciliation) {
 	m.reconciliations.WithLabelValues(string(how)).Inc()
 }
 
+// repaired counts a repair of the sweeper's.
+func (m *Metrics) repaired(what string, err error) {
+	result := repairDone
+	if err != nil {
+		result = repairFailed
+	}
+	m.repairs.WithLabelValues(what, result).Inc()
+}
+
 // concluded counts a message whose result is told and which is acknowledged.
 func (m *Metrics) concluded(d provision.Delivery, out provision.Outcome, took time.Duration) {
-	outcome := outcomeOf(d, out)
-	m.requests.WithLabelValues(outcome).Inc()
+	outcome, trace := outcomeOf(d, out), exemplar(d.Request.Trace)
+	count(m.requests.WithLabelValues(outcome), trace)
 	if outcome == provision.OutcomeFailed && out.Result.Error != nil {
-		m.failures.WithLabelValues(string(out.Result.Error.Reason)).Inc()
+		count(m.failures.WithLabelValues(string(out.Result.Error.Reason)), trace)
 	}
-	observer := m.duration.WithLabelValues(outcome)
-	seconds := max(took, 0).Seconds()
-	if id := traceID(d.Request.Trace); id != "" {
-		if withExemplar, ok := observer.(prometheus.ExemplarObserver); ok {
-			withExemplar.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": id})
-			return
-		}
+	observe(m.duration.WithLabelValues(outcome), max(took, 0), trace)
+}
+
+// exemplar returns what leads from a metric to the trace of a request; nil where it has none.
+func exemplar(t provision.Trace) prometheus.Labels {
+	if id := t.ID(); id != "" {
+		return prometheus.Labels{"trace_id": id}
 	}
-	observer.Observe(seconds)
+	return nil
+}
+
+// count adds one to c, with an exemplar if there is one.
+func count(c prometheus.Counter, trace prometheus.Labels) {
+	if with, ok := c.(prometheus.ExemplarAdder); ok && trace != nil {
+		with.AddWithExemplar(1, trace)
+		return
+	}
+	c.Inc()
+}
+
+// observe adds d to o, likewise.
+func observe(o prometheus.Observer, d time.Duration, trace prometheus.Labels) {
+	if with, ok := o.(prometheus.ExemplarObserver); ok && trace != nil {
+		with.ObserveWithExemplar(d.Seconds(), trace)
+		return
+	}
+	o.Observe(d.Seconds())
 }
 
 // outcomeOf returns the message's value of the label "outcome". A result that is told again for the
@@ -172,12 +215,4 @@ func outcomeOf(d provision.Delivery, out provision.Outcome) string {
 	default:
 		return r.Outcome
 	}
-}
-
-// traceID returns the trace id in a W3C traceparent, or nothing.
-func traceID(t provision.Trace) string {
-	if parts := strings.Split(t.Parent, "-"); len(parts) >= 4 && len(parts[1]) == 32 {
-		return parts[1]
-	}
-	return ""
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,7 +230,7 @@ func (r *rig) awaitEmpty() {
 	r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
 }
 
-// metric returns the value of a counter or gauge with the given label value.
+// metric returns the value of the first counter or gauge whose labels' values, separated by blanks, begin with label.
 func (r *rig) metric(name, label string) float64 {
 	r.t.Helper()
 	families, err := r.reg.Gather()
@@ -238,7 +239,11 @@ func (r *rig) metric(name, label string) float64 {
 	}
 	for _, f := range families {
 		for _, m := range f.GetMetric() {
-			if f.GetName() != "flow_worker_"+name || label != "" && m.GetLabel()[0].GetValue() != label {
+			var values []string
+			for _, l := range m.GetLabel() {
+				values = append(values, l.GetValue())
+			}
+			if f.GetName() != "flow_worker_"+name || !strings.HasPrefix(strings.Join(values, " "), label) {
 				continue
 			}
 			return m.GetCounter().GetValue() + m.GetGauge().GetValue()

@@ -172,7 +172,9 @@ func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
 	}
 	first := max(stream.CachedInfo().State.FirstSeq, 1)
 	s.tried, s.failed = time.Now(), errAgain
-	if _, err := s.JS.ResetConsumerToSequence(ctx, StreamRequests, ConsumerName, first); err != nil {
+	_, err = s.JS.ResetConsumerToSequence(ctx, StreamRequests, ConsumerName, first)
+	s.Metrics.repaired(repairQueue, err)
+	if err != nil {
 		s.failed = fmt.Errorf("consumer %s can't be reset; may the worker's user publish on $JS.API.CONSUMER.RESET.%s.%s? %w",
 			ConsumerName, StreamRequests, ConsumerName, err)
 		return s.failed
@@ -226,8 +228,11 @@ func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo, wait
 // where another worker made it anew meanwhile: it knows nothing of the requests before.
 func (s *queueSweep) missObjects(ctx context.Context) {
 	for _, name := range []string{StreamResults, StreamDeadLetters} {
-		if _, err := s.JS.Stream(ctx, name); err != nil {
+		stream, err := s.JS.Stream(ctx, name)
+		if err != nil {
 			s.Recheck(fmt.Errorf("stream %s: %w", name, err))
+		} else if name == StreamDeadLetters {
+			s.Metrics.deadLetters.Set(float64(stream.CachedInfo().State.Msgs))
 		}
 	}
 	if s.Objects.Ledger != nil {
@@ -249,8 +254,10 @@ func (s *queueSweep) mendConsumer(ctx context.Context) {
 	change, err := upgradeConsumer(ctx, s.JS, have.CachedInfo().Config, durable(s.Objects.AckWait), s.Objects.Manage)
 	switch {
 	case err != nil:
+		s.Metrics.repaired(repairConsumer, err)
 		s.Log.Error("the consumer was changed and is not fit for use any more", "name", ConsumerName, "error", err)
 	case len(change.Changed) > 0:
+		s.Metrics.repaired(repairConsumer, nil)
 		s.Log.Warn("the consumer was changed, and is as it must be again", "name", ConsumerName, "changed", change.Changed)
 	}
 }

@@ -173,8 +173,14 @@ func TestAChangedConsumerIsMendedWhileItRuns(t *testing.T) {
 				return err == nil && c.CachedInfo().Config.MaxDeliver == -1
 			})
 			r.eventually("told", func() bool { return log.count("is as it must be again") == 1 })
+			r.wantMetric("repairs_total", "consumer done", 1)
+			r.wantMetric("repairs_total", "consumer failed", 0)
 		} else {
 			r.eventually("told, with the remedy", func() bool { return log.count("worker init") > 0 })
+			r.wantMetric("repairs_total", "consumer done", 0)
+			if n := r.metric("repairs_total", "consumer failed"); n < 1 {
+				t.Errorf("%v repairs failed, want some", n)
+			}
 		}
 		r.end(w)
 	}

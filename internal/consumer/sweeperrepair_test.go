@@ -38,6 +38,8 @@ func TestOrphansAreDeliveredAnewFromTheirPlace(t *testing.T) {
 		t.Errorf("handled %q", d.Request.Key.ID)
 	}
 	r.end(w)
+	r.wantMetric("repairs_total", "queue done", 1)
+	r.wantMetric("repairs_total", "queue failed", 0)
 	if log.count(anew) != 1 || log.count(lostSight) != 0 {
 		t.Errorf("told %d times that it is delivered anew, %d times that it never will be; want 1 and 0", log.count(anew), log.count(lostSight))
 	}
@@ -249,5 +251,9 @@ authorization { users: [
 	r.end(w)
 	if n := log.count(anew); n != 0 {
 		t.Errorf("%d times told that it was mended", n)
+	}
+	r.wantMetric("repairs_total", "queue done", 0)
+	if n := r.metric("repairs_total", "queue failed"); n < 1 {
+		t.Errorf("%v repairs failed, want one", n)
 	}
 }

@@ -118,7 +118,7 @@ func identity(d provision.Delivery) []slog.Attr {
 		slog.String("tenant", d.Request.Key.Tenant), slog.String("source", d.Request.Key.Source),
 		slog.String("id", d.Request.Key.ID), slog.Uint64("seq", d.Seq), slog.Uint64("delivered", d.Delivered),
 	}
-	if id := traceID(d.Request.Trace); id != "" {
+	if id := d.Request.Trace.ID(); id != "" {
 		attrs = append(attrs, slog.String("trace_id", id))
 	}
 	return attrs

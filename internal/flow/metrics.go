@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // operation is the kind of a call, as metrics and logs name it.
@@ -45,11 +47,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "flow_worker_flow_requests_total",
-			Help: "HTTP calls to the Flow Service and IMS, by operation and class of the answer's status (error: no answer).",
+			Help: "HTTP calls to the Flow Service and IMS, each try counted, by operation and class of the answer's status (error: no answer).",
 		}, labels),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                            "flow_worker_flow_request_duration_seconds",
-			Help:                            "Time from sending such a call to the head of its answer.",
+			Help:                            "Time from sending an HTTP call to the Flow Service or IMS to the head of its answer, by operation and class of its status.",
 			Buckets:                         []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 20, 40, 75, 120},
 			NativeHistogramBucketFactor:     1.1,
 			NativeHistogramMaxBucketNumber:  160,
@@ -96,9 +98,23 @@ func (o observed) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil {
 		code = statusClass(res.StatusCode)
 	}
-	o.metrics.requests.WithLabelValues(string(o.op), code).Inc()
-	o.metrics.seconds.WithLabelValues(string(o.op), code).Observe(time.Since(began).Seconds())
+	o.metrics.called(o.op, code, time.Since(began), provision.Trace{Parent: req.Header.Get("Traceparent")})
 	return res, err
+}
+
+// called counts a call that took so long; the trace that it was part of becomes the exemplar.
+func (m *metrics) called(op operation, code string, took time.Duration, trace provision.Trace) {
+	n, d := m.requests.WithLabelValues(string(op), code), m.seconds.WithLabelValues(string(op), code)
+	adder, counts := n.(prometheus.ExemplarAdder)
+	observer, times := d.(prometheus.ExemplarObserver)
+	if id := trace.ID(); id != "" && counts && times {
+		exemplar := prometheus.Labels{"trace_id": id}
+		adder.AddWithExemplar(1, exemplar)
+		observer.ObserveWithExemplar(took.Seconds(), exemplar)
+		return
+	}
+	n.Inc()
+	d.Observe(took.Seconds())
 }
 
 // statusClass returns "2xx" for 204, and codeError for what is no HTTP status.

@@ -5,7 +5,7 @@ import "github.com/prometheus/client_golang/prometheus"
 func newCircuitGauge(r prometheus.Registerer) *prometheus.GaugeVec {
 	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "flow_worker_circuit_open",
-		Help: "1 while the worker stops its intake because the target fails, else 0.",
+		Help: "1 while the target is taken for down: calls to it are held back, and for flow and vault the intake is stopped, too. Not while it fails for some tenants and serves others.",
 	}, []string{"target"})
 	if r != nil {
 		r.MustRegister(g)

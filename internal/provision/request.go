@@ -1,6 +1,9 @@
 package provision
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Request is a valid connection request.
 type Request struct {
@@ -59,6 +62,16 @@ const (
 type Trace struct {
 	Parent string `json:"traceparent,omitempty"`
 	State  string `json:"tracestate,omitempty"`
+}
+
+// ID returns the trace id, 32 lower-case hex digits, or "" where Parent is no traceparent of W3C Trace
+// Context. It is safe as a label's value and in a log.
+func (t Trace) ID() string {
+	parts := strings.Split(t.Parent, "-")
+	if len(parts) < 4 || len(parts[1]) != 32 || strings.Trim(parts[1], "0123456789abcdef") != "" || strings.Trim(parts[1], "0") == "" {
+		return ""
+	}
+	return parts[1]
 }
 
 // Delivery is one delivery of one message. Request.Key and Request.Fingerprint are always set; the

@@ -25,7 +25,7 @@ type metrics struct{ requests *prometheus.CounterVec }
 func newMetrics(reg prometheus.Registerer, ttl func() float64) (metrics, error) {
 	m := metrics{requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "flow_worker_vault_requests_total",
-		Help: "HTTP requests to Vault, each try counted, by what for and how they ended.",
+		Help: "HTTP requests to Vault, each try counted, by what for and how they ended (denied: Vault denies the worker).",
 	}, []string{"operation", "result"})}
 	for _, op := range []operation{opLogin, opRenew, opRead} {
 		m.requests.WithLabelValues(string(op), resultOK)
