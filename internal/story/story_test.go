@@ -7,8 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/flow-worker/flow-worker/internal/story"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 var start = time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)

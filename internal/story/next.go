@@ -1,0 +1,156 @@
+package story
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// Next is what comes next for a request.
+type Next struct {
+	Text string    // in plain words
+	At   time.Time // when; zero where nothing is due, or nobody knows
+}
+
+// WhatNext tells what comes next for a request, as far as its record says. A worker that has it in hand
+// may be ahead of its record.
+func WhatNext(rec provision.Record, now time.Time) Next {
+	rests, resting := restsUntil(rec)
+	switch {
+	case rec.Final != nil:
+		return afterFinal(rec.Final.Result)
+	case rec.State == provision.StatePosting:
+		return posting(rec, now)
+	case resting && rests.After(now):
+		return Next{"it rests in the queue, then " + nextStep(rec), rests}
+	case resting:
+		return Next{"it is due: the next free worker " + nextStep(rec), rests}
+	case rec.Held && now.Before(rec.HeldUntil):
+		return inHand(rec, now)
+	case rec.Held:
+		return Next{"its worker gave no sign of life: as soon as the queue delivers it again, another one " + nextStep(rec), rec.HeldUntil}
+	}
+	return Next{"the next free worker " + nextStep(rec), time.Time{}}
+}
+
+func afterFinal(r provision.Result) Next {
+	switch {
+	case r.Error == nil:
+		return Next{Text: "nothing: it is done, and its result was published"}
+	case r.Error.Retryable:
+		return Next{Text: "nothing by itself: it has failed. Sent again unchanged it may well succeed"}
+	}
+	return Next{Text: "nothing by itself: it has failed, and fails again until what is named as its cause was mended"}
+}
+
+func posting(rec provision.Record, now time.Time) Next {
+	end := rec.PostedAt.Add(rec.Lease)
+	if now.Before(end) {
+		return Next{"the Flow Service's answer to the POST, or the end of its time", end}
+	}
+	over := end.Add(provision.ClockSkew)
+	if now.Before(over) {
+		return Next{"the POST's time is over: another worker takes it up, and looks up whether the POST made a connection", over}
+	}
+	return Next{"as soon as the queue delivers it again, a worker looks up whether the POST made a connection", over}
+}
+
+func inHand(rec provision.Record, now time.Time) Next {
+	if rec.NotBefore.After(now) {
+		return Next{"its worker waits, for that is what it was asked to do, then " + nextStep(rec), rec.NotBefore}
+	}
+	return Next{"a worker has it in hand and " + nextStep(rec), time.Time{}}
+}
+
+// nextStep says what a worker does with a request in this state, as the end of a sentence.
+func nextStep(rec provision.Record) string {
+	switch {
+	case rec.State == provision.StateUnknown:
+		return "looks up whether the POST made a connection; none is sent before that is known"
+	case rec.LookFirst:
+		return "looks whether its connection is there already, and sends a POST if not"
+	case rec.Posts > 0:
+		return "sends the POST again: the last one made nothing for certain"
+	}
+	return "gets the secrets and sends the first POST"
+}
+
+// restsUntil returns until when the request was last given back to the stream. It is false where the
+// last thing that happened is something else.
+func restsUntil(rec provision.Record) (time.Time, bool) {
+	if len(rec.Attempts) == 0 || rec.Held {
+		return time.Time{}, false
+	}
+	last := rec.Attempts[len(rec.Attempts)-1]
+	return restOf(last)
+}
+
+// restOf returns until when an attempt that gave the request back let it rest.
+func restOf(a provision.Attempt) (time.Time, bool) {
+	text, found := strings.CutPrefix(a.Detail, "for ")
+	if a.Step != "handback" || !found {
+		return time.Time{}, false
+	}
+	d, err := time.ParseDuration(text)
+	return a.At.Add(d), err == nil
+}
+
+// Event is one entry of a request's timeline.
+type Event struct {
+	At     time.Time
+	Took   time.Duration // 0 where it took no time, or nobody knows
+	Retry  int           // the round that it belongs to
+	Worker string        // who did it; empty for nobody
+	Tone   Tone
+	Text   string // what happened, in plain words
+	Detail string // its cause as it was recorded, such as upstream's message; may be empty
+}
+
+// Timeline returns all that is known of a request's life, in order: how it entered the stream, every
+// attempt that its record holds, the POST that is under way, and how it ended.
+func Timeline(rec provision.Record) []Event {
+	var events []Event
+	if !rec.RequestedAt.IsZero() {
+		events = append(events, Event{At: rec.RequestedAt, Retry: rec.Retry, Text: "entered the stream"})
+		if rec.Retry > 0 {
+			events[0].Text = fmt.Sprintf("entered the stream again, as retry %d", rec.Retry)
+		}
+	}
+	for i, a := range rec.Attempts {
+		if rec.Final != nil && a.Step == "final" && i == len(rec.Attempts)-1 {
+			break // told below, in more words
+		}
+		events = append(events, eventOf(a))
+	}
+	slices.SortStableFunc(events, func(a, b Event) int { return a.At.Compare(b.At) }) // earlier rounds came before this entry
+	if rec.State == provision.StatePosting {
+		events = append(events, Event{At: rec.PostedAt, Retry: rec.Retry, Worker: rec.Owner,
+			Text: fmt.Sprintf("POST %d is announced in the ledger and sent", rec.Posts)})
+	}
+	if rec.Final != nil {
+		end := Ending(rec.Final.Result)
+		events = append(events, Event{At: end.At, Retry: rec.Retry, Worker: rec.Owner, Tone: end.Tone, Text: end.Text})
+	}
+	return events
+}
+
+func eventOf(a provision.Attempt) Event {
+	e := Event{At: a.At, Took: time.Duration(a.Elapsed * float64(time.Second)), Retry: a.Retry, Worker: a.Owner, Detail: a.Detail}
+	line, known := phrases[a.Step+" "+a.Result]
+	switch until, rests := restOf(a); {
+	case a.Step == "final" && a.Result == provision.OutcomeFailed:
+		line = Line{Tone: Bad, Text: "failed"}
+	case a.Step == "final":
+		line = Line{Tone: Good, Text: a.Result}
+	case !known:
+		line.Text = a.Step + ": " + a.Result
+	case rests:
+		e.Detail = ""
+		line.Text += " until " + until.UTC().Format("15:04:05Z")
+	}
+	e.Tone, e.Text = line.Tone, line.Text
+	return e
+}
