@@ -1,11 +1,14 @@
 package main
 
 import (
-	"encoding/json"
 	"strings"
 	"testing"
 
+	vaultapi "github.com/hashicorp/vault/api"
+
 	"github.com/flow-worker/flow-worker/internal/flow"
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault"
 )
 
 // hostSpellings are hosts of URLs, and whether what is sent to them surely stays on this machine.
@@ -45,29 +48,24 @@ func TestPlainHTTPIsForLoopback(t *testing.T) {
 	}
 }
 
-// VAULT_ADDR is read as Vault's own client does, so plain http elsewhere is a warning. To go without a
-// check of the certificate is refused there.
-func TestVaultElsewhereIsWarnedOf(t *testing.T) {
+// What is sent to Vault goes over https or stays on the machine, and so does what comes back. To go without
+// a check of the certificate is refused likewise.
+func TestVaultElsewhereNeedsTLS(t *testing.T) {
 	t.Parallel()
-	for host, loopback := range hostSpellings {
-		var view configView
-		r := worker(t, []string{"VAULT_ADDR=http://" + host}, "", "config", "--json")
-		if r.code != exitOK && loopback {
-			t.Errorf("VAULT_ADDR=http://%s: exit %d:\n%s", host, r.code, r.stderr)
-		}
-		if r.code != exitOK {
-			continue
-		}
-		if err := json.Unmarshal([]byte(r.stdout), &view); err != nil {
-			t.Fatal(err)
-		}
-		warned := strings.Contains(strings.Join(view.Warnings, "\n"), "VAULT_ADDR is plain http")
-		if warned == loopback {
-			t.Errorf("VAULT_ADDR=http://%s: warned %t", host, warned)
+	for host, want := range hostSpellings {
+		r := worker(t, []string{"VAULT_ADDR=http://" + host}, "", "config")
+		if got := r.code == exitOK; got != want || !got && (r.code != exitUsage || !strings.Contains(r.stderr, "VAULT_ADDR:")) {
+			t.Errorf("VAULT_ADDR=http://%s: exit %d, taken %t, want %t:\n%s", host, r.code, got, want, r.stderr)
 		}
 		skips := worker(t, []string{"VAULT_ADDR=https://" + host, "VAULT_SKIP_VERIFY=true"}, "", "config")
-		if taken := skips.code == exitOK; taken != loopback {
-			t.Errorf("VAULT_ADDR=https://%s with VAULT_SKIP_VERIFY: taken %t, want %t:\n%s", host, taken, loopback, skips.stderr)
+		if got := skips.code == exitOK; got != want {
+			t.Errorf("VAULT_ADDR=https://%s with VAULT_SKIP_VERIFY: taken %t, want %t:\n%s", host, got, want, skips.stderr)
+		}
+		for _, conf := range []vault.Config{{Address: "http://" + host}, {Address: "https://" + host, TLS: &vaultapi.TLSConfig{Insecure: true}}} {
+			conf.Token = provision.NewSensitive("t")
+			if _, err := vault.New(conf); (err == nil) != want {
+				t.Errorf("%s: taken by the client %t, want %t: %v", conf.Address, err == nil, want, err)
+			}
 		}
 	}
 }

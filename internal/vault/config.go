@@ -34,7 +34,7 @@ const (
 // Namespace and TLS comes from the VAULT_* variables, which Vault's own client reads; VAULT_MAX_RETRIES
 // and VAULT_WRAP_TTL are not heeded.
 type Config struct {
-	Address   string              // such as "https://vault.example.com:8200", without user info; empty means VAULT_ADDR
+	Address   string              // such as "https://vault.example.com:8200", without user info, plain http only to a loopback address; empty means VAULT_AGENT_ADDR, else VAULT_ADDR
 	Token     provision.Sensitive // for AuthToken; empty means VAULT_TOKEN
 	Namespace string              // empty means VAULT_NAMESPACE
 	TLS       *vaultapi.TLSConfig // nil means VAULT_CACERT and its siblings; Insecure is refused unless Address is loopback. Its files may be replaced at any time
@@ -141,7 +141,7 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 		conf.Address, conf.AgentAddress = c.Address, ""
 	}
 	address := cmp.Or(conf.AgentAddress, conf.Address)
-	if err := checkAddress(address, conf.TLSConfig().InsecureSkipVerify); err != nil {
+	if err := checkAddress(conf.AgentAddress != "", address, conf.TLSConfig().InsecureSkipVerify); err != nil {
 		return nil, err
 	}
 	conf.MaxRetries = 0          // it would respect Retry-After, but without bounds and unseen: see session.get
@@ -196,20 +196,35 @@ func (c Config) chooseToken(api *vaultapi.Client) error {
 	return nil
 }
 
-func checkAddress(address string, insecure bool) error {
+// checkAddress says what is wrong with the address, which is the agent's or the server's.
+func checkAddress(agent bool, address string, insecure bool) error {
 	if strings.HasPrefix(address, "unix://") {
 		return nil
 	}
+	setting := vaultapi.EnvVaultAddress
+	if agent {
+		setting = vaultapi.EnvVaultAgentAddr
+	}
 	u, err := url.Parse(address)
 	switch {
-	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
-		return errors.New("VAULT_ADDR: is no address; want https://<host>:<port>") // it may hold a password: not quoted
+	case err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
+		return fmt.Errorf("%s: is no address; want https://<host>:<port>", setting) // it may hold a password: not quoted
 	case u.User != nil:
-		return errors.New("VAULT_ADDR: holds user info; want https://<host>:<port>")
+		return fmt.Errorf("%s: holds user info; want https://<host>:<port>", setting)
+	case u.Scheme == "http" && !loopback(u.Hostname()):
+		return fmt.Errorf("%s: is plain http to %s, where others could read every secret; want https (http is for loopback addresses only)", setting, u.Hostname())
+	case u.Scheme == "http" && proxied():
+		return fmt.Errorf("%s: is plain http, and %s or %s would have it leave this machine; want https, or no proxy", setting, vaultapi.EnvHTTPProxy, vaultapi.EnvVaultProxyAddr)
 	case insecure && !loopback(u.Hostname()):
-		return errors.New("VAULT_SKIP_VERIFY: refused, for whoever sits in between would get every secret; set VAULT_CACERT (only a loopback VAULT_ADDR may skip)")
+		return fmt.Errorf("VAULT_SKIP_VERIFY: refused, for whoever sits in between would get every secret; set VAULT_CACERT (only a loopback %s may skip)", setting)
 	}
 	return nil
+}
+
+// proxied reports whether Vault's client uses a proxy for loopback addresses, too, as it does not with
+// HTTP_PROXY.
+func proxied() bool {
+	return os.Getenv(vaultapi.EnvHTTPProxy) != "" || os.Getenv(vaultapi.EnvVaultProxyAddr) != ""
 }
 
 func loopback(host string) bool {

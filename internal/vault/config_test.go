@@ -42,6 +42,9 @@ func TestWrongConfig(t *testing.T) {
 		"address":          {func(c *Config) { c.Address = "vault.example.com:8200" }, []string{"VAULT_ADDR"}},
 		"broken address":   {func(c *Config) { c.Address = "https://" + canary + "\x7f" }, []string{"VAULT_ADDR"}},
 		"user info":        {func(c *Config) { c.Address = "https://u:" + canary + "@vault.example.com" }, []string{"VAULT_ADDR", "user info"}},
+		"plain http":       {func(c *Config) { c.Address = "http://vault.example.com:8200" }, []string{"VAULT_ADDR", "plain http to vault.example.com", "https"}},
+		"like loopback":    {func(c *Config) { c.Address = "http://127.0.0.1.example.com" }, []string{"VAULT_ADDR", "plain http"}},
+		"no host":          {func(c *Config) { c.Address = "http://:8200" }, []string{"VAULT_ADDR", "no address"}},
 		"skip verify":      {func(c *Config) { c.TLS = &vaultapi.TLSConfig{Insecure: true} }, []string{"VAULT_SKIP_VERIFY", "VAULT_CACERT"}},
 		"no such CA":       {func(c *Config) { c.TLS = &vaultapi.TLSConfig{CACert: "/nowhere.pem"} }, []string{"/nowhere.pem"}},
 		"all at once":      {func(c *Config) { c.Auth, c.KVMount, c.Address = "ldap", "..", "x" }, []string{"VAULT_AUTH", "VAULT_KV_MOUNT", "VAULT_ADDR"}},
@@ -77,6 +80,38 @@ func TestSkipVerifyOnLoopback(t *testing.T) {
 		if _, err := New(Config{Address: address, Token: provision.NewSensitive("t"), TLS: &vaultapi.TLSConfig{Insecure: true}}); err == nil {
 			t.Errorf("%s: not refused", address)
 		}
+	}
+}
+
+// TestAgentIsCheckedToo: VAULT_AGENT_ADDR is used in place of VAULT_ADDR where Config has no address.
+func TestAgentIsCheckedToo(t *testing.T) {
+	t.Setenv("VAULT_ADDR", "https://vault.example.com")
+	for address, refused := range map[string]bool{
+		"http://agent.example.com:8100": true, "agent:8100": true, "http://u:" + canary + "@127.0.0.1": true,
+		"http://127.0.0.1:8100": false, "https://agent.example.com": false, "unix:///run/vault/agent.sock": false,
+	} {
+		t.Setenv("VAULT_AGENT_ADDR", address)
+		_, err := New(Config{Token: provision.NewSensitive("t")})
+		if (err != nil) != refused || refused && (!strings.Contains(err.Error(), "VAULT_AGENT_ADDR") || strings.Contains(err.Error(), canary)) {
+			t.Errorf("%s: %v", address, err)
+		}
+		if _, err := New(Config{Address: "https://vault.example.com", Token: provision.NewSensitive("t")}); err != nil {
+			t.Errorf("%s is not used, and refused: %v", address, err)
+		}
+	}
+}
+
+// TestPlainHTTPThroughAProxy leaves the machine though the address is a loopback one.
+func TestPlainHTTPThroughAProxy(t *testing.T) {
+	for _, name := range []string{"VAULT_HTTP_PROXY", "VAULT_PROXY_ADDR"} {
+		t.Setenv(name, "https://proxy.example.com")
+		for address, refused := range map[string]bool{"http://127.0.0.1:8200": true, "https://127.0.0.1:8200": false, "https://vault.example.com": false} {
+			_, err := New(Config{Address: address, Token: provision.NewSensitive("t")})
+			if (err != nil) != refused || refused && !strings.Contains(err.Error(), name) {
+				t.Errorf("%s=…, %s: %v", name, address, err)
+			}
+		}
+		t.Setenv(name, "")
 	}
 }
 

@@ -125,7 +125,7 @@ func serverOf(conf vaulttest.Config) *vaulttest.Server {
 func start(t *testing.T, server *vaulttest.Server, conf Config) *harness {
 	t.Helper()
 	h := &harness{t: t, server: server, reg: prometheus.NewPedanticRegistry(), witness: &witness{}}
-	conf.Address = "http://vault.test:8200"
+	conf.Address = "https://vault.test:8200"
 	if conf.Token.IsZero() {
 		conf.Token = provision.NewSensitive(server.Token())
 	}

@@ -31,7 +31,7 @@ func TestHealthOfEachKind(t *testing.T) {
 				w.WriteHeader(tc.status)
 				_, _ = w.Write([]byte(tc.body))
 			})
-			client, err := New(Config{Address: "http://vault.test:8200", Token: provision.NewSensitive("t"), transport: inMemory{answer}})
+			client, err := New(Config{Address: "https://vault.test:8200", Token: provision.NewSensitive("t"), transport: inMemory{answer}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -230,7 +230,7 @@ func TestStopEndsARenewal(t *testing.T) {
 		server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
 		server.SetOutage(vaulttest.Outage{Hang: true, Path: "/v1/auth/token/renew-self"})
 		ctx, stop := context.WithCancel(t.Context())
-		conf.Address, conf.transport = "http://vault.test:8200", inMemory{server}
+		conf.Address, conf.transport = "https://vault.test:8200", inMemory{server}
 		client, err := New(conf)
 		if err != nil {
 			t.Fatal(err)

@@ -51,13 +51,8 @@ func plainPassword(list string) string {
 func checkVault(set *Set, bad *Invalid) {
 	s := &set.Settings
 	pair(bad, "VAULT_CLIENT_CERT", s.VaultClientCert, "VAULT_CLIENT_KEY", s.VaultClientKey)
-	if u, err := url.Parse(s.VaultAddr); err == nil && !bad.has("VAULT_ADDR") && u.Scheme != "unix" && !loopback(u.Hostname()) {
-		if s.VaultSkipVerify {
-			bad.add("VAULT_SKIP_VERIFY", "is true for "+u.Hostname()+", so anybody in between could read all secrets; leave it out and set VAULT_CACERT")
-		}
-		if u.Scheme == "http" {
-			set.Warnings = append(set.Warnings, "VAULT_ADDR is plain http to "+u.Hostname()+", so anybody in between can read all secrets; use https")
-		}
+	if u, err := url.Parse(s.VaultAddr); err == nil && !bad.has("VAULT_ADDR") && u.Scheme != "unix" && !loopback(u.Hostname()) && s.VaultSkipVerify {
+		bad.add("VAULT_SKIP_VERIFY", "is true for "+u.Hostname()+", so anybody in between could read all secrets; leave it out and set VAULT_CACERT")
 	}
 	needs := map[string][]string{ // :: VAULT_AUTH → what it can't do without
 		AuthToken:      {"VAULT_TOKEN", s.VaultToken},

@@ -185,28 +185,35 @@ func mountPath(field func(*Settings) *string, optional bool) setter {
 // httpURL accepts an https URL, or an http one whose host is a loopback address.
 func httpURL(field func(*Settings) *string) setter {
 	return func(s *Settings, v string) error {
-		u, err := plainURL(v)
-		if err != nil {
+		if err := privateURL(v); err != nil {
 			return err
-		}
-		if u.Scheme == "http" && !loopback(u.Hostname()) {
-			return fmt.Errorf("is plain http to %s, where others could read the credentials; want https (http is for loopback addresses only)", u.Hostname())
 		}
 		*field(s) = strings.TrimRight(v, "/")
 		return nil
 	}
 }
 
-// vaultURL accepts what Vault's own client does: the path of a socket too.
+// vaultURL accepts the path of a socket, too, as Vault's own client does.
 func vaultURL(field func(*Settings) *string) setter {
 	return func(s *Settings, v string) error {
 		*field(s) = strings.TrimRight(v, "/")
 		if path, ok := strings.CutPrefix(v, "unix://"); ok && strings.HasPrefix(path, "/") {
 			return nil
 		}
-		_, err := plainURL(v)
+		return privateURL(v)
+	}
+}
+
+// privateURL reports why nobody should send credentials to a URL: over http only this machine may be named.
+func privateURL(v string) error {
+	u, err := plainURL(v)
+	if err != nil {
 		return err
 	}
+	if u.Scheme == "http" && !loopback(u.Hostname()) {
+		return fmt.Errorf("is plain http to %s, where others could read the credentials; want https (http is for loopback addresses only)", u.Hostname())
+	}
+	return nil
 }
 
 // plainURL parses an http or https URL that holds no secret.

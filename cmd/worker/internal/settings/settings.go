@@ -19,7 +19,7 @@ type Settings struct {
 	NATSCert  string // path of the client certificate; needs NATSKey
 	NATSKey   string // path of the client certificate's key
 
-	VaultAddr          string        // URL, plain http only to a loopback address
+	VaultAddr          string        // URL, plain http only to a loopback address, or unix://<path of a socket>
 	VaultToken         string        // secret; read where VaultAuth is "token"
 	VaultNamespace     string        // empty means none
 	VaultCACert        string        // path of a PEM file; empty means the system's authorities

@@ -113,6 +113,9 @@ func TestWrongValues(t *testing.T) {
 		{[]string{"IMS_URL=https://ims.example.com/?key=" + secret}, "IMS_URL", "a query"},
 		{[]string{"FLOW_URL=platform.example.com"}, "FLOW_URL", "want https://<host>"},
 		{[]string{"VAULT_ADDR=vault:8200"}, "VAULT_ADDR", "is not a URL"},
+		{[]string{"VAULT_ADDR=http://vault:8200"}, "VAULT_ADDR", "plain http to vault, where others could read the credentials; want https"},
+		{[]string{"VAULT_ADDR=http://vault:8200", "VAULT_SKIP_VERIFY=true"}, "VAULT_ADDR", "plain http to vault"},
+		{[]string{"VAULT_ADDR=unix://run/vault.sock"}, "VAULT_ADDR", "is not a URL"},
 		{[]string{"VAULT_ADDR=https://vault.example.com", "VAULT_SKIP_VERIFY=true"}, "VAULT_SKIP_VERIFY", "set VAULT_CACERT"},
 		{[]string{"VAULT_AUTH=ldap"}, "VAULT_AUTH", "token, approle, kubernetes, jwt"},
 		{[]string{"VAULT_AUTH=approle", "VAULT_SECRET_ID_FILE=" + cert}, "VAULT_ROLE_ID", "VAULT_AUTH=approle needs it"},
@@ -165,7 +168,7 @@ func leaks(t *testing.T, set settings.Set, err error) {
 
 func TestAllProblemsAtOnce(t *testing.T) {
 	t.Parallel()
-	_, err := load(t, "WORKER_ACK_WAIT=x", "WORKER_CONCURRENCY=-1", "FLOW_URL=ftp://x", "LOG_LEVEL=9", "WORKER_REPLICAS=4")
+	_, err := load(t, "WORKER_ACK_WAIT=x", "WORKER_CONCURRENCY=-1", "VAULT_ADDR=http://vault", "FLOW_URL=ftp://x", "LOG_LEVEL=9", "WORKER_REPLICAS=4")
 	if err == nil {
 		t.Fatal("accepted")
 	}
@@ -173,11 +176,11 @@ func TestAllProblemsAtOnce(t *testing.T) {
 	for _, p := range err.Problems {
 		names = append(names, p.Name)
 	}
-	want := []string{"FLOW_URL", "WORKER_CONCURRENCY", "WORKER_ACK_WAIT", "WORKER_REPLICAS", "LOG_LEVEL"}
+	want := []string{"VAULT_ADDR", "FLOW_URL", "WORKER_CONCURRENCY", "WORKER_ACK_WAIT", "WORKER_REPLICAS", "LOG_LEVEL"}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)
 	}
-	if text := err.Error(); !strings.HasPrefix(text, "5 wrong settings:\n") || strings.Count(text, "\n") != 5 {
+	if text := err.Error(); !strings.HasPrefix(text, "6 wrong settings:\n") || strings.Count(text, "\n") != 6 {
 		t.Errorf("text: %s", text)
 	}
 }
@@ -185,7 +188,7 @@ func TestAllProblemsAtOnce(t *testing.T) {
 func TestRightValues(t *testing.T) {
 	t.Parallel()
 	for _, set := range []string{
-		"FLOW_URL=http://127.0.0.1:8090/data/foundation/flowservice/", "IMS_URL=http://[::1]:8090", "VAULT_ADDR=http://localhost:8200", "VAULT_ADDR=unix:///run/vault/agent.sock",
+		"FLOW_URL=http://127.0.0.1:8090/data/foundation/flowservice/", "IMS_URL=http://[::1]:8090", "VAULT_ADDR=http://localhost:8200", "VAULT_ADDR=http://127.1.2.3:8200", "VAULT_ADDR=http://[::1]:8200/", "VAULT_ADDR=https://vault:8200", "VAULT_ADDR=unix:///run/vault/agent.sock",
 		"NATS_URL=tls://user:pass@nats-1.example.com:4222, nats-2.example.com", "WORKER_HTTP_ADDR=[::]:0", "VAULT_CACHE_TTL=0",
 		"WORKER_ALLOWED_DOMAINS=azuredatabricks.net, Databricks.Example.COM", "WORKER_REQUEST_DEADLINE=168h", "VAULT_AUTH_MOUNT=auth/team/k8s/",
 		"WORKER_REPLICAS=3", "LOG_LEVEL=DEBUG",
@@ -210,7 +213,6 @@ func TestWarnings(t *testing.T) {
 		{[]string{"WORKER_SERVICE_HOST=10.0.0.1", "WORKER_PORT_8080_TCP=tcp://10.0.0.1:8080"}, ""},
 		{[]string{"WORKER_SHUTDOWN_TIMEOUT=60s"}, "should exceed FLOW_TIMEOUT (1m15s)"},
 		{[]string{"VAULT_AUTH=kubernetes", "VAULT_ROLE=worker"}, "VAULT_TOKEN is set but not used"},
-		{[]string{"VAULT_ADDR=http://vault:8200"}, "plain http to vault"},
 		{[]string{"NATS_URL=nats://u:" + secret + "@nats:4222"}, "NATS_URL has a password for nats and does not insist on TLS"},
 		{[]string{"NATS_URL=nats-1, u:" + secret + "@nats-2"}, "password for nats-2"},
 		{[]string{"NATS_URL=ws://" + secret + "@nats"}, "password for nats"},
