@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/consumer"
 )
 
 // dialTimeout bounds how long a command waits for NATS; the worker itself waits longer.
@@ -33,7 +34,7 @@ func connect(s settings.Settings, command string, more ...nats.Option) (*nats.Co
 	if s.NATSCert != "" {
 		opts = append(opts, nats.ClientCert(s.NATSCert, s.NATSKey))
 	}
-	nc, err := nats.Connect(s.NATSURL, opts...)
+	nc, err := nats.Connect(s.NATSURL, append(opts, consumer.OwnInbox())...)
 	if err != nil {
 		return nil, unreachable(s, err)
 	}

@@ -36,7 +36,7 @@ const (
 
 // Connect connects to NATS and stays connected: it never gives up, neither at the start nor later, so
 // a server that isn't there is no error; ask IsConnected. Its error speaks of the configuration only.
-// The caller has to drain or close the connection.
+// Answers come in at the user's OwnInbox. The caller has to drain or close the connection.
 func Connect(cfg ConnConfig) (*nats.Conn, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -46,7 +46,7 @@ func Connect(cfg ConnConfig) (*nats.Conn, error) {
 		return nil, fmt.Errorf("consumer: NATS connection: %w", err)
 	}
 	r := &reconnecting{log: cfg.Log, seedFile: cfg.NKey}
-	opts = append(opts, r.options()...)
+	opts = append(append(opts, r.options()...), OwnInbox())
 	nc, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: NATS connection: %w", err)
