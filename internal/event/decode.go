@@ -36,6 +36,8 @@ type Meta struct {
 func (d *Decoder) Decode(tenant string, in map[string][]string, body []byte, meta Meta) provision.Delivery {
 	m := opened(in, body, d.maxBytes())
 	retry, salt := m.retry()
+	resolution, unreadable := m.resolution(retry)
+	salt += unreadable
 	m.checkAttributes()
 	id, source := m.identity(meta)
 	request := provision.Request{
@@ -44,6 +46,7 @@ func (d *Decoder) Decode(tenant string, in map[string][]string, body []byte, met
 		Retry:       retry,
 		Expiry:      m.expiry(),
 		Trace:       m.trace(),
+		Resolution:  resolution,
 	}
 	request.Data = d.data(m)
 	return provision.Delivery{

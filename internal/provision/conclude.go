@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 )
 
@@ -77,13 +76,6 @@ func (t *task) detached(f *Failure) Outcome {
 	res.StartedAt, res.CompletedAt = res.RequestedAt, res.RequestedAt // told again, it is the same to the byte
 	res.Error = f
 	return Outcome{Result: &res}
-}
-
-func retryRefusal(rec Record, n int) string {
-	if rec.State == StateFailed {
-		return fmt.Sprintf("Flow-Worker-Retry is %d, but the last retry of this request was %d: send %d", n, rec.Retry, rec.Retry+1)
-	}
-	return fmt.Sprintf("Flow-Worker-Retry is %d, but retry %d of this request has not ended yet: wait for its result", n, rec.Retry)
 }
 
 func isSecretError(err error) bool {

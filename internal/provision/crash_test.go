@@ -44,7 +44,7 @@ func runScenario(t testing.TB, sc scenario, faults ...fault) (*sim, Result) {
 func checkScenario(t testing.TB, sc scenario, faults ...fault) *sim {
 	t.Helper()
 	s, res := runScenario(t, sc, faults...)
-	if res.Outcome != sc.want {
+	if res.Outcome != sc.want && (sc.or == "" || res.Error == nil || res.Error.Reason != sc.or) {
 		s.fatal("%v: %s (%v), want %s", faults, res.Outcome, res.Error, sc.want)
 	}
 	return s

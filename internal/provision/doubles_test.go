@@ -214,6 +214,9 @@ func (s *sim) endOf(orphaned bool, leaseEnd time.Time) time.Time {
 func (s *sim) make(c NewConnection, ended time.Time) Connection {
 	id := fmt.Sprintf("c%d", len(s.conns)+1)
 	p := c.Params
+	if s.cut {
+		c.Description = ""
+	}
 	s.conns = append(s.conns, simConn{visible: ended.Add(time.Duration(s.rng.Int64N(int64(simSettle)))), Found: Found{
 		Connection: Connection{ID: id, Etag: `"1"`}, Name: c.Name, Description: c.Description, CreatedAt: ended,
 		SpecID: c.ConnectionSpec.ID, SpecVersion: c.ConnectionSpec.Version, Domain: p.Domain, ClusterID: p.ClusterID,
@@ -233,7 +236,7 @@ func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err
 		}
 		s.asked++
 		for _, c := range s.conns {
-			if !c.visible.After(s.now) && c.Name == q.Name && (q.SpecID == "" || c.SpecID == q.SpecID) {
+			if !c.visible.After(s.now) && (q.Name == "" || c.Name == q.Name) && (q.SpecID == "" || c.SpecID == q.SpecID) {
 				found = append(found, c.Found)
 			}
 		}

@@ -71,3 +71,15 @@ func flowEnd(err error) CallEnd {
 	}
 	return CallServed
 }
+
+// targetOf says whose trouble err is.
+func targetOf(err error) Target {
+	var ce *CallError
+	switch {
+	case isSecretError(err):
+		return TargetVault
+	case errors.As(err, &ce):
+		return ce.Target
+	}
+	return TargetFlow
+}

@@ -99,6 +99,7 @@ func (s *sim) foul() {
 	s.turn = s.randomTurns()
 	s.randomRequest()
 	retried(s, s.rng.IntN(3))
+	s.randomWord()
 	s.randomConfig()
 }
 

@@ -32,9 +32,11 @@ func (t *task) lookUp(ctx context.Context) step {
 	s := t.sight(found)
 	switch {
 	case err != nil:
-		return t.unresolved(ctx, settled, err, "the Flow Service could not be asked: "+text(err))
+		return t.unasked(ctx, settled, err)
 	case len(s.ours) > 0:
 		return t.adopt(s.ours)
+	case settled && t.rec.Resolution != nil:
+		return t.resolve(ctx, began, found)
 	case len(s.alike) > 0:
 		return t.unresolved(ctx, settled, nil, fmt.Sprintf("connection %s has this request's name, domain and cluster but no mark of ours", s.alike[0].ID))
 	case !settled:
@@ -96,22 +98,10 @@ func (t *task) unresolved(ctx context.Context, settled bool, err error, detail s
 	return t.pause(ctx, atLeast, t.lookUp)
 }
 
-// targetOf says whose trouble err is.
-func targetOf(err error) Target {
-	var ce *CallError
-	switch {
-	case isSecretError(err):
-		return TargetVault
-	case errors.As(err, &ce):
-		return ce.Target
-	}
-	return TargetFlow
-}
-
 func (t *task) unknownFailure(detail string) *Failure {
 	return Fail(ReasonOutcomeUnknown, fmt.Sprintf("a POST was sent and it is not known whether it made a connection (%s). "+
 		"Look in sandbox %q for a connection named %q whose description ends with %q: if it is there, use it; "+
-		"if it is not, retry this request", detail, t.rec.Sandbox, t.rec.Name, t.d.Request.Key.Mark()))
+		"if it is not, retry this request. \"worker resolve\" settles what a retry can't", detail, t.rec.Sandbox, t.rec.Name, t.d.Request.Key.Mark()))
 }
 
 func (t *task) noteLookup(at time.Time, result, detail string) {

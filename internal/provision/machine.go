@@ -18,6 +18,7 @@ import (
 //	  │                                                  ▼
 //	  ├─ unknown ──▶ lookUp ── found ────────────────▶ conclude ─▶ tell
 //	  │               ▲  │ └─ can't be settled ─────────▲
+//	  │               │  │ └─ settled by a person ──────┤
 //	  │               │  └─ absent after Settle ─┐      │
 //	  ├─ claimed ─▶ lookFirst ── found, exists ──│──────┤
 //	  │               │                          │      │
@@ -79,6 +80,8 @@ func (t *task) admit(context.Context) step {
 func (t *task) examine(ctx context.Context) step {
 	rec, rev, err := t.load(ctx)
 	switch {
+	case errors.Is(err, ErrNoRecord) && t.d.Request.Resolution != nil:
+		return t.end(t.detached(Fail(ReasonInvalidRequest, "the ledger does not know this request (any more), so there is nothing to resolve; retry it")))
 	case errors.Is(err, ErrNoRecord):
 		t.rec = t.firstRecord()
 		if t.d.Delivered > 1 { // whoever had it before vanished without a word, as far as we know
@@ -104,40 +107,6 @@ func (t *task) examine(ctx context.Context) step {
 		return t.back(wait, why)
 	}
 	return t.takeOver
-}
-
-// newRound begins the retry that the message asks for, if it may.
-func (t *task) newRound() step {
-	if t.rec.State != StateFailed || t.d.Request.Retry != t.rec.Retry+1 {
-		return t.end(t.detached(Fail(ReasonInvalidRequest, retryRefusal(t.rec, t.d.Request.Retry))))
-	}
-	old := t.rec
-	t.rec = t.firstRecord()
-	t.rec.Attempts, t.rec.FirstPostAt = old.Attempts, old.FirstPostAt
-	t.rec.PostedAt, t.rec.Lease, t.rec.EndedAt, t.rec.EndedBy = old.PostedAt, old.Lease, old.EndedAt, old.EndedBy
-	t.rec.Doubt, t.rec.LookFirst = old.Doubt, !old.FirstPostAt.IsZero()
-	if old.Doubt {
-		t.rec.State = StateUnknown
-	}
-	return t.claim
-}
-
-// firstRecord returns the record of a round that begins now.
-func (t *task) firstRecord() Record {
-	r, now := t.d.Request, t.hub.Clock.Now()
-	rec := Record{
-		Key: r.Key, State: StateClaimed, Retry: r.Retry, Fingerprint: r.Fingerprint, Trace: r.Trace,
-		Sandbox: r.Data.Sandbox, Name: r.Data.Name, ConnectionSpec: r.Data.ConnectionSpec,
-		RequestedAt: t.d.EnteredAt, StartedAt: now, Deadline: now.Add(t.hub.RequestDeadline),
-		LookFirst: t.d.Delivered > 1 || r.Retry > 0 || t.d.EnteredAt.Before(t.hub.LedgerCreated) || now.Before(t.hub.LookFirstUntil()),
-	}
-	if !r.Expiry.IsZero() && r.Retry == 0 {
-		rec.Deadline = r.Expiry
-		if latest := now.Add(MaxDeadline); rec.Deadline.After(latest) {
-			rec.Deadline = latest
-		}
-	}
-	return rec
 }
 
 // elsewhere returns how long to leave the request alone because somebody may be working on it.

@@ -52,6 +52,7 @@ func (l *memLedger) Store(ctx context.Context, k Key, rec Record, rev uint64) (u
 func clone(r Record) Record {
 	r.Attempts, r.Secrets = slices.Clone(r.Attempts), maps.Clone(r.Secrets)
 	r.Refused, r.LastFail, r.Final = dup(r.Refused), dup(r.LastFail), dup(r.Final)
+	r.Resolution = dup(r.Resolution)
 	if f := r.Final; f != nil {
 		f.Result.Error, f.Result.Connection, f.Result.ConnectionSpec = dup(f.Result.Error), dup(f.Result.Connection), dup(f.Result.ConnectionSpec)
 	}

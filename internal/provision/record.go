@@ -73,6 +73,9 @@ type Record struct {
 	Attempts []Attempt      `json:"attempts,omitempty"`
 	LastFail *Failure       `json:"lastFailure,omitempty"` // what stood in the way last
 	Final    *FinalResult   `json:"final,omitempty"`
+
+	// What a person said of the unknown POST, where this retry is there to settle it. It sends no POST.
+	Resolution *Resolution `json:"resolution,omitempty"`
 }
 
 // MaxAttempts is how many of the latest attempts a record keeps.
@@ -83,7 +86,7 @@ type Attempt struct {
 	At      time.Time `json:"at"`
 	Retry   int       `json:"retry,omitempty"`
 	Owner   string    `json:"owner"`
-	Step    string    `json:"step"`   // "claim", "post", "lookup", "secrets", "handback", "final"
+	Step    string    `json:"step"`   // "claim", "post", "lookup", "secrets", "handback", "resolve", "final"
 	Result  string    `json:"result"` // short, from the code, such as "not_sent" or "absent"
 	Detail  string    `json:"detail,omitempty"`
 	Elapsed float64   `json:"elapsedSeconds,omitempty"`
@@ -108,20 +111,23 @@ func (r *Record) postEnd() time.Time {
 	return r.leaseEnd()
 }
 
-// note appends an attempt. Of more than MaxAttempts the oldest goes that is no POST, so that waiting
-// for days doesn't wipe out what was tried.
+// note appends an attempt. Of more than MaxAttempts the oldest goes that is no POST and no person's word,
+// so that waiting for days doesn't wipe out what was tried.
 func (r *Record) note(a Attempt) {
 	a.Retry, a.Owner = r.Retry, r.Owner
 	r.Attempts = append(r.Attempts, a)
 	if len(r.Attempts) <= MaxAttempts {
 		return
 	}
-	oldest := max(0, slices.IndexFunc(r.Attempts, func(a Attempt) bool { return a.Step != stepPost && a.Step != stepFinal }))
+	oldest := max(0, slices.IndexFunc(r.Attempts, func(a Attempt) bool {
+		return a.Step != stepPost && a.Step != stepFinal && a.Step != stepResolve
+	}))
 	r.Attempts = slices.Delete(r.Attempts, oldest, oldest+1)
 }
 
 // Steps of an Attempt that matter to the code.
 const (
-	stepPost  = "post"
-	stepFinal = "final"
+	stepPost    = "post"
+	stepResolve = "resolve"
+	stepFinal   = "final"
 )

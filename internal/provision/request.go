@@ -13,6 +13,8 @@ type Request struct {
 	Retry       int       // the Flow-Worker-Retry header; 0 means the first try
 	Expiry      time.Time // the expirytime attribute; zero means none
 	Trace       Trace
+
+	Resolution *Resolution // the Flow-Worker-Resolve header; nil means none. A message with one never POSTs
 }
 
 // Data is the payload of a request: the body of the Flow Service's POST /connections, the sandbox,

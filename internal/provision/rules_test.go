@@ -43,6 +43,9 @@ const (
 	viaReread    = "newer secrets got one more POST"
 	viaAbsent    = "a POST was settled as absent"
 	viaUnknown   = "outcome_unknown was told"
+	viaNamed     = "a person's word named the connection"
+	viaGone      = "a person's word settled a POST as absent"
+	viaContra    = "a person's word was not borne out"
 )
 
 func viaGate(t Target) string { return "the gate kept callers from " + string(t) }
@@ -52,6 +55,7 @@ func paths() []string {
 	return []string{
 		viaPromise, viaIMS, viaShortTurn, viaLongTurn, viaParked, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
 		viaNoList, viaNoLedger, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
+		viaNamed, viaGone, viaContra,
 	}
 }
 
@@ -74,6 +78,8 @@ func (s *sim) posted(p *proc, k Key, notAfter, ended time.Time) {
 	switch before, open := s.open[k]; {
 	case open:
 		s.breach("%s POSTs while the POST of %s is open", p.name, before.by)
+	case rec.Resolution != nil:
+		s.breach("%s POSTs, though the retry is there to settle a POST", p.name)
 	case rec.State != StatePosting || rec.Owner != p.name || !now.Before(rec.leaseEnd()):
 		s.breach("%s POSTs, but the ledger says %s by %s, lease until %v (now %v)", p.name, rec.State, rec.Owner, rec.leaseEnd(), now)
 	case notAfter.After(rec.leaseEnd()):
@@ -146,6 +152,7 @@ func (p *proc) handled(out Outcome) {
 // told publishes a result, and lets a person send a retry after it.
 func (s *sim) told(res Result) {
 	s.results = append(s.results, res)
+	s.noteWord(res)
 	k := Key{Tenant: res.Tenant, Source: res.Request.Source, ID: res.Request.ID}
 	if res.Error != nil {
 		s.toldFailed(k, res)
@@ -158,6 +165,9 @@ func (s *sim) told(res Result) {
 		s.hit(viaRetry)
 		r := s.firstOf(k).d.Request
 		r.Retry = n
+		if s.word != nil && res.Error.Reason == ReasonOutcomeUnknown {
+			r.Resolution = s.word(n)
+		}
 		s.send(r)
 	}
 }
@@ -183,7 +193,7 @@ func (s *sim) toldFailed(k Key, res Result) {
 	}
 	switch rec := s.ledger.record(k); res.Error.Reason {
 	case ReasonFlowUnavailable, ReasonVaultUnavailable, ReasonOutcomeUnknown:
-		if rec.State == StateFailed && res.CompletedAt.Before(rec.Deadline) {
+		if rec.State == StateFailed && rec.Resolution == nil && res.CompletedAt.Before(rec.Deadline) {
 			s.breach("told %s at %v, before the deadline %v", res.Error.Reason, res.CompletedAt, rec.Deadline)
 		}
 	}

@@ -11,6 +11,7 @@ type scenario struct {
 	setup   func(*sim)
 	want    string   // outcome, whatever faults there are
 	reason  Reason   // of a failure without any fault
+	or      Reason   // a failure that faults may lead to as well
 	through []string // paths that it is there for: it must take each of them without any fault
 	never   []string // paths that it must not take without any fault
 }
@@ -20,7 +21,7 @@ func scenarios() []scenario {
 	var all []scenario
 	for _, some := range [][]scenario{
 		plainScenarios(), promiseScenarios(), tokenScenarios(), turnScenarios(), gateScenarios(), restScenarios(),
-		lookFirstScenarios(), ledgerScenarios(), ifExistsScenarios(), retryScenarios(),
+		lookFirstScenarios(), ledgerScenarios(), ifExistsScenarios(), retryScenarios(), resolveScenarios(),
 	} {
 		all = append(all, some...)
 	}

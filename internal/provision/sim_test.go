@@ -80,6 +80,8 @@ type weather struct {
 	gate  func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
 	turn  func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
 	retry func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
+	word  func(n int) *Resolution            // what a person says with that retry, if it is of an unknown outcome; nil if nothing
+	cut   bool                               // upstream cuts the descriptions
 }
 
 // event is one line of a run's story.
