@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -77,14 +79,37 @@ func upgrade(ctx context.Context, js jetstream.JetStream, have jetstream.StreamC
 	if have.Storage != jetstream.FileStorage {
 		return Setup{}, errors.New("it is kept in memory and would be lost with its server; delete it and run \"worker init\"")
 	}
-	if len(setup.Changed) == 0 {
+	needed := slices.Clone(setup.Changed)
+	tighten(&want, &setup)
+	switch {
+	case len(needed) > 0 && !cfg.Manage:
+		return Setup{}, fmt.Errorf("it falls short of what is needed (%q); run \"worker init\"", needed)
+	case len(setup.Changed) == 0:
 		return setup, nil
-	}
-	if !cfg.Manage {
-		return Setup{}, fmt.Errorf("it falls short of what is needed (%q); run \"worker init\"", setup.Changed)
+	case !cfg.Manage:
+		return setup.unchanged(""), nil
+	case len(needed) == 0:
+		return attempt(ctx, js, want, setup)
 	}
 	if _, err := js.UpdateStream(ctx, want); err != nil {
-		return Setup{}, fmt.Errorf("upgrade %q: %w", setup.Changed, err)
+		return Setup{}, fmt.Errorf("upgrade %q: %w; if this user may not change it, run \"worker init\" as one who may", setup.Changed, err)
+	}
+	return setup, nil
+}
+
+// attemptTimeout bounds the wait for an answer that a user who may not ask never gets.
+const attemptTimeout = 2 * time.Second
+
+// attempt changes what the bucket can be used without. That it can't be changed is no error.
+func attempt(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, setup Setup) (Setup, error) {
+	within, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	_, err := js.UpdateStream(within, want)
+	switch {
+	case ctx.Err() != nil:
+		return Setup{}, ctx.Err()
+	case err != nil:
+		return setup.unchanged(`; "worker init" may change it`), nil
 	}
 	return setup, nil
 }
@@ -113,27 +138,35 @@ func raise(have jetstream.StreamConfig, cfg Config) (jetstream.StreamConfig, Set
 		want.Discard = jetstream.DiscardNew
 		s.changed("discard", have.Discard, want.Discard)
 	}
-	if cfg.Manage {
-		tighten(have, &want, &s)
-	}
 	return want, s
 }
 
-// tighten takes away what a worker that may not manage the bucket can work with all the same.
-func tighten(have jetstream.StreamConfig, want *jetstream.StreamConfig, s *Setup) {
-	if have.AllowDirect { // a stale read costs a lost race, no more
+// tighten takes away what a worker can do without.
+func tighten(want *jetstream.StreamConfig, s *Setup) {
+	if want.AllowDirect { // a stale read costs a lost race, no more
 		want.AllowDirect = false
 		s.changed("direct reads", true, false)
 	}
-	if !have.AllowRollup {
-		return
+	switch {
+	case !want.AllowRollup:
+	case want.SubjectDeleteMarkerTTL > 0 || want.AllowMsgSchedules: // the server would switch them on again
+		s.kept(rollUps, true)
+	default:
+		want.AllowRollup = false
+		s.changed(rollUps, true, false)
 	}
-	if have.SubjectDeleteMarkerTTL > 0 || have.AllowMsgSchedules { // then the server itself switches them on again
-		s.kept("roll-ups (who may write a record can empty it)", true)
-		return
+}
+
+const rollUps = "roll-ups (all records can be lost to one message)"
+
+// unchanged returns s where nothing was changed after all, and perhaps why.
+func (s Setup) unchanged(why string) Setup {
+	for _, what := range s.Changed {
+		what, _, _ = strings.Cut(what, " → ")
+		s.Kept = append(s.Kept, what+why)
 	}
-	want.AllowRollup = false
-	s.changed("roll-ups", true, false)
+	s.Changed = nil
+	return s
 }
 
 func (s *Setup) changed(what string, from, to any) {

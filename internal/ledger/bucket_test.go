@@ -1,7 +1,10 @@
 package ledger_test
 
 import (
+	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/natstest"
 )
 
 func bucketConfig(t *testing.T, js jetstream.JetStream) jetstream.StreamConfig {
@@ -58,7 +62,7 @@ func TestOpenUpgrades(t *testing.T) {
 		t.Errorf("a short-lived bucket was opened without leave to manage it: %v", err)
 	}
 	want := ledger.Setup{
-		Changed: []string{"ttl 1h0m0s → 720h0m0s", "direct reads true → false", "roll-ups true → false"},
+		Changed: []string{"ttl 1h0m0s → 720h0m0s", "direct reads true → false", "roll-ups (all records can be lost to one message) true → false"},
 		Kept:    []string{"history 5"},
 	}
 	if diff := cmp.Diff(want, open(t, js, ledger.Config{Manage: true}).Setup()); diff != "" {
@@ -85,8 +89,42 @@ func TestOpenUsesABucketWithRollUps(t *testing.T) {
 	js := newServer(t)
 	open(t, js, ledger.Config{Manage: true})
 	allowRollUps(t, js)
-	if got := open(t, js, ledger.Config{}).Setup(); !cmp.Equal(got, ledger.Setup{}) || !bucketConfig(t, js).AllowRollup {
-		t.Errorf("Setup of a bucket that is not ours to manage: %+v", got)
+	want := ledger.Setup{Kept: []string{"roll-ups (all records can be lost to one message) true"}}
+	if diff := cmp.Diff(want, open(t, js, ledger.Config{}).Setup()); diff != "" || !bucketConfig(t, js).AllowRollup {
+		t.Error(diff)
+	}
+}
+
+// A user who may make a bucket need not be one who may change it: what is not needed is left alone, and
+// what is needed is an error that says what to do.
+func TestOpenAsAUserWhoMayNotUpdate(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "server.conf")
+	users := `authorization { users: [ { user: all, password: p }
+		{ user: few, password: p, permissions { publish: { deny: "$JS.API.STREAM.UPDATE.>" } } } ] }`
+	if err := os.WriteFile(file, []byte(users), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	url := natstest.Run(t, natstest.Options{ConfigFile: file}).ClientURL()
+	few, all := natstest.Connect(t, url, natstest.As("few", "p")), natstest.Connect(t, url, natstest.As("all", "p"))
+	if made := open(t, few, ledger.Config{Manage: true}).Setup(); !made.Created {
+		t.Errorf("Setup of a new bucket: %+v", made)
+	}
+	allowRollUps(t, all)
+	want := ledger.Setup{Kept: []string{`roll-ups (all records can be lost to one message) true; "worker init" may change it`}}
+	if diff := cmp.Diff(want, open(t, few, ledger.Config{Manage: true}).Setup()); diff != "" {
+		t.Error(diff)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second) // the refused question has no answer
+	defer cancel()
+	_, err := ledger.Open(ctx, few, ledger.Config{Manage: true, TTL: 90 * 24 * time.Hour})
+	if err == nil || !strings.Contains(err.Error(), `run "worker init" as one who may`) {
+		t.Errorf("a bucket that falls short: %v", err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := ledger.Open(ended, few, ledger.Config{Manage: true}); !errors.Is(err, context.Canceled) {
+		t.Errorf("with an ended context: %v", err)
 	}
 }
 
@@ -99,7 +137,7 @@ func TestOpenKeepsRollUpsThatMarkersNeed(t *testing.T) {
 		t.Fatal(err)
 	}
 	open(t, js, ledger.Config{Manage: true})
-	want := ledger.Setup{Kept: []string{"ttl (0 means forever) 0s", "roll-ups (who may write a record can empty it) true"}}
+	want := ledger.Setup{Kept: []string{"ttl (0 means forever) 0s", "roll-ups (all records can be lost to one message) true"}}
 	if diff := cmp.Diff(want, open(t, js, ledger.Config{Manage: true}).Setup()); diff != "" {
 		t.Error(diff)
 	}
