@@ -1,0 +1,65 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// Whoever is paged types what the runbooks and the handbook say: every command and flag exists.
+func TestDocumentedCommandsExist(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../docs/runbooks/*.md")
+	if err != nil || len(files) < 15 {
+		t.Fatalf("%d runbooks, %v", len(files), err)
+	}
+	commands := 0
+	for _, file := range append(files, "../../docs/operations.md") {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range commandLines(string(b)) {
+			commands++
+			checkCommandLine(t, filepath.Base(file), line)
+		}
+	}
+	if commands < 40 {
+		t.Errorf("only %d commands were found", commands)
+	}
+}
+
+var (
+	inBlock = regexp.MustCompile(`(?m)^(?:kubectl exec .* -- /usr/local/bin/)?worker ([a-z].*)$`)
+	inText  = regexp.MustCompile("`worker ([a-z][^`]*)`")
+)
+
+// commandLines returns what comes after "worker" where a page names a command, without comments, pipes and
+// placeholders.
+func commandLines(page string) (lines [][]string) {
+	for _, m := range append(inBlock.FindAllStringSubmatch(page, -1), inText.FindAllStringSubmatch(page, -1)...) {
+		line := m[1]
+		for _, end := range []string{"#", "|", "…", ";"} {
+			line, _, _ = strings.Cut(line, end)
+		}
+		lines = append(lines, strings.Fields(line))
+	}
+	return lines
+}
+
+func checkCommandLine(t *testing.T, file string, words []string) {
+	t.Helper()
+	cmd, rest, err := (&cli{}).root().Find(words)
+	if err != nil || !cmd.Runnable() {
+		t.Errorf("%s: worker %s: no such command: %v", file, strings.Join(words, " "), err)
+		return
+	}
+	for _, w := range rest {
+		flag, _, _ := strings.Cut(strings.TrimPrefix(w, "--"), "=")
+		if strings.HasPrefix(w, "--") && cmd.Flags().Lookup(flag) == nil {
+			t.Errorf("%s: worker %s: there is no flag %s", file, strings.Join(words, " "), w)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package deploy
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+const runbooks = "../docs/runbooks/"
+
+// runbookParts are what every page tells, in this order.
+var runbookParts = []string{"What it means", "What users notice", "How to see it", "What to do", "How it ends"}
+
+func TestEveryAlertHasARunbook(t *testing.T) {
+	t.Parallel()
+	list := string(read(t, runbooks+"README.md"))
+	pages := map[string]bool{"README.md": true}
+	for _, r := range readRules(t) {
+		if r.Alert == "" {
+			continue
+		}
+		file := r.Alert + ".md"
+		pages[file] = true
+		if got, want := r.Annotations["runbook_url"], "docs/runbooks/"+file; got != want {
+			t.Errorf("%s: runbook_url %q, want %q", r.Alert, got, want)
+			continue
+		}
+		checkRunbook(t, r, string(read(t, runbooks+file)))
+		if row := "| " + r.Labels["severity"] + " | [" + r.Alert + "](" + file + ") | " + r.Annotations["summary"] + " |\n"; !templated.MatchString(row) && !strings.Contains(list, row) {
+			t.Errorf("README.md has no row %s", row)
+		}
+	}
+	files, err := os.ReadDir(runbooks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if !pages[f.Name()] {
+			t.Errorf("%s is the page of no alert", f.Name())
+		}
+	}
+}
+
+var (
+	templated = regexp.MustCompile(`\{\{`)
+	heading   = regexp.MustCompile(`(?m)^## (.+)$`)
+)
+
+func checkRunbook(t *testing.T, r rule, page string) {
+	t.Helper()
+	severity := strings.ToUpper(r.Labels["severity"][:1]) + r.Labels["severity"][1:]
+	if !strings.HasPrefix(page, "# "+r.Alert+"\n\n"+severity+". ") {
+		t.Errorf("%s.md does not begin with its name and %q", r.Alert, severity)
+	}
+	var parts []string
+	for _, m := range heading.FindAllStringSubmatch(page, -1) {
+		parts = append(parts, m[1])
+	}
+	if !slices.Equal(parts, runbookParts) {
+		t.Errorf("%s.md has the parts %q, want %q", r.Alert, parts, runbookParts)
+	}
+	for _, part := range strings.Split(page, "\n## ")[1:] {
+		if name, text, _ := strings.Cut(part, "\n"); len(strings.TrimSpace(text)) < 8 {
+			t.Errorf("%s.md says nothing of %q", r.Alert, name)
+		}
+	}
+	_, see, _ := strings.Cut(page, "## How to see it")
+	if see, _, _ = strings.Cut(see, "\n## "); !strings.Contains(see, "worker ") {
+		t.Errorf("%s.md names no command of ours", r.Alert)
+	}
+	for _, problem := range checkMetricNames(page) {
+		t.Errorf("%s.md: %s", r.Alert, problem)
+	}
+}
+
+// What the pages link to is there.
+func TestRunbookLinks(t *testing.T) {
+	t.Parallel()
+	files, err := os.ReadDir(runbooks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		for _, m := range regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`).FindAllStringSubmatch(string(read(t, runbooks+f.Name())), -1) {
+			target := runbooks + m[1]
+			if m[1] == "" {
+				target += f.Name()
+			}
+			page := read(t, target)
+			if m[2] != "" && !slices.Contains(anchors(string(page)), m[2]) {
+				t.Errorf("%s: %s has no heading for %s", f.Name(), target, m[2])
+			}
+		}
+	}
+}
+
+// anchors returns those that a page's headings have, with their "#".
+func anchors(page string) (list []string) {
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^a-z0-9 _-]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		list = append(list, "#"+strings.ReplaceAll(name, " ", "-"))
+	}
+	return list
+}
+
+// Every reason is on one side of the objective, the same everywhere.
+func TestReasonsAreOnOneSide(t *testing.T) {
+	t.Parallel()
+	list := string(read(t, runbooks+"README.md"))
+	for _, r := range provision.Reasons {
+		side := "sender"
+		if slices.Contains(strings.Split(ours(true), "|"), string(r)) {
+			side = "ours"
+		}
+		if !regexp.MustCompile("(?m)^\\| [^|]*`" + string(r) + "`[^|]* \\| " + side + " \\|").MatchString(list) {
+			t.Errorf("README.md has no row that puts %s on the side %q", r, side)
+		}
+	}
+	sides := map[string]int{}
+	for _, exprs := range dashboardQueries(t) {
+		for _, expr := range exprs {
+			for _, m := range manyReasons.FindAllStringSubmatch(expr, -1) {
+				sides[m[1]]++
+			}
+		}
+	}
+	if sides[ours(true)] == 0 || sides[ours(false)] == 0 || len(sides) != 2 {
+		t.Errorf("the dashboard knows the sides %v, want %s and %s", sides, ours(true), ours(false))
+	}
+}
