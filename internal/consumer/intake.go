@@ -18,6 +18,10 @@ const (
 	bindWaitMax = 10 * time.Second
 )
 
+// anewAfter is ObjectsConfig.AnewAfter once the objects were there: many times as long as a server takes to
+// delete one.
+const anewAfter = time.Second
+
 // gateWait bounds the wait for a gate that is shut, should it forget to say when it opens.
 const gateWait = 5 * time.Second
 
@@ -62,7 +66,11 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	if !c.nc.IsConnected() {
 		return nil, fmt.Errorf("consumer: %w", nats.ErrDisconnected)
 	}
-	report, err := EnsureObjects(ctx, c.JS, c.Objects)
+	objects := c.Objects
+	if c.state.wasBound() {
+		objects.AnewAfter = max(objects.AnewAfter, anewAfter)
+	}
+	report, err := EnsureObjects(ctx, c.JS, objects)
 	for _, change := range report {
 		if change.Created || len(change.Changed)+len(change.Kept) > 0 {
 			c.Log.Info("NATS object", "name", change.Name, "created", change.Created, "changed", change.Changed, "kept", change.Kept)

@@ -37,6 +37,12 @@ type ObjectsConfig struct {
 	Replicas int           // at least that many; 0 means 1
 	AckWait  time.Duration // at least that long; 0 means DefaultAckWait
 
+	// AnewAfter is how long an object has to be missed before it is made; 0 makes it at once, which is right
+	// only where it was not there before: while a server (2.15.2) is still deleting a stream it already says
+	// that there is none, and makes another one from the files of the first. That has the old state, its files
+	// are then deleted below it, and it never confirms a message.
+	AnewAfter time.Duration
+
 	// Ledger makes or checks the ledger. It is called before the requests stream may be made, so
 	// that no request can be older than its ledger, and at every look at the queue, perhaps at the
 	// same time. Nil means that the caller has seen to it.
@@ -78,13 +84,13 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfi
 	}
 	var report Report
 	for _, want := range streams(cfg.Replicas) {
-		change, err := ensureStream(ctx, js, want, cfg.Manage)
+		change, err := ensureStream(ctx, js, want, cfg)
 		if err != nil {
 			return report, fmt.Errorf("consumer: stream %s: %w", want.Name, err)
 		}
 		report = append(report, change)
 	}
-	change, err := ensureConsumer(ctx, js, durable(cfg.AckWait), cfg.Manage)
+	change, err := ensureConsumer(ctx, js, durable(cfg.AckWait), cfg)
 	if err != nil {
 		return report, fmt.Errorf("consumer: consumer %s on %s: %w", ConsumerName, StreamRequests, err)
 	}
@@ -126,14 +132,26 @@ func durable(ackWait time.Duration) jetstream.ConsumerConfig {
 
 const notThere = "it does not exist; create it with \"worker init\": %w"
 
-func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, manage bool) (Change, error) {
-	have, err := js.Stream(ctx, want.Name)
+// find calls look, once more after AnewAfter where what it looks for is gone.
+func find[T any](ctx context.Context, cfg ObjectsConfig, gone error, look func() (T, error)) (T, error) {
+	found, err := look()
+	if !errors.Is(err, gone) || !cfg.Manage || cfg.AnewAfter <= 0 {
+		return found, err
+	}
+	if sleep(ctx, cfg.AnewAfter); ctx.Err() != nil {
+		return found, fmt.Errorf("%w: %w", err, ctx.Err())
+	}
+	return look()
+}
+
+func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig, cfg ObjectsConfig) (Change, error) {
+	have, err := find(ctx, cfg, jetstream.ErrStreamNotFound, func() (jetstream.Stream, error) { return js.Stream(ctx, want.Name) })
 	switch {
 	case err == nil:
-		return upgradeStream(ctx, js, have.CachedInfo().Config, want, manage)
+		return upgradeStream(ctx, js, have.CachedInfo().Config, want, cfg.Manage)
 	case !errors.Is(err, jetstream.ErrStreamNotFound):
 		return Change{}, err
-	case !manage:
+	case !cfg.Manage:
 		return Change{}, fmt.Errorf(notThere, err)
 	}
 	_, err = js.CreateStream(ctx, want)
@@ -143,7 +161,7 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 	if have, err = js.Stream(ctx, want.Name); err != nil { // another worker was quicker
 		return Change{}, err
 	}
-	return upgradeStream(ctx, js, have.CachedInfo().Config, want, manage)
+	return upgradeStream(ctx, js, have.CachedInfo().Config, want, cfg.Manage)
 }
 
 func upgradeStream(ctx context.Context, js jetstream.JetStream, have, want jetstream.StreamConfig, manage bool) (Change, error) {
@@ -163,16 +181,16 @@ func upgradeStream(ctx context.Context, js jetstream.JetStream, have, want jetst
 	return change, nil
 }
 
-func ensureConsumer(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig, manage bool) (Change, error) {
-	have, err := js.Consumer(ctx, StreamRequests, want.Name)
+func ensureConsumer(ctx context.Context, js jetstream.JetStream, want jetstream.ConsumerConfig, cfg ObjectsConfig) (Change, error) {
+	have, err := find(ctx, cfg, jetstream.ErrConsumerNotFound, func() (jetstream.Consumer, error) { return js.Consumer(ctx, StreamRequests, want.Name) })
 	switch {
 	case err == nil:
-		return upgradeConsumer(ctx, js, have.CachedInfo().Config, want, manage)
+		return upgradeConsumer(ctx, js, have.CachedInfo().Config, want, cfg.Manage)
 	case errors.Is(err, jetstream.ErrNotPullConsumer):
 		return Change{}, fmt.Errorf("it is a push consumer, the worker pulls; delete it and run \"worker init\": %w", err)
 	case !errors.Is(err, jetstream.ErrConsumerNotFound):
 		return Change{}, err
-	case !manage:
+	case !cfg.Manage:
 		return Change{}, fmt.Errorf(notThere, err)
 	}
 	_, err = js.CreateConsumer(ctx, StreamRequests, want)
@@ -182,7 +200,7 @@ func ensureConsumer(ctx context.Context, js jetstream.JetStream, want jetstream.
 	if have, err = js.Consumer(ctx, StreamRequests, want.Name); err != nil { // another worker was quicker
 		return Change{}, err
 	}
-	return upgradeConsumer(ctx, js, have.CachedInfo().Config, want, manage)
+	return upgradeConsumer(ctx, js, have.CachedInfo().Config, want, cfg.Manage)
 }
 
 func upgradeConsumer(ctx context.Context, js jetstream.JetStream, have, want jetstream.ConsumerConfig, manage bool) (Change, error) {

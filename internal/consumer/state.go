@@ -34,6 +34,7 @@ type Status struct {
 type state struct {
 	mu       sync.Mutex
 	status   Status        // guarded by mu, but for what status() fills in
+	bound    bool          // Status.Bound was true at some time; guarded by mu
 	ackWait  time.Duration // the consumer's actual one; guarded by mu
 	changing chan struct{} // closed when ackWait changes, nil if nobody waits; guarded by mu
 }
@@ -53,7 +54,13 @@ func (s *state) setProblem(err error) {
 func (s *state) setBound() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.status.Bound, s.status.Problem = true, ""
+	s.status.Bound, s.status.Problem, s.bound = true, "", true
+}
+
+func (s *state) wasBound() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bound
 }
 
 func (s *state) beatEvery() time.Duration {

@@ -26,7 +26,7 @@ type Setup struct {
 
 // prepare makes the bucket what cfg asks for, or checks that it is.
 func prepare(ctx context.Context, js jetstream.JetStream, cfg Config) (Setup, error) {
-	stream, err := js.Stream(ctx, streamPrefix+cfg.Bucket)
+	stream, err := find(ctx, js, cfg)
 	switch {
 	case err == nil:
 		return upgrade(ctx, js, stream.CachedInfo().Config, cfg)

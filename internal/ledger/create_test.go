@@ -53,3 +53,51 @@ func TestOpenTriesAgainWhereTheServerCouldNot(t *testing.T) {
 		})
 	}
 }
+
+// deleting is a JetStream that is in the middle of deleting the bucket, for so many looks: it says that there
+// is none.
+type deleting struct {
+	jetstream.JetStream
+	looks, made int
+}
+
+func (d *deleting) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	if d.looks--; d.looks >= 0 {
+		return nil, jetstream.ErrStreamNotFound
+	}
+	return d.JetStream.Stream(ctx, name)
+}
+
+func (d *deleting) CreateStream(ctx context.Context, cfg jetstream.StreamConfig) (jetstream.Stream, error) {
+	d.made++
+	return d.JetStream.CreateStream(ctx, cfg)
+}
+
+// A bucket that is made anew amid its deletion would never confirm a write, so who knows it looks for it once
+// more before.
+func TestNoBucketIsMadeAmidItsDeletion(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, newServer(t))
+	p.written("x")
+	for name, c := range map[string]struct {
+		guard *ledger.Guard
+		looks int
+		made  int
+	}{
+		"who knows the bucket":           {p.guard, 1, 0},
+		"who knows one that stays away":  {p.guard, 2, 1},
+		"who has seen no bucket before":  {&ledger.Guard{}, 1, 1},
+		"who only opens it for a moment": {nil, 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			js := &deleting{JetStream: p.js, looks: c.looks}
+			if _, err := ledger.Open(testContext(t), js, ledger.Config{Manage: true, Guard: c.guard}); err != nil {
+				t.Fatal(err)
+			}
+			if js.made != c.made {
+				t.Errorf("%d were made, want %d", js.made, c.made)
+			}
+		})
+	}
+}
