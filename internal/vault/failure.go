@@ -24,7 +24,8 @@ type failure struct {
 	quick bool // worth another try at once
 	login bool // there is no token; Vault was not asked for more
 
-	invalid bool // it is the token itself that Vault refuses
+	invalid bool     // it is the token itself that Vault refuses
+	refusal *refusal // it is the credential of a login that Vault refuses; nil if not
 }
 
 // newFailure returns a failure; err must hold no secret.
@@ -64,7 +65,7 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 }
 
 // classifyStatus is the verdict on every status that Vault's client takes for an error. 404 to a read
-// is not here: it may mean several things, see reader.answer.
+// is not here where it means that there is nothing; see nothingThere.
 func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, secrets []string) *failure {
 	status := answer.StatusCode
 	err := fmt.Errorf("%s: HTTP %d%s", doing, status, messages(answer, secrets))

@@ -17,7 +17,8 @@ import (
 
 // lease is how long a token lasts.
 type lease struct {
-	ttl       time.Duration // from when it was told; 0 means for ever
+	ttl       time.Duration // 0 means for ever
+	asked     time.Time     // when ttl began at the earliest: before Vault was asked
 	renewable bool
 }
 
@@ -43,6 +44,7 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 		if err != nil {
 			f := classify(opLogin, "log in at "+path, err, conf.known.with(secret)...)
 			f.RetryAfter = *after
+			conf.refuse(f, err, secret)
 			return "", lease{}, f
 		}
 		return grant("log in at "+path, answer)
@@ -58,18 +60,20 @@ func heeding(api *vaultapi.Client, clock provision.Clock) (*vaultapi.Client, *ti
 }
 
 // credentials returns the body of the login and the secret in it.
-func credentials(conf Config) (map[string]any, string, error) {
-	if conf.Auth != AuthAppRole {
-		jwt, err := readSecretFile("VAULT_JWT_FILE", conf.JWTFile)
-		return map[string]any{"role": conf.Role, "jwt": jwt}, jwt, err
+func credentials(conf Config) (body map[string]any, secret string, err error) {
+	setting, file := conf.credentialFile()
+	if file != "" {
+		secret, err = readSecretFile(setting, file)
 	}
-	body := map[string]any{"role_id": conf.RoleID}
-	if conf.SecretIDFile == "" {
-		return body, "", nil
+	switch {
+	case conf.Auth != AuthAppRole:
+		body = map[string]any{"role": conf.Role, "jwt": secret}
+	case file == "":
+		body = map[string]any{"role_id": conf.RoleID}
+	default:
+		body = map[string]any{"role_id": conf.RoleID, "secret_id": secret}
 	}
-	secretID, err := readSecretFile("VAULT_SECRET_ID_FILE", conf.SecretIDFile)
-	body["secret_id"] = secretID
-	return body, secretID, err
+	return body, secret, err
 }
 
 // maxSecretFile is how large a credential's file may be, in bytes.

@@ -69,7 +69,8 @@ type watched struct {
 func (s *session) watch(ctx context.Context, l lease) watched {
 	n := notes{denied: make(chan struct{}, 1)}
 	token := s.api.Token()
-	watcher, err := s.api.WithResponseCallbacks(func(r *vaultapi.Response) { n.take(r, s.known.with(token), s.clock.Now()) }).
+	watcher, err := s.api.WithRequestCallbacks(func(*vaultapi.Request) { n.asked.Store(new(s.clock.Now())) }).
+		WithResponseCallbacks(func(r *vaultapi.Response) { n.take(r, s.known.with(token), s.clock.Now()) }).
 		NewLifetimeWatcher(&vaultapi.LifetimeWatcherInput{
 			Secret: &vaultapi.Secret{Auth: &vaultapi.SecretAuth{
 				ClientToken: token, LeaseDuration: int(l.ttl / time.Second), Renewable: true,
@@ -85,11 +86,11 @@ func (s *session) watch(ctx context.Context, l lease) watched {
 	for {
 		select {
 		case r := <-watcher.RenewCh():
-			w.renewed = s.renewed(ctx, r.Secret)
+			w.renewed = s.renewed(ctx, r.Secret, *n.asked.Load())
 		case err := <-watcher.DoneCh():
 			select {
 			case r := <-watcher.RenewCh(): // the last one, which left too little time
-				w.renewed = s.renewed(ctx, r.Secret)
+				w.renewed = s.renewed(ctx, r.Secret, *n.asked.Load())
 			default:
 			}
 			if err != nil && !errors.Is(err, vaultapi.ErrLifetimeWatcherNotRenewable) {
@@ -109,10 +110,11 @@ func (s *session) watch(ctx context.Context, l lease) watched {
 	}
 }
 
-// notes are what a LifetimeWatcher doesn't tell of the answers it gets.
+// notes are what a LifetimeWatcher doesn't tell of what it asks and is answered.
 type notes struct {
-	last   atomic.Pointer[failure] // of the last answer; nil if it was good or there was none
-	denied chan struct{}           // holds one: the last answer was a refusal
+	asked  atomic.Pointer[time.Time] // when the last request was made; nil if there was none
+	last   atomic.Pointer[failure]   // of the last answer; nil if it was good or there was none
+	denied chan struct{}             // holds one: the last answer was a refusal
 }
 
 const renewing = "renew the token"
@@ -140,7 +142,7 @@ func (n *notes) verdict(err error, secrets []string) *failure {
 }
 
 // renewed notes a renewal.
-func (s *session) renewed(ctx context.Context, answer *vaultapi.Secret) bool {
+func (s *session) renewed(ctx context.Context, answer *vaultapi.Secret, asked time.Time) bool {
 	// Vault tells whole seconds; 0 is less than one here, not for ever.
 	ttl := max(time.Duration(answer.Auth.LeaseDuration)*time.Second, time.Second)
 	s.metrics.count(opRenew, nil)
@@ -148,7 +150,7 @@ func (s *session) renewed(ctx context.Context, answer *vaultapi.Secret) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.err = nil
-	s.setExpiry(lease{ttl: ttl})
+	s.setExpiry(lease{ttl: ttl, asked: asked})
 	return true
 }
 

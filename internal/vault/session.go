@@ -39,8 +39,10 @@ type session struct {
 	mu        sync.Mutex
 	gen       uint64        // counts the tokens; 0 means there was none yet
 	held      bool          // there is a token; it is in api
+	renewable bool          // the token, when it was new
 	expires   time.Time     // of the token; zero means never
 	err       *failure      // why the latest attempt to get or renew a token failed; nil if it did not
+	refused   *failure      // of the latest login, while no other one may be tried; nil if one may
 	forced    time.Time     // when a refused read last asked for a login
 	forcing   bool          // that login has not ended yet
 	notBefore time.Time     // Vault asked for no login before this
@@ -83,6 +85,14 @@ func (s *session) obtain(ctx context.Context) (lease, bool) {
 			s.log.InfoContext(ctx, "vault: logged in", "ttl", l.ttl, "renewable", l.renewable)
 			return l, true
 		}
+		if err.refusal != nil {
+			s.log.WarnContext(ctx, "vault: cannot log in", "error", err, "next_try_in", err.refusal.wait)
+			if old, ok := s.sitOut(ctx, err.refusal); ok || ctx.Err() != nil {
+				return old, ok
+			}
+			delays.Reset()
+			continue
+		}
 		least := max(loginGap, min(err.RetryAfter, loginAfterMax))
 		delay := max(least, delays.NextBackOff())
 		s.log.WarnContext(ctx, "vault: cannot log in", "error", err, "next_try_in", delay)
@@ -103,7 +113,9 @@ func loginDelays() *backoff.ExponentialBackOff {
 func (s *session) attempt(ctx context.Context) (string, lease, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
+	begun := s.clock.Now()
 	token, l, err := s.login(ctx)
+	l.asked = begun
 	s.metrics.count(opLogin, err)
 	return token, l, err
 }
@@ -116,14 +128,18 @@ func (s *session) conclude(token string, l lease, err *failure) {
 	if err != nil && err.RetryAfter > 0 {
 		s.notBefore = s.clock.Now().Add(min(err.RetryAfter, loginAfterMax))
 	}
+	s.refused = nil
 	switch {
 	case err == nil:
 		s.api.SetToken(token)
 		s.known.add(token)
 		s.gen++
-		s.held = true
+		s.held, s.renewable = true, l.renewable
 		s.setExpiry(l)
 		s.drainWanted()
+	case err.refusal != nil:
+		s.refused = err
+		s.drainWanted() // nobody asks in vain
 	case s.static && err.Problem == provision.SecretDenied:
 		s.held = false // Vault has just said that this very token is no good
 	}
@@ -131,10 +147,11 @@ func (s *session) conclude(token string, l lease, err *failure) {
 	s.concluded = make(chan struct{})
 }
 
+// setExpiry notes when the token ends at the earliest. The caller holds mu.
 func (s *session) setExpiry(l lease) {
 	s.expires = time.Time{}
 	if l.ttl > 0 {
-		s.expires = s.clock.Now().Add(l.ttl)
+		s.expires = l.asked.Add(l.ttl)
 	}
 }
 

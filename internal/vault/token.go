@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"math"
 
@@ -37,9 +38,13 @@ func (s *session) token(ctx context.Context) (uint64, *failure) {
 	return s.await(ctx, concluded)
 }
 
-// leftAlone returns the failure of the last login while Vault wants to be left alone for longer than a
-// read waits, else nil. The caller holds mu.
+// leftAlone returns the failure of the last login while no other one may be tried: the credential was
+// refused, or Vault wants to be left alone for longer than a read waits. Else it returns nil. The caller
+// holds mu.
 func (s *session) leftAlone() *failure {
+	if s.refused != nil {
+		return unquick(s.refused)
+	}
 	left := s.notBefore.Sub(s.clock.Now())
 	if s.err == nil || left <= longestAfter {
 		return nil
@@ -82,8 +87,8 @@ func (s *session) await(ctx context.Context, concluded <-chan struct{}) (uint64,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return 0, unquick(s.err)
+	if err := cmp.Or(s.refused, s.err); err != nil { // the old token may have been renewed since it was refused
+		return 0, unquick(err)
 	}
 	return s.gen, nil
 }
@@ -100,13 +105,15 @@ func (s *session) waitedInVain(ctx context.Context) *failure {
 	return unavailable(provision.CauseTimeout, "no Vault token: %w", ctx.Err())
 }
 
-// ready returns nil if there is a token and the latest attempt to get or renew one went well.
+// ready returns nil if there is a token, the latest attempt to get or renew one went well, and none waits
+// for another credential.
 func (s *session) ready() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	err := cmp.Or(s.refused, s.err)
 	switch {
-	case s.err != nil:
-		return s.err.public()
+	case err != nil:
+		return err.public()
 	case !s.usable():
 		return unavailable("", "the Vault token has ended").public()
 	}

@@ -31,10 +31,11 @@ type Server struct {
 
 	mu      sync.Mutex
 	sealed  bool
-	secrets map[string]*secret // :: path below the mount → all its versions
-	tokens  map[string]*token  // :: token → what it may do
-	roles   map[string]Role    // :: <auth mount>/<name> → role
-	denied  []string           // path patterns refused to all but root
+	secrets map[string]*secret  // :: path below the mount → all its versions
+	tokens  map[string]*token   // :: token → what it may do
+	roles   map[string]Role     // :: <auth mount>/<name> → role
+	refused map[string]refusals // :: <auth mount>/<role id> → its refused logins
+	denied  []string            // path patterns refused to all but root
 	outage  Outage
 	cleared chan struct{} // closed when outage changes
 	serial  int           // makes tokens differ
@@ -56,6 +57,7 @@ func New(conf Config) *Server {
 		secrets: make(map[string]*secret),
 		tokens:  map[string]*token{conf.RootToken: {id: conf.RootToken, root: true, path: "auth/token/root"}},
 		roles:   make(map[string]Role),
+		refused: make(map[string]refusals),
 		cleared: make(chan struct{}),
 	}
 	s.log.changed = make(chan struct{})

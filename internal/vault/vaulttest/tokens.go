@@ -156,9 +156,17 @@ func (s *Server) login(w *reply, c call, mount string) {
 	if !c.decode(w, &in) {
 		return
 	}
-	role, known := s.roles[mount+"/"+cmp.Or(in.RoleID, in.Role)]
+	name := mount + "/" + cmp.Or(in.RoleID, in.Role)
+	role, known := s.roles[name]
 	switch {
-	case in.RoleID != "" && (!known || role.SecretID != in.SecretID):
+	case s.locked(name):
+		w.fail(http.StatusForbidden, "permission denied")
+	case in.RoleID != "" && known && role.SecretID != "" && in.SecretID == "":
+		w.fail(http.StatusBadRequest, "missing secret_id")
+	case in.RoleID != "" && known && role.SecretID != in.SecretID:
+		s.countRefusal(name)
+		w.fail(http.StatusBadRequest, "invalid role or secret ID")
+	case in.RoleID != "" && !known:
 		w.fail(http.StatusBadRequest, "invalid role or secret ID")
 	case !known && mount == "kubernetes":
 		w.fail(http.StatusBadRequest, fmt.Sprintf("invalid role name %q", in.Role))
@@ -169,6 +177,7 @@ func (s *Server) login(w *reply, c call, mount string) {
 	case in.RoleID == "" && (role.JWT == "" || role.JWT != in.JWT):
 		w.fail(http.StatusBadRequest, "error validating token: no known key successfully validated the token signature")
 	default:
+		delete(s.refused, name)
 		t := s.issue(role, "auth/"+mount+"/login")
 		s.answerAuth(w, t, t.issued)
 	}
