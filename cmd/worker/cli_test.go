@@ -40,12 +40,20 @@ func TestWrongUse(t *testing.T) {
 		"retry x --limit=-1 --yes":           "--limit",
 		"retry x --rate 0 --yes":             "--rate",
 		"retry x --rate NaN --yes":           "--rate",
-		"emulator --fail-rate 2":             "want 0 to 1",
-		"emulator --lag=-1s":                 "must not be negative",
-		"emulator --fault {}":                "--fault",
-		"init --worker-replicas 2":           "WORKER_REPLICAS",
-		"healthcheck --worker-http-addr x":   "WORKER_HTTP_ADDR",
-		"status --nats-url http://x y":       "NATS_URL",
+		"resolve":                            "accepts 1 arg",
+		"resolve x --reason y --yes":         "either --connection",
+		"resolve x --absent --connection c --reason y --yes":  "either --connection",
+		"resolve x --absent --yes --by a":                     "--reason: want",
+		"resolve x --absent --yes --reason y":                 "--by: want",
+		"resolve x --absent --reason y --by a":                "no terminal",
+		"resolve x --connection ../x --reason y --by a --yes": "--connection: want the id",
+		"resolve x --tenant A --absent --reason y --yes":      "--tenant",
+		"emulator --fail-rate 2":                              "want 0 to 1",
+		"emulator --lag=-1s":                                  "must not be negative",
+		"emulator --fault {}":                                 "--fault",
+		"init --worker-replicas 2":                            "WORKER_REPLICAS",
+		"healthcheck --worker-http-addr x":                    "WORKER_HTTP_ADDR",
+		"status --nats-url http://x y":                        "NATS_URL",
 	} {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
@@ -64,9 +72,10 @@ func TestFailedWork(t *testing.T) {
 	t.Parallel()
 	const nobody = "NATS_URL=nats://127.0.0.1:1"
 	for line, want := range map[string]string{
-		"status some-id":                "not to be reached at nats://127.0.0.1:1; check NATS_URL",
-		"list":                          "not to be reached",
-		"retry x --yes":                 "not to be reached",
+		"status some-id": "not to be reached at nats://127.0.0.1:1; check NATS_URL",
+		"list":           "not to be reached",
+		"retry x --yes":  "not to be reached",
+		"resolve x --absent --reason y --by a --yes": "not to be reached",
 		"init":                          "not to be reached",
 		"pause":                         "not to be reached",
 		"resume":                        "not to be reached",

@@ -12,6 +12,7 @@ func (c *cli) commands() []*cobra.Command {
 		c.statusCommand(),
 		c.listCommand(),
 		c.retryCommand(),
+		c.resolveCommand(),
 		c.pauseCommand(),
 		c.resumeCommand(),
 		c.doctorCommand(),

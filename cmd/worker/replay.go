@@ -1,14 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
@@ -85,31 +82,6 @@ func (r *replay) remark(found requester.Retries) {
 	}
 	if found.Unnamed > 0 {
 		fmt.Fprintf(r.stderr, "%d dead letters are of messages on no tenant's subject; these can't be retried\n", found.Unnamed)
-	}
-}
-
-// confirm asks on stderr and reads one line. Whatever is not a yes is a no.
-func (r *replay) confirm(ctx context.Context, question string) (bool, error) {
-	fmt.Fprint(r.stderr, question)
-	type answer struct {
-		text string
-		err  error
-	}
-	answers := make(chan answer, 1)
-	go func() { // reading can't be called off
-		text, err := bufio.NewReader(r.stdin).ReadString('\n')
-		answers <- answer{text, err}
-	}()
-	select {
-	case a := <-answers:
-		if a.err != nil && !errors.Is(a.err, io.EOF) {
-			return false, a.err
-		}
-		text := strings.ToLower(strings.TrimSpace(a.text))
-		return text == "y" || text == "yes", nil
-	case <-ctx.Done():
-		fmt.Fprintln(r.stderr)
-		return false, nil
 	}
 }
 

@@ -22,7 +22,7 @@ type Resolution struct {
 
 // Results of an Attempt that records a Resolution.
 const (
-	saysConnection = "connection"
+	saysConnection = "named"
 	saysAbsent     = "absent"
 )
 

@@ -97,6 +97,8 @@ var phrases = map[string]Line{ // :: step and result → tone and text
 	"lookup absent":     {Text: "looked up: it is not there, so a POST is safe"},
 	"lookup not_yet":    {Text: "looked up: not there yet; looking on"},
 	"lookup unknown":    {Tone: Odd, Text: "looked up, and nothing decided"},
+	"resolve named":     {Text: "a person named its connection"},
+	"resolve absent":    {Text: "a person said that the POST made none"},
 	"handback claimed":  {Text: "given back to the stream, to rest"},
 	"handback waiting":  {Text: "given back to the stream, to rest"},
 	"handback unknown":  {Text: "given back to the stream, to be looked up later"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -17,6 +18,10 @@ import (
 // Requeue sends a request that has no obstacle again, as its dead letter keeps it, and returns its
 // sequence in the stream of requests. After an error it may be there or not; sending it again is safe.
 func (c *Client) Requeue(ctx context.Context, r Retry) (uint64, error) {
+	return c.requeue(ctx, r, nil)
+}
+
+func (c *Client) requeue(ctx context.Context, r Retry, more map[string][]string) (uint64, error) {
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	stream, err := c.js.Stream(asking, DeadLetterStream)
@@ -30,7 +35,9 @@ func (c *Client) Requeue(ctx context.Context, r Retry) (uint64, error) {
 	case err != nil:
 		return 0, explain(err, "dead letter "+strconv.FormatUint(r.seq, 10))
 	}
-	return c.Publish(ctx, Message{Key: r.Key, wire: event.Message{Headers: retryHeaders(kept.Header, r.Key, r.Number), Body: kept.Data}})
+	headers := retryHeaders(kept.Header, r.Key, r.Number)
+	maps.Copy(headers, more)
+	return c.Publish(ctx, Message{Key: r.Key, wire: event.Message{Headers: headers, Body: kept.Data}})
 }
 
 // retryHeaders returns what to send a dead letter with: the headers that it kept, without those that
