@@ -31,6 +31,9 @@ type backend struct {
 	jwt        Config
 	kubernetes Config
 
+	// newRole returns the login of another AppRole role, which nobody else has.
+	newRole func(t *testing.T) Config
+
 	// rotate gives the role of a third login a new secret id, the only one that is good then, and
 	// writes it to the file; to a new one where the path is empty. It returns the login.
 	rotate func(t *testing.T, file string) Config
@@ -115,6 +118,12 @@ func fakeBackend(t *testing.T, kv int) backend {
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	ids := 0
+	newRole := func(t *testing.T) Config {
+		ids++
+		role := vaulttest.Role{RoleID: fmt.Sprint("role-", ids), SecretID: "id-" + canary, Allow: allow}
+		s.SetRole(role)
+		return Config{Auth: AuthAppRole, RoleID: role.RoleID, SecretIDFile: writeFile(t, role.SecretID)}
+	}
 	rotate := func(t *testing.T, file string) Config {
 		ids++
 		id := fmt.Sprint("id-", ids, canary)
@@ -128,6 +137,7 @@ func fakeBackend(t *testing.T, kv int) backend {
 		short:      Config{Auth: AuthAppRole, RoleID: "short", SecretIDFile: idFile},
 		jwt:        Config{Auth: AuthJWT, Role: "worker", JWTFile: jwtFile},
 		kubernetes: Config{Auth: AuthKubernetes, Role: "worker", JWTFile: jwtFile},
+		newRole:    newRole,
 		rotate:     rotate,
 	}
 }
@@ -142,4 +152,13 @@ func rewriteFile(t *testing.T, path, content string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
 }

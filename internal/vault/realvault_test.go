@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"testing"
 	"time"
 
@@ -39,6 +38,23 @@ func TestRealVault(t *testing.T) {
 		b.kv, b.mount = kv, fmt.Sprintf("kv%d", kv)
 		t.Run(b.mount, func(t *testing.T) { runSuite(t, b) })
 	}
+	t.Run("unlock", func(t *testing.T) { realUnlock(t, b) })
+}
+
+// realUnlock tries what docs/vault.md advises where refused logins have locked a role: to unlock it, and to
+// have the mount lock none.
+func realUnlock(t *testing.T, b backend) {
+	conf := b.newRole(t)
+	b.lock(t, conf)
+	mounts, _ := b.call(t, "GET", "sys/auth", nil)
+	mount, _ := mounts["approle/"].(map[string]any)
+	b.call(t, "PUT", fmt.Sprintf("sys/locked-users/%v/unlock/%s", mount["accessor"], conf.RoleID), nil)
+	b.start(t, conf).reads(b, "unlocked")
+
+	b.call(t, "PUT", "sys/auth/approle/tune", map[string]any{"user_lockout_config": map[string]any{"lockout_disable": true}})
+	conf = b.newRole(t)
+	b.lock(t, conf)
+	b.start(t, conf).reads(b, "unlocked")
 }
 
 const realPolicy = `
@@ -61,6 +77,11 @@ func (b backend) setUp(t *testing.T) backend {
 	}
 	b.approle = b.appRole(t, "worker", map[string]any{"token_policies": "worker"})
 	b.short = b.appRole(t, "short", map[string]any{"token_policies": "worker", "token_ttl": "6s", "token_max_ttl": "14s"})
+	roles := 0
+	b.newRole = func(t *testing.T) Config {
+		roles++
+		return b.appRole(t, fmt.Sprint("role-", roles), map[string]any{"token_policies": "worker"})
+	}
 	b.rotate = b.rotatingRole(t)
 	b.jwt = b.jwtRole(t)
 	b.kubernetes = b.kubernetesRole(t)
@@ -110,15 +131,6 @@ func (b backend) rotatingRole(t *testing.T) func(t *testing.T, file string) Conf
 		conf.SecretIDFile = rewriteFile(t, file, id)
 		return conf
 	}
-}
-
-func readFile(t *testing.T, path string) string {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
 }
 
 func (b backend) jwtRole(t *testing.T) Config {

@@ -263,3 +263,32 @@ func TestTokenGauge(t *testing.T) {
 		}
 	})
 }
+
+// TestLeaseBeginsWhenItIsAskedFor, not when the answer comes, for a login and a renewal.
+func TestLeaseBeginsWhenItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for path, ttl := range map[string]float64{"/v1/auth/approle/login": 3595, "/v1/auth/token/renew-self": 3595} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				role, conf := approle(t, time.Hour, 0)
+				server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
+				server.SetOutage(vaulttest.Outage{Hang: true, Path: path})
+				h := start(t, server, conf)
+				<-time.After(5 * time.Second)
+				if path == "/v1/auth/approle/login" {
+					server.SetOutage(vaulttest.Outage{Hang: true, Path: "/v1/auth/token/"}) // no renewal corrects it
+				} else {
+					server.SetOutage(vaulttest.Outage{})
+				}
+				synctest.Wait()
+				if got := h.client.session.ttl(); got != ttl {
+					t.Errorf("the token is said to last %v s, want %v", got, ttl)
+				}
+				if want := server.Count(path); want != 1 {
+					t.Errorf("%d answers, want 1", want)
+				}
+			})
+		})
+	}
+}

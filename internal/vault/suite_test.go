@@ -37,6 +37,8 @@ func runSuite(t *testing.T, b backend) {
 		{"secrets", suiteSecrets},
 		{"logins", suiteLogins},
 		{"refusals", suiteRefusals},
+		{"mended", suiteMended},
+		{"lockout", suiteLockout},
 		{"engines", suiteEngines},
 		{"revoked", suiteRevoked},
 		{"given", suiteGivenToken},
@@ -147,6 +149,42 @@ func suiteRefusals(t *testing.T, b backend) {
 	h.see(nil, err)
 	checkProblem(t, err, provision.SecretDenied, "403", "permission denied")
 	h.reads(b, "refusals")
+}
+
+// suiteMended has a wrong secret id in the file, then the right one.
+func suiteMended(t *testing.T, b backend) {
+	conf := b.newRole(t)
+	right := readFile(t, conf.SecretIDFile)
+	rewriteFile(t, conf.SecretIDFile, "wrong-"+canary)
+	h := b.start(t, conf)
+	_, err := h.resolveRef(ref("mended", "accessToken"), false)
+	checkProblem(t, err, provision.SecretDenied, "login refused", "HTTP 400", "waiting for VAULT_SECRET_ID_FILE to change")
+	checkProblem(t, h.client.Ready(), provision.SecretDenied, "waiting for VAULT_SECRET_ID_FILE to change")
+	rewriteFile(t, conf.SecretIDFile, right)
+	h.witness.await(t, "vault: logged in", 1)
+	h.reads(b, "mended")
+	if n := h.count(opLogin, "denied"); n != 1 {
+		t.Errorf("%d refused logins, want 1", n)
+	}
+}
+
+// lock has a role refused as often as Vault's default takes, by as many workers.
+func (b backend) lock(t *testing.T, conf Config) {
+	t.Helper()
+	conf.SecretIDFile = writeFile(t, "wrong-"+canary)
+	for range 5 {
+		_, err := b.start(t, conf).resolveRef(ref("x", "f"), false)
+		checkProblem(t, err, provision.SecretDenied, "HTTP 400")
+	}
+}
+
+// suiteLockout: after that the right secret id is refused as well, and told apart.
+func suiteLockout(t *testing.T, b backend) {
+	conf := b.newRole(t)
+	b.lock(t, conf)
+	h := b.start(t, conf)
+	_, err := h.resolveRef(ref("x", "f"), false)
+	checkProblem(t, err, provision.SecretDenied, "login refused", "HTTP 403", "it may have locked the role", "for 5m0s at most")
 }
 
 func suiteEngines(t *testing.T, b backend) {
