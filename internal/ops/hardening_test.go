@@ -224,11 +224,13 @@ func TestConnectionsAtWorkStay(t *testing.T) {
 func TestAnswersAreReserved(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{
-		"Content-Security-Policy": contentPolicy, "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
+		"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY",
 		"Referrer-Policy": "no-referrer", "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
 		"Cache-Control": "no-store",
 	}
+	policies := map[string]string{"metrics": contentPolicy, "status": pagePolicy}
 	for server, h := range both() {
+		want["Content-Security-Policy"] = policies[server]
 		for _, method := range []string{"GET", "HEAD", "POST", "OPTIONS", "BREW"} {
 			for _, target := range []string{"/", "/status.json", "/metrics", "/healthz", "/readyz", "/none", "/debug/pprof/", "/debug/pprof/cmdline", "//evil.example/"} {
 				w := ask(h, method, target, "Origin", "https://evil.example", "Access-Control-Request-Method", "GET")
@@ -245,9 +247,11 @@ func TestAnswersAreReserved(t *testing.T) {
 			}
 		}
 	}
-	for _, directive := range []string{"default-src 'none'", "frame-ancestors 'none'", "form-action 'none'", "base-uri 'none'"} {
-		if !strings.Contains(contentPolicy, directive) {
-			t.Errorf("the policy lacks %s", directive)
+	for _, directive := range []string{"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'"} {
+		for server, policy := range policies {
+			if !strings.Contains(policy, directive) || strings.Contains(policy, "unsafe") || strings.Contains(policy, "*") {
+				t.Errorf("%s: the policy is %s", server, policy)
+			}
 		}
 	}
 }
@@ -257,9 +261,10 @@ func TestUnknownPaths(t *testing.T) {
 	t.Parallel()
 	paths := map[string][]string{ // :: server → what it has
 		"metrics": {"/metrics", "/healthz", "/readyz"},
-		"status":  {"/", "/status.json", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/symbol"},
+		"status":  {"/", "/status.json", "/style.css", "/app.js", "/icon.svg", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/symbol"},
 	}
-	tried := []string{"/metrics", "/metrics/", "/healthz", "/healthz/x", "/readyz", "/", "/status.json", "/status", "/index.html", "/page.html", "/favicon.ico",
+	tried := []string{"/metrics", "/metrics/", "/healthz", "/healthz/x", "/readyz", "/", "/status.json", "/status", "/index.html", "/page.html", "/overview.html", "/web/app.js", "/favicon.ico",
+		"/style.css", "/app.js", "/icon.svg", "/requests/", "/requests/x", "/requests/a.b.c/x", "/requests/a.b.c", "/requests/a.b.c.json", "/requests/a.b.c/events",
 		"/.git/config", "/debug", "/debug/", "/debug/vars", "/debug/pprof", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/symbol", "/debug/pprof/cmdline",
 		"/debug/pprof/none", "/debug/pprof/../../metrics", "/%2e%2e/etc/passwd", "/..%2fetc%2fpasswd", "/../etc/passwd", "//", "//evil.example/", `/\evil.example`, "/%00"}
 	for server, h := range both() {

@@ -2,111 +2,161 @@ package ops
 
 import (
 	"bytes"
-	_ "embed"
+	"context"
+	"embed"
+	"errors"
 	"html/template"
-	"net"
 	"net/http"
-	"net/http/pprof"
-	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-//go:embed page.html
-var pageText string
+//go:embed web
+var web embed.FS
 
-// page is the parsed template. It is never changed.
-var page = sync.OnceValue(func() *template.Template {
-	return template.Must(template.New("status").Funcs(template.FuncMap{
-		"time":     func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") },
-		"duration": func(seconds float64) string { return time.Duration(seconds * 1e9).Round(time.Second).String() },
-	}).Parse(pageText))
+// templates are never changed.
+var templates = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("").ParseFS(web, "web/*.html"))
 })
 
-// contentPolicy lets the page load nothing at all and be framed by no one; 'unsafe-inline' is for the
-// one style element, and allows no script.
-const contentPolicy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+// pages serves what people look at. All that it shows is looked up when it is asked for, at most once a
+// second, however many ask.
+type pages struct {
+	*Status
+	latest   *latest // nil where there is no ledger
+	streams  chan struct{}
+	searches chan struct{}
 
-// StatusOptions say how the status page is served.
-type StatusOptions struct {
-	Hosts []string // names, beside localhost and addresses, that it may be asked for by
-	Pprof bool     // serve /debug/pprof too
+	mu   sync.Mutex // held while somebody looks
+	at   time.Time
+	snap Snapshot
 }
 
-// NewStatusHandler returns the handler that operators look at: / for people, /status.json for their
-// programs. It answers only requests whose Host is localhost, an address or one of the given names:
-// otherwise a web page could have its own name resolve to this address and read along. Anything but
-// GET and HEAD is answered with 405.
-func NewStatusHandler(s *Status, o StatusOptions) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", s.servePage)
-	mux.HandleFunc("GET /status.json", func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, http.StatusOK, s.Snapshot(r.Context()))
-	})
-	if o.Pprof {
-		mountPprof(mux)
+// maxSearches is how many searches of the ledger there are at once.
+const maxSearches = 4
+
+func newPages(s *Status) *pages {
+	p := &pages{Status: s, streams: make(chan struct{}, maxStreams), searches: make(chan struct{}, maxSearches)}
+	if s.Sources.Ledger != nil {
+		p.latest = newLatest(s.Sources.Ledger)
 	}
-	return guard(mux, o.Hosts)
+	return p
 }
 
-// mountPprof leaves out pprof's cmdline: a command line may hold secrets.
-func mountPprof(mux *http.ServeMux) {
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", http.NotFound)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+func (p *pages) mount(mux *http.ServeMux) {
+	for name, kind := range map[string]string{"style.css": "text/css", "app.js": "text/javascript", "icon.svg": "image/svg+xml"} {
+		body, _ := web.ReadFile("web/" + name) // a missing one fails the tests
+		mux.HandleFunc("GET /"+name, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", kind+"; charset=utf-8")
+			_, _ = w.Write(body)
+		})
+	}
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		p.render(w, http.StatusOK, "overview.html", p.look(r.Context(), choiceOf(r.URL.Query())))
+	})
+	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
+		c := choiceOf(r.URL.Query())
+		p.stream(w, r, func(ctx context.Context) any { return p.look(ctx, c) })
+	})
+	mux.HandleFunc("GET /requests", p.search)
+	mux.HandleFunc("GET /requests/{key}", p.request)
+	mux.HandleFunc("GET /requests/{key}/events", p.requestEvents)
 }
 
-func (s *Status) servePage(w http.ResponseWriter, r *http.Request) {
+// current returns a snapshot that is at most a second old.
+func (p *pages) current(ctx context.Context) Snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at.IsZero() || time.Since(p.at) >= streamEvery {
+		p.snap = p.Snapshot(context.WithoutCancel(ctx)) // it is for all who ask; its parts have time limits
+		p.at = time.Now()
+	}
+	return p.snap
+}
+
+func (p *pages) look(ctx context.Context, c choice) overview {
+	requests, trouble := p.requests(ctx)
+	return p.overview(p.current(ctx), requests, trouble, c)
+}
+
+func (p *pages) requests(ctx context.Context) ([]Request, string) {
+	if p.latest == nil {
+		return nil, errNoLedger.Error()
+	}
+	return p.latest.list(ctx)
+}
+
+func (p *pages) render(w http.ResponseWriter, code int, name string, data any) {
 	var body bytes.Buffer // so that an error does not leave half a page
-	if err := page().Execute(&body, s.Snapshot(r.Context())); err != nil {
+	if err := templates().ExecuteTemplate(&body, name, data); err != nil {
 		http.Error(w, "the page cannot be written", http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(code)
 	_, _ = body.WriteTo(w)
 }
 
-// reserved sets the headers that keep a browser from doing more with an answer than to show it, and
-// others' pages from reading it or holding it in a frame. There are no CORS headers: nobody else may read.
-func reserved(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", contentPolicy)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("X-Frame-Options", "DENY") // for what does not know frame-ancestors
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cross-Origin-Resource-Policy", "same-origin")
-		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
-		next.ServeHTTP(w, r)
-	})
+// message is a page that says why there is nothing to see.
+type message struct {
+	frame
+	Heading, Text string
+	Rows          []requestRow
 }
 
-// guard refuses foreign hosts.
-func guard(next http.Handler, hosts []string) http.Handler {
-	return reserved(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !knownHost(r.Host, hosts) {
-			http.Error(w, "this host name is not one of the status page's; ask for it by address or as localhost", http.StatusForbidden)
-			return
+var errNoLedger = errors.New("this worker knows no ledger")
+
+// request answers with one request's story, as a page or, where the path ends in .json, as JSON.
+func (p *pages) request(w http.ResponseWriter, r *http.Request) {
+	name, asJSON := strings.CutSuffix(r.PathValue("key"), ".json")
+	st, code, trouble := p.story(r.Context(), name)
+	switch {
+	case trouble != "" && asJSON:
+		writeJSON(w, code, map[string]string{"error": trouble})
+	case trouble != "":
+		p.render(w, code, "message.html", message{frame: p.frame(p.current(r.Context())), Heading: "No story to tell", Text: text(trouble)})
+	case asJSON:
+		writeJSON(w, code, st)
+	default:
+		p.render(w, code, "request.html", p.storyPage(p.current(r.Context()), st))
+	}
+}
+
+// story returns what is known of a request, or the status code of an answer that says why nothing is.
+func (p *pages) story(ctx context.Context, name string) (st Story, code int, trouble string) {
+	key, err := provision.ParseKey(name)
+	if err != nil {
+		return st, http.StatusNotFound, "This is no request's address. It ends in <tenant>.<source>.<id>, written as the ledger writes its keys."
+	}
+	if p.Sources.Ledger == nil {
+		return st, http.StatusNotFound, errNoLedger.Error()
+	}
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	rec, err := p.Sources.Ledger.Record(ctx, key)
+	switch {
+	case errors.Is(err, provision.ErrNoRecord):
+		return st, http.StatusNotFound, "The ledger has no record of this request: no worker has taken it up yet, or its record was written more than 30 days ago."
+	case err != nil:
+		return st, http.StatusBadGateway, "The ledger can't be read: " + shorten(err.Error(), maxReasonLen)
+	}
+	return tell(rec, time.Now()), http.StatusOK, ""
+}
+
+func (p *pages) requestEvents(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("key")
+	if _, code, trouble := p.story(r.Context(), name); code == http.StatusNotFound {
+		http.Error(w, trouble, code)
+		return
+	}
+	var last storyPage
+	p.stream(w, r, func(ctx context.Context) any {
+		if st, _, trouble := p.story(ctx, name); trouble == "" {
+			last = p.storyPage(p.current(ctx), st)
 		}
-		next.ServeHTTP(w, r)
-	}))
-}
-
-// knownHost reports whether a request may name the host. An address is fine, whatever it is: only a
-// name can be made to resolve to this machine behind its users' backs.
-func knownHost(hostPort string, hosts []string) bool {
-	host := hostPort
-	if h, _, err := net.SplitHostPort(hostPort); err == nil {
-		host = h
-	}
-	host = strings.ToLower(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
-	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
-		return true
-	}
-	return slices.ContainsFunc(hosts, func(h string) bool { return strings.EqualFold(h, host) })
+		return last // what can't be read now is shown as it was
+	})
 }

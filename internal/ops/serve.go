@@ -36,11 +36,11 @@ func NewHandler(health *Health, metrics prometheus.Gatherer) http.Handler {
 	}))
 	mux.HandleFunc("GET /healthz", live)
 	mux.HandleFunc("GET /readyz", health.ready)
-	return reserved(mux)
+	return reserved(mux, contentPolicy)
 }
 
 // Serve answers on ln until ctx ends, then lets requests under way end for a few seconds. It closes
-// ln, and returns nil after an orderly end. Every step of a request has a time limit, headers are at
+// ln, and returns nil after an orderly end. Streams of events end at once. Every step of a request has a time limit, headers are at
 // most 16 KiB, and there are at most 128 connections. It does not speak TLS or HTTP/2.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
 	server := &http.Server{
@@ -51,6 +51,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logge
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         (&connLimit{max: maxConns}).changed,
+		BaseContext:       func(net.Listener) context.Context { return withStopping(ctx) },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	ended := make(chan error, 1)

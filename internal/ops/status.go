@@ -20,20 +20,25 @@ const (
 // Status gathers what the status page shows. Set its fields before it is used; its methods are safe
 // for concurrent use.
 type Status struct {
-	Version string    // of the program
-	Since   time.Time // when the process started
-	Health  *Health
-	Sources Sources
+	Version  string    // of the program
+	Instance string    // which process this is
+	Since    time.Time // when it started
+	Health   *Health
+	Sources  Sources
 
 	mu       sync.Mutex
-	inFlight map[*Task]bool // :: task → true
-	outcomes []Concluded    // the latest, oldest first, at most maxOutcomes
+	inFlight map[*Task]bool              // :: task → true; guarded by mu, and so is the rest
+	outcomes []Concluded                 // the latest, oldest first, at most maxOutcomes
+	meter    meter                       // of what was concluded here, repeats left out
+	calls    map[provision.Target]*calls // :: target → what it was seen to do
 }
 
 // Sources are functions that the status page asks at every look. A nil one leaves its part out.
 type Sources struct {
-	Queue    func(context.Context) (Queue, error)
-	Breakers func() []Breaker
+	Queue     func(context.Context) (Queue, error)
+	Breakers  func() []Breaker
+	ResumesIn func() time.Duration // until a pause ends by itself; 0 if there is none
+	Ledger    Ledger
 }
 
 // Queue is how the requests' queue stands.
@@ -127,6 +132,9 @@ func (s *Status) Concluded(r provision.Result, repeat bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if !repeat {
+		s.meter.count(time.Now(), r.Error != nil)
+	}
 	s.outcomes = append(s.outcomes, c)
 	if over := len(s.outcomes) - maxOutcomes; over > 0 {
 		s.outcomes = slices.Delete(s.outcomes, 0, over)
@@ -135,13 +143,21 @@ func (s *Status) Concluded(r provision.Result, repeat bool) {
 
 // Snapshot is all that the status page shows at one moment; it is the body of /status.json.
 type Snapshot struct {
+	At            time.Time   `json:"at"`
 	Version       string      `json:"version"`
+	Instance      string      `json:"instance,omitempty"`
 	Since         time.Time   `json:"since"`
 	UptimeSeconds float64     `json:"uptimeSeconds"`
 	Health        Report      `json:"health"`
 	Queue         *Queue      `json:"queue,omitempty"`
 	QueueError    string      `json:"queueError,omitempty"`
+	ResumesIn     float64     `json:"resumesInSeconds,omitempty"`
 	Breakers      []Breaker   `json:"breakers,omitempty"`
+	Targets       []Target    `json:"targets"`
+	Done          uint64      `json:"done"` // by this process, repeats left out; and so are the rest
+	Failed        uint64      `json:"failed"`
+	PerSecond     float64     `json:"perSecond"` // ended, over the last minute
+	Bars          []Bar       `json:"bars"`      // ended in the last ten minutes, by ten seconds, the oldest first
 	InFlightTotal int         `json:"inFlightTotal"`
 	InFlight      []InFlight  `json:"inFlight"` // the oldest first, at most 200
 	Outcomes      []Concluded `json:"outcomes"` // the latest first, at most 50
@@ -151,7 +167,7 @@ type Snapshot struct {
 // the queue's source heeds its context.
 func (s *Status) Snapshot(ctx context.Context) Snapshot {
 	now := time.Now()
-	snap := Snapshot{Version: s.Version, Since: s.Since, UptimeSeconds: now.Sub(s.Since).Seconds()}
+	snap := Snapshot{At: now, Version: s.Version, Instance: s.Instance, Since: s.Since, UptimeSeconds: now.Sub(s.Since).Seconds()}
 	if s.Health != nil {
 		snap.Health = s.Health.Report(ctx)
 	}
@@ -159,8 +175,13 @@ func (s *Status) Snapshot(ctx context.Context) Snapshot {
 	if s.Sources.Breakers != nil {
 		snap.Breakers = s.Sources.Breakers()
 	}
+	if s.Sources.ResumesIn != nil {
+		snap.ResumesIn = s.Sources.ResumesIn().Seconds()
+	}
+	snap.Targets = s.targets(now)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	snap.Done, snap.Failed, snap.PerSecond, snap.Bars = s.meter.done, s.meter.failed, s.meter.perSecond(now, s.Since), s.meter.bars(now)
 	snap.InFlightTotal = len(s.inFlight)
 	snap.InFlight = s.shownInFlight(now)
 	snap.Outcomes = append([]Concluded{}, s.outcomes...)

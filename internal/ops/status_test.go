@@ -45,7 +45,9 @@ func TestSnapshot(t *testing.T) {
 		s.Concluded(failed("b", "no"), false)
 		s.Concluded(created("c"), true)
 		want := Snapshot{
-			Version: "1.2.3", Since: start, UptimeSeconds: 60,
+			At: start.Add(time.Minute), Version: "1.2.3", Since: start, UptimeSeconds: 60, Failed: 1, PerSecond: 1.0 / 60,
+			Targets:  []Target{{Target: provision.TargetFlow}, {Target: provision.TargetIMS}, {Target: provision.TargetVault}},
+			Bars:     make([]Bar, 60),
 			Health:   Report{Ready: true, Paused: true, Note: pausedNote, Checks: []CheckResult{{Name: "nats", OK: true}}},
 			Queue:    &Queue{Pending: 3, OldestSeconds: 1.5},
 			Breakers: []Breaker{{Target: provision.TargetFlow, State: "open"}}, InFlightTotal: 2,
@@ -56,6 +58,7 @@ func TestSnapshot(t *testing.T) {
 				{Key: key("c"), Outcome: "created", Repeat: true, Adopted: true, Connection: "c-c", Attempts: 1},
 				{Key: key("b"), Outcome: "failed", Reason: provision.ReasonFlowRejected, Message: "no", Attempts: 2, At: failed("", "").CompletedAt}},
 		}
+		want.Bars[59].Failed = 1
 		if diff := cmp.Diff(want, s.Snapshot(t.Context())); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}

@@ -131,10 +131,18 @@ func Timeline(rec provision.Record) []Event {
 			Text: fmt.Sprintf("POST %d is announced in the ledger and sent", rec.Posts)})
 	}
 	if rec.Final != nil {
-		end := Ending(rec.Final.Result)
-		events = append(events, Event{At: end.At, Retry: rec.Retry, Worker: rec.Owner, Tone: end.Tone, Text: end.Text})
+		events = append(events, endOf(rec))
 	}
 	return events
+}
+
+func endOf(rec provision.Record) Event {
+	end, r := Ending(rec.Final.Result), rec.Final.Result
+	e := Event{At: end.At, Retry: rec.Retry, Worker: rec.Owner, Tone: end.Tone, Text: end.Text}
+	if r.Error != nil {
+		e.Text, e.Detail = "failed: "+string(r.Error.Reason), r.Error.Message
+	}
+	return e
 }
 
 func eventOf(a provision.Attempt) Event {

@@ -73,7 +73,7 @@ func TestTimeline(t *testing.T) {
 		{At: at(6), Worker: "w-1", Tone: story.Bad, Text: "failed", Detail: "flow_denied"},
 		{At: at(10), Retry: 1, Text: "entered the stream again, as retry 1"},
 		{At: at(11), Retry: 1, Worker: "w-2", Text: "verify: ok"},
-		{At: at(12), Retry: 1, Worker: "w-2", Tone: story.Bad, Text: "failed: flow_rejected: no"},
+		{At: at(12), Retry: 1, Worker: "w-2", Tone: story.Bad, Text: "failed: flow_rejected", Detail: "no"},
 	}
 	if diff := cmp.Diff(want, story.Timeline(rec)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -61,6 +61,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	w.registry = newRegistry(d.Build)
 	w.metrics = consumer.NewMetrics(w.registry)
 	w.breakers = pace.NewBreakers(pace.BreakerConfig{Registerer: w.registry, Log: w.log})
+	w.status = &ops.Status{Version: d.Build.Version, Instance: w.instance, Since: time.Now()}
 	if w.vault, err = NewVault(s, w.parts()); err != nil {
 		return w, err
 	}
@@ -92,8 +93,11 @@ func (w *worker) close() {
 
 // parts are what the clients of Vault and of the Flow Service report to.
 func (w *worker) parts() Parts {
-	return Parts{Log: w.log, Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: w.breakers, Version: w.deps.Build.Version}
+	return Parts{Log: w.log, Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: w.gate(), Version: w.deps.Build.Version}
 }
+
+// gate are the breakers, with the status page looking on.
+func (w *worker) gate() provision.Gate { return timedGate{w.breakers, w.status} }
 
 func (w *worker) connect() (err error) {
 	s := w.settings
@@ -118,7 +122,7 @@ func (w *worker) newGuard() *ledgerGuard {
 func (w *worker) hubConfig(stopping context.Context) provision.Config {
 	s := w.settings
 	return provision.Config{
-		Secrets: w.vault, Connections: w.flow, Gate: w.breakers, Turns: w.turns,
+		Secrets: watchedSecrets{w.vault, w.status}, Connections: watchedConnections{w.flow, w.status}, Gate: w.gate(), Turns: w.turns,
 		Observer: w.metrics, Log: w.log.With("part", "hub"), Instance: w.instance, Stopping: stopping,
 		FlowTimeout: s.FlowTimeout, Settle: s.Settle, RetryInitial: s.RetryInitial, RetryDelayMax: s.RetryDelayMax,
 		RetryElapsed: s.RetryElapsed, RedeliveryDelayMax: s.RedeliveryDelayMax, RequestDeadline: s.RequestDeadline,
@@ -152,10 +156,8 @@ func (w *worker) newOps() {
 		}
 		return w.vault.Health(ctx) // a token is of no use with a Vault that is sealed
 	})
-	w.status = &ops.Status{
-		Version: w.deps.Build.Version, Since: time.Now(), Health: w.health,
-		Sources: ops.Sources{Queue: w.queue, Breakers: w.circuits},
-	}
+	w.status.Health = w.health
+	w.status.Sources = ops.Sources{Queue: w.queue, Breakers: w.circuits, ResumesIn: w.resumesIn, Ledger: shelf{w}}
 }
 
 // queue says how the queue stood when the consumer last asked.

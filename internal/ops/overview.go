@@ -1,0 +1,251 @@
+package ops
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// What the pages show is made here, in the words and numbers that are shown: by the templates, and then
+// by the same names in app.js as it changes. Whatever others wrote passes through text.
+
+// frame is what both pages show at their top.
+type frame struct {
+	Title   string // of the browser's tab
+	Version string
+	Worker  string // which one this is
+	Ready   string
+	Tone    string // of Ready
+	Uptime  string
+	Now     string
+	Alarm   string // what must not be missed; empty if all is well
+	Remedy  string // what to do about it
+	Loud    string // tone of the alarm
+	Query   string // what was searched for
+}
+
+// overview is the first page.
+type overview struct {
+	frame
+	Figures  []figure
+	Chart    chart
+	Targets  []targetRow
+	Checks   []checkRow
+	Work     []requestRow
+	WorkNote string
+	Filters  []filterLink
+	Rows     []requestRow
+	RowsNote string
+	Told     []requestRow // what this worker concluded or told again last
+	Stream   string       // where its changes come from
+}
+
+// figure is one number.
+type figure struct{ Label, Value, Note, Tone string }
+
+// chart is how many requests ended, in ten minutes. Done and Failed are paths.
+type chart struct{ Done, Failed, Text, Top string }
+
+type targetRow struct{ Name, State, Tone, Median, Slow, Calls, Error, ErrorAt, ErrorAgo string }
+
+type checkRow struct{ Name, Result, Tone string }
+
+type filterLink struct{ Label, Count, URL, Current string }
+
+// requestRow is one request in a table.
+type requestRow struct{ URL, ID, Tenant, Source, Name, State, Tone, At, Ago, Posts, What string }
+
+// overview returns what the first page shows.
+func (s *Status) overview(snap Snapshot, requests []Request, trouble string, c choice) overview {
+	o := overview{frame: s.frame(snap), Figures: figures(snap), Chart: chartOf(snap.Bars), Targets: targetRows(snap),
+		Checks: checkRows(snap.Health), Stream: c.url("/events")}
+	o.Work, o.WorkNote = workRows(snap)
+	o.Told = toldRows(snap)
+	o.Filters = filters(requests, c)
+	o.Rows, o.RowsNote = listed(requests, c, snap.At)
+	if trouble != "" {
+		o.RowsNote = "The ledger can't be read: " + text(trouble)
+	}
+	return o
+}
+
+func (s *Status) frame(snap Snapshot) frame {
+	f := frame{Title: "flow-worker", Version: text(s.Version), Worker: text(s.Instance), Ready: "Ready", Tone: "good",
+		Uptime: length(time.Duration(snap.UptimeSeconds * float64(time.Second))), Now: stamp(snap.At)}
+	var failing []string
+	for _, c := range snap.Health.Checks {
+		if !c.OK {
+			failing = append(failing, text(c.Name+": "+c.Reason))
+		}
+	}
+	switch {
+	case !snap.Health.Ready:
+		f.Title, f.Ready, f.Tone, f.Loud = "NOT READY · flow-worker", "Not ready", "bad", "bad"
+		f.Alarm, f.Remedy = "NOT READY: "+strings.Join(failing, "; "), "worker doctor"
+		if snap.Health.Paused {
+			f.Title, f.Alarm = "PAUSED, NOT READY · flow-worker", "PAUSED, and "+f.Alarm
+		}
+	case snap.Health.Paused:
+		f.Title, f.Ready, f.Tone, f.Loud = "PAUSED · flow-worker", "Paused", "odd", "odd"
+		f.Alarm, f.Remedy = "PAUSED: no worker takes in requests"+resumes(snap.ResumesIn), "worker resume"
+	}
+	return f
+}
+
+// resumes says when a pause ends by itself. One that lasts for years has no end.
+func resumes(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	if d <= 0 || d > 365*24*time.Hour {
+		return ""
+	}
+	return "; the intake starts again by itself in " + length(d)
+}
+
+func figures(snap Snapshot) []figure {
+	list := []figure{{Label: "Queued", Value: "?", Note: text(snap.QueueError)}, {Label: "Oldest waiting", Value: "?", Note: ""}}
+	if q := snap.Queue; q != nil {
+		list[0].Value, list[0].Note = number(q.Pending), "not yet delivered"
+		list[1].Value, list[1].Note = length(time.Duration(q.OldestSeconds*float64(time.Second))), "since it entered the stream"
+		if q.Pending == 0 && q.AckPending == 0 {
+			list[1].Value, list[1].Note = "–", "nothing waits"
+		}
+	}
+	flight := figure{Label: "In flight", Value: number(snap.InFlightTotal), Note: "in this worker"}
+	if q := snap.Queue; q != nil {
+		flight.Note = fmt.Sprintf("here; delivered to all: %s", number(q.AckPending))
+	}
+	failed := figure{Label: "Failed", Value: number(snap.Failed), Note: "by this worker"}
+	if snap.Failed > 0 {
+		failed.Tone = "bad"
+	}
+	return []figure{list[0], flight, {Label: "Done", Value: number(snap.Done), Note: "by this worker"}, failed,
+		{Label: "Per second", Value: strconv.FormatFloat(snap.PerSecond, 'f', 1, 64), Note: "over the last minute"}, list[1]}
+}
+
+// Size of the chart, in its own units.
+const (
+	chartWidth  = 600
+	chartHeight = 60
+)
+
+func chartOf(bars []Bar) chart {
+	top, done, failed := 0, 0, 0
+	for _, b := range bars {
+		top, done, failed = max(top, b.Done+b.Failed), done+b.Done, failed+b.Failed
+	}
+	var c chart
+	width := chartWidth / max(len(bars), 1)
+	for i, b := range bars {
+		ok, bad := height(b.Done, top), height(b.Failed, top)
+		if ok > 0 {
+			c.Done += fmt.Sprintf("M%d %dv-%dh%dv%dz", i*width+1, chartHeight, ok, width-2, ok)
+		}
+		if bad > 0 {
+			c.Failed += fmt.Sprintf("M%d %dv-%dh%dv%dz", i*width+1, chartHeight-ok, bad, width-2, bad)
+		}
+	}
+	c.Text = fmt.Sprintf("In the last ten minutes %s ended well and %s failed.", number(done), number(failed))
+	c.Top = fmt.Sprintf("highest bar: %s in 10 s", number(top))
+	return c
+}
+
+// height returns how high a bar is. What is there is seen.
+func height(n, top int) int {
+	if n == 0 {
+		return 0
+	}
+	return max(n*chartHeight/top, 2)
+}
+
+// targetNames are for people.
+var targetNames = map[provision.Target]string{ // :: target → its name
+	provision.TargetFlow: "Flow Service", provision.TargetIMS: "Adobe IMS", provision.TargetVault: "Vault",
+}
+
+func targetRows(snap Snapshot) []targetRow {
+	states := map[provision.Target]Breaker{}
+	for _, b := range snap.Breakers {
+		states[b.Target] = b
+	}
+	var rows []targetRow
+	for _, t := range snap.Targets {
+		row := targetRow{Name: cmp.Or(targetNames[t.Target], string(t.Target)), State: "called as needed", Tone: "good",
+			Calls: number(t.Calls), Error: text(t.LastError), ErrorAt: machine(t.LastErrorAt), ErrorAgo: ago(snap.At, t.LastErrorAt)}
+		if b := states[t.Target]; b.State != "" && b.State != "closed" {
+			row.State, row.Tone = text("circuit "+b.State+": left alone, for it fails"), "bad"
+		}
+		if t.Calls > 0 {
+			row.Median, row.Slow = milliseconds(t.MedianMillis), milliseconds(t.SlowMillis)
+			row.Calls += fmt.Sprintf(", %s failed", number(t.Failed))
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func milliseconds(ms float64) string { return took(time.Duration(ms * float64(time.Millisecond))) }
+
+func checkRows(r Report) []checkRow {
+	var rows []checkRow
+	for _, c := range r.Checks {
+		row := checkRow{text(c.Name), "ok", "good"}
+		if !c.OK {
+			row.Result, row.Tone = text(c.Reason), "bad"
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// maxWork is how many requests in flight are shown.
+const maxWork = 10
+
+func workRows(snap Snapshot) (rows []requestRow, note string) {
+	for _, f := range snap.InFlight[:min(len(snap.InFlight), maxWork)] {
+		row := requestRow{URL: storyURL(f.Key), ID: text(f.Key.ID), Tenant: text(f.Key.Tenant), Source: text(f.Key.Source),
+			State: cmp.Or(stateNames[f.State], text(string(f.State)), "taken up"), Tone: stateTones[f.State], At: machine(f.Since), Ago: length(snap.At.Sub(f.Since))}
+		rows = append(rows, row)
+	}
+	switch more := snap.InFlightTotal - len(rows); {
+	case snap.InFlightTotal == 0:
+		note = "Nothing is in flight in this worker."
+	case more > 0:
+		note = fmt.Sprintf("and %s more, younger ones", number(more))
+	}
+	return rows, note
+}
+
+// stateNames are for people; stateTones how they look.
+var (
+	stateNames = map[provision.State]string{ // :: state → its name
+		provision.StateClaimed: "taken up", provision.StatePosting: "posting", provision.StateUnknown: "looked up",
+		provision.StateWaiting: "waiting", provision.StateCreated: "created", provision.StateFailed: "failed",
+	}
+	stateTones = map[provision.State]string{ // :: state → tone; none for what goes as it should
+		provision.StateUnknown: "odd", provision.StateWaiting: "odd", provision.StateCreated: "good", provision.StateFailed: "bad",
+	}
+)
+
+// maxTold is how many outcomes are shown.
+const maxTold = 10
+
+func toldRows(snap Snapshot) []requestRow {
+	rows := make([]requestRow, 0, maxTold)
+	for _, c := range snap.Outcomes[:min(len(snap.Outcomes), maxTold)] {
+		state := provision.StateCreated
+		if c.Outcome == provision.OutcomeFailed {
+			state = provision.StateFailed
+		}
+		row := rowOf(Request{Key: c.Key, State: state, Adopted: c.Adopted, Reason: c.Reason, Connection: c.Connection, Hindrance: c.Message,
+			Posts: c.Attempts, UpdatedAt: c.At}, snap.At)
+		if c.Repeat {
+			row.State += ", told again"
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}

@@ -1,0 +1,163 @@
+package ops
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// storyPage is the page of one request.
+type storyPage struct {
+	frame
+	ID, Name, Tenant string
+	State, StateTone string
+	Lead             string // how it stands, in a sentence
+	Cause            string // of its failure, or of what is in its way; empty if nothing is
+	Help             string // what a person can do about it; may be empty
+	Next             string
+	NextAt, NextIn   string
+	Facts            []fact
+	Events           []eventRow
+	Commands         []commandRow
+	Stream, JSON     string
+}
+
+type commandRow struct{ Line, Does string }
+
+type fact struct{ Name, Value string }
+
+type eventRow struct{ At, Clock, Since, Text, Detail, Took, Worker, Tone string }
+
+func (s *Status) storyPage(snap Snapshot, st Story) storyPage {
+	rec := st.Record
+	p := storyPage{frame: s.frame(snap), ID: text(rec.Key.ID), Name: text(rec.Name), Tenant: text(rec.Key.Tenant),
+		State: cmp.Or(stateNames[rec.State], text(string(rec.State))), StateTone: stateTones[rec.State],
+		Next: sentence(st.Next.Text), NextAt: machine(st.Next.At), Help: st.Remedy,
+		Facts: facts(rec), Events: eventRows(st.Timeline), Stream: storyURL(rec.Key) + "/events", JSON: storyURL(rec.Key) + ".json"}
+	if !st.Next.At.IsZero() {
+		p.NextIn = st.Next.At.UTC().Format("15:04:05Z") + ", " + ago(snap.At, st.Next.At)
+	}
+	for _, c := range st.Commands {
+		p.Commands = append(p.Commands, commandRow{text(c.Line), c.Does})
+	}
+	p.Title = p.ID + " · " + p.Title
+	p.Lead, p.Cause = lead(rec, snap.At)
+	if rec.Final != nil && rec.Final.Result.Adopted {
+		p.State = "adopted"
+	}
+	return p
+}
+
+// sentence makes words one.
+func sentence(words string) string {
+	if words == "" {
+		return ""
+	}
+	return strings.ToUpper(words[:1]) + words[1:] + "."
+}
+
+// lead says how a request stands, and what caused that.
+func lead(rec provision.Record, now time.Time) (words, cause string) {
+	if rec.Final == nil {
+		if rec.LastFail != nil {
+			cause = text(rec.LastFail.Message)
+		}
+		return "It has not ended: it is " + cmp.Or(openLeads[rec.State], text(string(rec.State))) + ". It entered the stream " + ago(now, rec.RequestedAt) + ".", cause
+	}
+	r := rec.Final.Result
+	after := "."
+	if d := r.CompletedAt.Sub(r.RequestedAt); !r.RequestedAt.IsZero() && d >= 0 {
+		after = ", " + cmp.Or(took(d), "at once") + " after it entered the stream."
+	}
+	switch {
+	case r.Error != nil:
+		return "It failed with " + string(r.Error.Reason) + after, text(r.Error.Message)
+	case r.Connection == nil:
+		return "It was created" + after, ""
+	case r.Adopted:
+		return "It has connection " + text(r.Connection.ID) + ", which was found there and adopted" + after, ""
+	}
+	return "It made connection " + text(r.Connection.ID) + after, ""
+}
+
+// openLeads say how a request stands that has not ended.
+var openLeads = map[provision.State]string{ // :: state → words
+	provision.StateClaimed: "taken up, and nothing was sent to the Flow Service yet",
+	provision.StatePosting: "being posted to the Flow Service",
+	provision.StateUnknown: "looked up, for nobody knows yet whether its POST made a connection",
+	provision.StateWaiting: "waiting: its last POST made nothing for certain, and it is tried again",
+}
+
+// facts returns what is known of a request beside its story, without what is not known.
+func facts(rec provision.Record) []fact {
+	list := []fact{
+		{"Tenant", rec.Key.Tenant}, {"Source", rec.Key.Source}, {"Id", rec.Key.ID}, {"Sandbox", rec.Sandbox}, {"Connection name", rec.Name},
+		{"Connection spec", strings.TrimSpace(rec.ConnectionSpec.ID + " " + rec.ConnectionSpec.Version)},
+		{"Entered the stream", stamp(rec.RequestedAt)}, {"First taken up", stamp(rec.StartedAt)}, {"POSTs", strconv.Itoa(rec.Posts)}}
+	if rec.Retry > 0 {
+		list = append(list, fact{"Retry", strconv.Itoa(rec.Retry)})
+	}
+	list = append(list, endFacts(rec)...)
+	if rec.Owner != "" {
+		list = append(list, fact{"Worker", rec.Owner})
+	}
+	for _, name := range []string{"adobe", "token"} {
+		if v, used := rec.Secrets[name]; used {
+			list = append(list, fact{"Version of secret “" + name + "”", strconv.Itoa(v)})
+		}
+	}
+	list = append(list, fact{"Trace", rec.Trace.ID()}, fact{"Ledger key", rec.Key.String()})
+	for i := range list {
+		list[i].Value = text(list[i].Value)
+	}
+	return slices.DeleteFunc(list, func(f fact) bool { return f.Value == "" })
+}
+
+func endFacts(rec provision.Record) []fact {
+	if rec.Final == nil {
+		return []fact{{"Gives up", stamp(rec.Deadline)}}
+	}
+	r := rec.Final.Result
+	list := []fact{{"Ended", stamp(r.CompletedAt)}}
+	if r.Connection != nil {
+		list = append(list, fact{"Connection", r.Connection.ID}, fact{"Etag", r.Connection.Etag})
+	}
+	if r.Error == nil {
+		return list
+	}
+	list = append(list, fact{"Reason", string(r.Error.Reason)}, fact{"Adobe's code", r.Error.Code}, fact{"Adobe's request id", r.Error.UpstreamRequestID})
+	if r.Error.HTTPStatus != 0 {
+		list = append(list, fact{"HTTP status", strconv.Itoa(r.Error.HTTPStatus)})
+	}
+	return list
+}
+
+func eventRows(events []Event) []eventRow {
+	rows := make([]eventRow, len(events))
+	for i, e := range events {
+		row := eventRow{At: machine(e.At), Clock: e.At.UTC().Format("15:04:05.000"), Text: sentenceOf(text(e.Text)), Detail: text(e.Detail),
+			Took: took(time.Duration(e.Seconds * float64(time.Second))), Worker: text(e.Worker), Tone: e.Tone}
+		row.Since = e.At.UTC().Format("2006-01-02")
+		if i > 0 {
+			row.Since = "+" + cmp.Or(took(e.At.Sub(events[i-1].At)), "0 ms")
+		}
+		if e.Retry > 0 {
+			row.Worker = strings.TrimPrefix(row.Worker+fmt.Sprintf(" · retry %d", e.Retry), " · ")
+		}
+		rows[i] = row
+	}
+	return rows
+}
+
+// sentenceOf begins words that others may have a part in with a capital letter, where that is ours.
+func sentenceOf(words string) string {
+	if words != "" && words[0] >= 'a' && words[0] <= 'z' {
+		return strings.ToUpper(words[:1]) + words[1:]
+	}
+	return words
+}
