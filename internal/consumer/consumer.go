@@ -43,6 +43,7 @@ type Config struct {
 	OnStart   func(provision.Delivery)                    // nil means nobody asks
 	OnSettled func(provision.Delivery, provision.Outcome) // likewise; not called for what OnStart wasn't called for
 	Metrics   *Metrics                                    // nil means nobody asks
+	Tracer    provision.Tracer                            // nil means nobody looks at traces
 	Log       *slog.Logger                                // nil means no log
 
 	PullExpires    time.Duration // how long the broker keeps one pull; 0 means 30 s
@@ -80,6 +81,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Metrics == nil {
 		c.Metrics = NewMetrics(nil)
+	}
+	if c.Tracer == nil {
+		c.Tracer = provision.Untraced{}
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"log/slog"
@@ -19,14 +20,18 @@ func decode(codec Codec, log *slog.Logger, tenant string, headers map[string][]s
 			return
 		}
 		id := rand.Text()[:12]
-		if log != nil {
-			log.Error("panic while reading a message", "log_id", id, "tenant", tenant, "seq", meta.Seq,
-				"panic", fmt.Sprintf("%.200v", p), "stack", string(debug.Stack()))
-		}
 		d = event.Unread(tenant, headers, body, meta, provision.Fail(provision.ReasonInternal,
 			"a bug in flow-worker kept it from reading this request; see the worker's log, log_id "+id))
+		if log != nil {
+			log.LogAttrs(context.Background(), slog.LevelError, "panic while reading a message", append(d.Errand(0).Attrs(), panicked(id, p)...)...)
+		}
 	}()
 	return codec.Decode(tenant, headers, body, meta)
+}
+
+// panicked returns what the log says of a panic.
+func panicked(id string, p any) []slog.Attr {
+	return []slog.Attr{slog.String("log_id", id), slog.String("panic", fmt.Sprintf("%.200v", p)), slog.String("stack", string(debug.Stack()))}
 }
 
 // unread reports whether the codec panicked over the message: then nothing of it is known.
@@ -35,11 +40,11 @@ func unread(d provision.Delivery) bool {
 }
 
 // write returns what render makes, or false where that panics.
-func (c *Consumer) write(render func() event.Message) (m event.Message, ok bool) {
+func (c *Consumer) write(j *job, render func() event.Message) (m event.Message, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.Log.Error("panic while writing a dead letter; less of the message is kept",
-				"panic", fmt.Sprintf("%.200v", p), "stack", string(debug.Stack()))
+			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while writing a dead letter; less of the message is kept",
+				append(j.delivery.Errand(0).Attrs(), panicked(rand.Text()[:12], p)...)...)
 		}
 	}()
 	return render(), true

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // job is one message in hand.
@@ -13,6 +15,7 @@ type job struct {
 	msg    jetstream.Msg
 	tenant string // as tenantOf returns it, not checked
 	contexts
+	delivery provision.Delivery // once it is decoded; for whoever works on it alone
 }
 
 // hand is what this process has in hand. A message counts from its receipt until it is settled.
@@ -83,11 +86,21 @@ func (c *Consumer) beat(ctx context.Context) {
 			timer.Stop()
 			return
 		}
-		for _, j := range c.hand.all() {
-			// A job may be settled by now; then the broker ignores this.
-			if err := j.msg.InProgress(); err != nil {
-				c.Log.Debug("heartbeat not sent", "error", err)
-			}
+		c.beatOnce()
+	}
+}
+
+func (c *Consumer) beatOnce() {
+	var failed error
+	n := 0
+	for _, j := range c.hand.all() {
+		// A job may be settled by now; then the broker ignores this.
+		if err := j.msg.InProgress(); err != nil {
+			failed = err
+			n++
 		}
+	}
+	if failed != nil {
+		c.Log.Debug("heartbeats not sent", "messages", n, "error", failed)
 	}
 }

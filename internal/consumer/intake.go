@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -240,7 +241,14 @@ func (c *Consumer) giveBack(msg jetstream.Msg) {
 		settled = settledAbandoned
 	}
 	c.Metrics.deliveries.WithLabelValues(settled).Inc()
-	c.Log.Debug("message given back before it was begun", "subject", msg.Subject(), "settled", settled)
+	ctx := context.Background()
+	if !c.Log.Enabled(ctx, slog.LevelDebug) {
+		return
+	}
+	if meta, err := msg.Metadata(); err == nil {
+		d := c.decode(msg, tenantOf(msg.Subject()), meta)
+		c.Log.LogAttrs(ctx, slog.LevelDebug, "message given back before it was begun", append(d.Errand(0).Attrs(), slog.String("settled", settled))...)
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -105,8 +106,9 @@ func (s *ledgerSweep) judge(ctx context.Context, q *Queue, key provision.Key, on
 		return
 	}
 	if gone && !one.stuck {
-		s.Log.Error("a request is stuck: it has not ended, and no message carries it any more", "tenant", key.Tenant, "source", key.Source,
-			"id", key.ID, "state", string(rec.State), "since", rec.UpdatedAt, "remedy", StuckRemedy)
+		e := provision.Errand{Key: key, Seq: rec.HeldSeq, Delivered: rec.HeldDelivered, Attempt: rec.Posts, Trace: rec.Trace}
+		s.Log.LogAttrs(ctx, slog.LevelError, "a request is stuck: it has not ended, and no message carries it any more",
+			append(e.Attrs(), slog.String("state", string(rec.State)), slog.Time("since", rec.UpdatedAt), slog.String("remedy", StuckRemedy))...)
 	}
 	one.stuck = gone
 	s.suspects[key] = one

@@ -21,7 +21,7 @@ const longestMessage = 1024
 // publishDeadLetter returns nil when the dead letter is stored. One that is too large for the server
 // or the stream, or that can't be written, is stored without its body, and if need be without its
 // headers; an unread message's never has its body.
-func (c *Consumer) publishDeadLetter(ctx context.Context, l event.Letter, unread bool) error {
+func (c *Consumer) publishDeadLetter(j *job, l event.Letter, unread bool) error {
 	bare := &event.Decoder{MaxBytes: 1} // to this one, every body is over the limit
 	headless := l
 	headless.Headers = nil
@@ -35,11 +35,11 @@ func (c *Consumer) publishDeadLetter(ctx context.Context, l event.Letter, unread
 	}
 	err := errors.New("a bug kept it from being written")
 	for _, form := range forms {
-		m, ok := c.write(form)
+		m, ok := c.write(j, form)
 		if !ok {
 			continue
 		}
-		if err = c.publish(ctx, StreamDeadLetters, m); !tooLarge(err) {
+		if err = c.publish(j.settle, StreamDeadLetters, m); !tooLarge(err) {
 			break
 		}
 	}
@@ -81,7 +81,8 @@ func (c *Consumer) publishWhole(ctx context.Context, res provision.Result) error
 // publish returns nil when the stream has confirmed the message. A message that the stream has already
 // counts as confirmed.
 func (c *Consumer) publish(ctx context.Context, stream string, m event.Message) error {
-	return c.confirm(ctx, func(ctx context.Context) error {
+	end := c.Tracer.Publish(ctx, stream, m.Subject)
+	err := c.confirm(ctx, func(ctx context.Context) error {
 		msg := &nats.Msg{Subject: m.Subject, Header: nats.Header(m.Headers), Data: m.Body}
 		_, err := c.JS.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
 		switch {
@@ -93,6 +94,8 @@ func (c *Consumer) publish(ctx context.Context, stream string, m event.Message) 
 		}
 		return err
 	})
+	end(err)
+	return err
 }
 
 func tooLarge(err error) bool {

@@ -29,7 +29,7 @@ func TestSettledInSeconds(t *testing.T) {
 	cfg := r.config(func(context.Context, provision.Delivery) provision.Outcome {
 		return provision.Outcome{Why: "later", Delay: time.Hour}
 	})
-	cfg.DelayMax, cfg.Log = 20*time.Second, slog.New(slog.NewJSONHandler(log, nil))
+	cfg.DelayMax, cfg.Log = 20*time.Second, slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	w := r.run(cfg)
 	r.submit("acme", "x")
 	var got struct {

@@ -40,7 +40,7 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 
 func (c *Consumer) tell(j *job, d provision.Delivery, res provision.Result) error {
 	if res.Outcome == provision.OutcomeFailed {
-		if err := c.publishDeadLetter(j.settle, letterOf(j, d, res), unread(d)); err != nil {
+		if err := c.publishDeadLetter(j, letterOf(j, d, res), unread(d)); err != nil {
 			return err
 		}
 	}
@@ -64,7 +64,7 @@ func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
 	l := letterOf(j, d, provision.Result{CompletedAt: time.Now()})
 	l.Reason, l.Detached = provision.ReasonInvalidRequest, true
 	v := verdict{settled: settledTerm, err: errors.New("the subject's last token is no tenant; want ^[a-z0-9][a-z0-9_-]{0,62}$")}
-	if err := c.publishDeadLetter(j.settle, l, unread(d)); err != nil {
+	if err := c.publishDeadLetter(j, l, unread(d)); err != nil {
 		back := c.nak(j, untoldDelay)
 		back.err = errors.Join(v.err, err)
 		v = back

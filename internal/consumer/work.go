@@ -3,9 +3,7 @@ package consumer
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -51,8 +49,7 @@ func (c *Consumer) lastDefence(j *job) {
 		return
 	}
 	id := rand.Text()[:12]
-	c.Log.Error("panic while handling a message", "log_id", id, "tenant", j.tenant,
-		"panic", fmt.Sprintf("%.200v", p), "stack", string(debug.Stack()))
+	c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Errand(0).Attrs(), panicked(id, p)...)...)
 	v := c.nak(j, panicDelay)
 	c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
 }
@@ -64,18 +61,29 @@ func (c *Consumer) work(j *job) {
 		c.Metrics.deliveries.WithLabelValues(settledAbandoned).Inc()
 		return
 	}
-	d := decode(c.Codec, c.Log, j.tenant, j.msg.Headers(), j.msg.Data(), event.Meta{
-		Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
-	})
+	d := c.decode(j.msg, j.tenant, meta)
+	j.delivery = d
 	if !provision.ValidTenant(j.tenant) {
 		c.settleInvalid(j, d)
 		return
+	}
+	span := c.Tracer.Begin(&d)
+	if message, work := span.Traces(); message.Parent != "" {
+		d.Request.Trace, d.Work = message, work
+		j.work, j.settle = span.Attach(j.work), span.Attach(j.settle)
 	}
 	c.OnStart(d)
 	out := c.Handle(j.work, d)
 	v := c.settle(j, d, out)
 	c.report(d, out, v)
+	span.End(out, v.settled, v.err)
 	c.OnSettled(d, out)
+}
+
+func (c *Consumer) decode(msg jetstream.Msg, tenant string, meta *jetstream.MsgMetadata) provision.Delivery {
+	return decode(c.Codec, c.Log, tenant, msg.Headers(), msg.Data(), event.Meta{
+		Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
+	})
 }
 
 // verdict is what became of a message.
@@ -85,20 +93,33 @@ type verdict struct {
 	err     error         // what prevented better
 }
 
-// report counts and logs one settled message. It never logs the body.
+// report counts and logs one settled message. It never logs the body. Each request that has its outcome is
+// one line at level info; what goes back, and what was told before, is for those who look closer.
 func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict) {
 	c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
 	took := time.Since(d.EnteredAt)
-	attrs := append(identity(d), slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds()))
-	level := slog.LevelInfo
+	if out.Result != nil && v.settled == settledAck {
+		c.Metrics.concluded(d, out, took)
+	}
+	level, msg := slog.LevelDebug, "message settled"
+	switch {
+	case v.err != nil:
+		level = slog.LevelError
+	case out.Result != nil && v.settled == settledAck && outcomeOf(d, out) != outcomeDuplicate:
+		level, msg = slog.LevelInfo, "request finished"
+	}
+	if ctx := context.Background(); c.Log.Enabled(ctx, level) {
+		c.Log.LogAttrs(ctx, level, msg, append(d.Errand(out.Attempts).Attrs(), c.settlement(d, out, v, took)...)...)
+	}
+}
+
+// settlement says what became of a message.
+func (c *Consumer) settlement(d provision.Delivery, out provision.Outcome, v verdict, took time.Duration) []slog.Attr {
+	attrs := []slog.Attr{slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds())}
 	if out.Result != nil {
 		attrs = append(attrs, slog.String("outcome", outcomeOf(d, out)))
 		if f := out.Result.Error; f != nil {
 			attrs = append(attrs, slog.String("reason", string(f.Reason)))
-			level = slog.LevelWarn
-		}
-		if v.settled == settledAck {
-			c.Metrics.concluded(d, out, took)
 		}
 	} else {
 		attrs = append(attrs, slog.String("why", out.Why))
@@ -108,18 +129,6 @@ func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict
 	}
 	if v.err != nil {
 		attrs = append(attrs, slog.Any("error", v.err))
-		level = slog.LevelError
-	}
-	c.Log.LogAttrs(context.Background(), level, "message settled", attrs...)
-}
-
-func identity(d provision.Delivery) []slog.Attr {
-	attrs := []slog.Attr{
-		slog.String("tenant", d.Request.Key.Tenant), slog.String("source", d.Request.Key.Source),
-		slog.String("id", d.Request.Key.ID), slog.Uint64("seq", d.Seq), slog.Uint64("delivered", d.Delivered),
-	}
-	if id := d.Request.Trace.ID(); id != "" {
-		attrs = append(attrs, slog.String("trace_id", id))
 	}
 	return attrs
 }

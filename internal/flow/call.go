@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -67,21 +66,8 @@ func (c *Client) request(ctx context.Context, method, url string, body []byte, a
 	h.Set("X-Sandbox-Name", as.Sandbox)
 	h.Set("Accept", "application/json")
 	h.Set("User-Agent", c.userAgent)
-	setTrace(h, as.Trace)
+	as.Trace.Inject(h.Set)
 	return req, nil
-}
-
-var traceParent = regexp.MustCompile(`^[0-9a-f]{2}(-[0-9a-f]+)+$`)
-
-// setTrace passes the trace context on. A malformed one is dropped: it must not fail the call.
-func setTrace(h http.Header, t provision.Trace) {
-	if !traceParent.MatchString(t.Parent) || len(t.Parent) > 256 {
-		return
-	}
-	h.Set("Traceparent", t.Parent)
-	if t.State != "" && headerSafe(t.State) && len(t.State) <= 512 {
-		h.Set("Tracestate", t.State)
-	}
 }
 
 // headerSafe reports whether s is printable ASCII, so that it can be sent as a header's value.
@@ -169,12 +155,16 @@ func (c *Client) told(ctx context.Context, op operation, as provision.Account, b
 	if !c.log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	if err == nil {
-		c.log.DebugContext(ctx, "flow: call succeeded", "operation", string(op), "tenant", as.Tenant,
-			"sandbox", as.Sandbox, "elapsed", time.Since(began))
-		return
+	attrs := []slog.Attr{slog.String("tenant", as.Tenant)}
+	if e := provision.ErrandOf(ctx); e != nil {
+		attrs = e.Attrs()
 	}
-	c.log.DebugContext(ctx, "flow: call failed", "operation", string(op), "tenant", as.Tenant, "sandbox", as.Sandbox,
-		"elapsed", time.Since(began), "verdict", err.Verdict.String(), "target", string(err.Target), "status", err.Status,
-		"code", err.Code, "upstream_request_id", err.RequestID, "error", err.Error())
+	attrs = append(attrs, slog.String("operation", string(op)), slog.String("sandbox", as.Sandbox), slog.Duration("elapsed", time.Since(began)))
+	msg := "flow: call succeeded"
+	if err != nil {
+		msg = "flow: call failed"
+		attrs = append(attrs, slog.String("verdict", err.Verdict.String()), slog.String("target", string(err.Target)), slog.Int("status", err.Status),
+			slog.String("code", err.Code), slog.String("upstream_request_id", err.RequestID), slog.String("error", err.Error()))
+	}
+	c.log.LogAttrs(ctx, slog.LevelDebug, msg, attrs...)
 }

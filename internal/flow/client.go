@@ -56,10 +56,22 @@ type Config struct {
 	// Gate is asked before every call to IMS, which only this package knows of: a token is fetched
 	// when there is none. Nil lets every call through.
 	Gate provision.Gate
+	// Trace wraps the transport of calls to a service, "flow" or "ims", so that they show in the trace that
+	// their context belongs to; route names what is called without what differs from call to call. Nil
+	// means that they don't, but the trace context is passed on all the same.
+	Trace func(service, route string, next http.RoundTripper) http.RoundTripper
 	// OnRetry is told before a listing or a token request is repeated. It must be quick and safe for
 	// concurrent use. Nil means nobody. It is not told of POSTs: their repeats are the caller's.
 	OnRetry func(provision.Target, provision.Cause)
 }
+
+// What calls are told to Config.Trace as.
+const (
+	serviceFlow      = "flow"
+	serviceIMS       = "ims"
+	routeConnections = "/connections"
+	routeToken       = "/ims/token/v3"
+)
 
 // Client speaks to the Flow Service for many tenants. It keeps their IMS tokens in memory, nothing
 // else. All methods are safe for concurrent use. Make one with New, end it with Close.
@@ -110,14 +122,14 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 		base: base, postURL: base.JoinPath("connections").String(), timeout: cfg.Timeout,
 		userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
 		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
-		post:      m.observe(opCreate, post),
-		get:       m.observe(opList, shared),
+		post:      cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
+		get:       cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
 		closeIdle: shared.CloseIdleConnections,
 	}
 	c.ims = &ims{
 		url:     imsURL.JoinPath("ims", "token", "v3").String(),
 		timeout: min(cfg.Timeout, maxTokenTime),
-		via:     m.observe(opToken, shared),
+		via:     cfg.Trace(serviceIMS, routeToken, traced{m.observe(opToken, shared)}),
 	}
 	c.tokens = newTokens(c.fetchToken)
 	return c
@@ -148,6 +160,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.Gate == nil {
 		cfg.Gate = openGate{}
+	}
+	if cfg.Trace == nil {
+		cfg.Trace = func(_, _ string, next http.RoundTripper) http.RoundTripper { return next }
 	}
 	if cfg.OnRetry == nil {
 		cfg.OnRetry = func(provision.Target, provision.Cause) {}

@@ -74,7 +74,7 @@ func (t *tokens) close() {
 // get returns a token that is good for some time to come. It waits for IMS if it has to, but not
 // longer than ctx.
 func (t *tokens) get(ctx context.Context, cr provision.Credentials) (provision.Sensitive, *provision.CallError) {
-	have, call := t.lookup(cr)
+	have, call := t.lookup(ctx, cr)
 	if call == nil {
 		return have, nil
 	}
@@ -90,7 +90,7 @@ func (t *tokens) get(ctx context.Context, cr provision.Credentials) (provision.S
 }
 
 // lookup returns a token, or else the fetch to wait for. It begins a fetch where one is due.
-func (t *tokens) lookup(cr provision.Credentials) (provision.Sensitive, *tokenCall) {
+func (t *tokens) lookup(ctx context.Context, cr provision.Credentials) (provision.Sensitive, *tokenCall) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
@@ -99,7 +99,7 @@ func (t *tokens) lookup(cr provision.Credentials) (provision.Sensitive, *tokenCa
 	fresh := usable && now.Before(e.expiresAt.Add(-e.margin()))
 	call := e.call
 	if call == nil && !fresh && !(usable && now.Before(e.rest)) {
-		call = t.begin(e, cr)
+		call = t.begin(ctx, e, cr)
 	}
 	if usable {
 		return e.token, nil
@@ -139,8 +139,8 @@ func (t *tokens) evict() {
 	delete(t.entries, oldest)
 }
 
-// begin starts a fetch for e.
-func (t *tokens) begin(e *tokenEntry, cr provision.Credentials) *tokenCall {
+// begin starts a fetch for e. It is told what ctx carries, but does not end with it.
+func (t *tokens) begin(ctx context.Context, e *tokenEntry, cr provision.Credentials) *tokenCall {
 	call := &tokenCall{done: make(chan struct{})}
 	e.call = call
 	if t.closed {
@@ -148,7 +148,10 @@ func (t *tokens) begin(e *tokenEntry, cr provision.Credentials) *tokenCall {
 		return call
 	}
 	t.fetches.Go(func() {
-		b, err := t.fetch(t.ctx, cr)
+		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		defer context.AfterFunc(t.ctx, cancel)()
+		b, err := t.fetch(ctx, cr)
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.end(e, call, b, err)

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -44,6 +46,18 @@ func newPostTransport(cfg Config) *http.Transport {
 	t := newTransport(cfg, fencedDial(cfg.DialContext))
 	t.DisableKeepAlives = true
 	return t
+}
+
+// traced passes the trace context on of what a call is made for. It leaves one that is there already.
+type traced struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t traced) RoundTrip(r *http.Request) (*http.Response, error) {
+	if e := provision.ErrandOf(r.Context()); e != nil && r.Header.Get("Traceparent") == "" {
+		r = r.Clone(r.Context())
+		e.Trace.Inject(r.Header.Set)
+	}
+	return t.next.RoundTrip(r)
 }
 
 var errUpgraded = errors.New("the answer is 101, so it is none: the server wants to speak something else")

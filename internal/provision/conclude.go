@@ -34,7 +34,7 @@ func (t *task) finish(s State, res Result) {
 func (t *task) result(outcome string) Result {
 	r := t.rec
 	res := Result{
-		EventID: r.Key.EventID(r.Retry, outcome), Outcome: outcome, Trace: r.Trace,
+		EventID: r.Key.EventID(r.Retry, outcome), Outcome: outcome, Trace: t.errand().Trace,
 		Request: RequestID{ID: r.Key.ID, Source: r.Key.Source}, Tenant: r.Key.Tenant,
 		Sandbox: r.Sandbox, Name: r.Name, Attempts: r.Posts,
 		RequestedAt: r.RequestedAt.UTC(), StartedAt: r.StartedAt.UTC(), CompletedAt: t.hub.Clock.Now().UTC(),
@@ -72,8 +72,9 @@ func (t *task) detached(f *Failure) Outcome {
 	r := t.d.Request
 	t.rec = t.firstRecord()
 	res := t.result(OutcomeFailed)
+	res.Trace = r.Trace // as the message has it: told again, it is the same to the byte
 	res.EventID = digest(r.Key.String(), r.Fingerprint, strconv.Itoa(r.Retry), t.d.EventSalt, string(f.Reason))[:32]
-	res.StartedAt, res.CompletedAt = res.RequestedAt, res.RequestedAt // told again, it is the same to the byte
+	res.StartedAt, res.CompletedAt = res.RequestedAt, res.RequestedAt
 	res.Error = f
 	return Outcome{Result: &res}
 }

@@ -124,6 +124,7 @@ func New(cfg Config) (*Hub, error) {
 // When ctx ends, Handle returns as soon as the call under way does; a POST is never cut.
 func (h *Hub) Handle(ctx context.Context, d Delivery) (out Outcome) {
 	t := newTask(h, d)
+	defer func() { out.Attempts = t.rec.Posts }()
 	defer t.recover(ctx, &out)
 	if d.Invalid != nil && d.Detached {
 		return t.detached(d.Invalid)
@@ -152,7 +153,8 @@ func (t *task) recover(ctx context.Context, out *Outcome) {
 		return
 	}
 	id := t.hub.nonce()[:12]
-	t.log.Error("panic while working on a request", "log_id", id, "panic", fmt.Sprintf("%.200v", p), "stack", string(debug.Stack()))
+	t.log(slog.LevelError, "panic while working on a request",
+		slog.String("log_id", id), slog.String("panic", fmt.Sprintf("%.200v", p)), slog.String("stack", string(debug.Stack())))
 	if s := t.rec.State; s == "" || s == StatePosting || s == StateUnknown || s.Final() {
 		*out = giveBack(t.hub.jitter(t.hub.RetryDelayMax), "panic, log id "+id)
 		return

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 	"slices"
 	"strings"
@@ -81,7 +82,7 @@ func (t *task) absent(began time.Time) step {
 func (t *task) unresolved(ctx context.Context, settled bool, err error, detail string) step {
 	now := t.hub.Clock.Now()
 	t.noteLookup(now, string(ReconciledUnknown), detail)
-	t.log.Info("the look-up decided nothing", "detail", detail)
+	t.log(slog.LevelDebug, "the look-up decided nothing", slog.String("detail", detail))
 	if settled && !now.Before(t.rec.Deadline) {
 		t.hub.Observer.Reconciled(ReconciledUnknown)
 		t.fail(t.unknownFailure(detail))
@@ -116,7 +117,8 @@ func (t *task) adopt(ours []Found) step {
 	if len(ours) > 1 {
 		t.hub.Observer.Reconciled(ReconciledSeveral)
 		detail = fmt.Sprintf("%d connections carry the mark; the oldest is kept", len(ours))
-		t.log.Error("several connections carry one request's mark; delete all but the oldest", "kept", ours[0].ID, "count", len(ours))
+		t.log(slog.LevelError, "several connections carry one request's mark; delete all but the oldest",
+			slog.String("kept", ours[0].ID), slog.Int("count", len(ours)))
 	}
 	t.noteLookup(t.hub.Clock.Now(), string(ReconciledAdopted), detail)
 	t.succeed(ours[0].Connection, true)
@@ -228,13 +230,13 @@ func (t *task) find(ctx context.Context, q Query) ([]Found, error) {
 	if err := t.readCredentials(ctx); err != nil {
 		return nil, err
 	}
-	if err := t.hub.Connections.Authorize(ctx, t.account()); err != nil {
+	if err := t.hub.Connections.Authorize(t.call(ctx), t.account()); err != nil {
 		return nil, err
 	}
 	var found []Found
 	var err error
 	closed := t.through(TargetFlow, func() CallEnd {
-		if found, err = t.hub.Connections.Find(ctx, t.account(), q); err != nil && ctx.Err() != nil {
+		if found, err = t.hub.Connections.Find(t.call(ctx), t.account(), q); err != nil && ctx.Err() != nil {
 			return CallVoid
 		}
 		return flowEnd(err)

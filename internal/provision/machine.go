@@ -36,7 +36,6 @@ type step func(context.Context) step
 type task struct {
 	hub      *Hub
 	d        Delivery
-	log      *slog.Logger
 	started  time.Time // of this delivery
 	rec      Record    // as last written, plus what the step under way has changed
 	rev      uint64    // of rec in the ledger; 0 if it isn't there
@@ -52,10 +51,28 @@ type task struct {
 }
 
 func newTask(h *Hub, d Delivery) *task {
-	k := d.Request.Key
-	log := h.Log.With("tenant", k.Tenant, "source", k.Source, "id", k.ID, "seq", d.Seq, "delivered", d.Delivered)
-	return &task{hub: h, d: d, log: log, started: h.Clock.Now()}
+	return &task{hub: h, d: d, started: h.Clock.Now()}
 }
+
+// log writes a line about the request.
+func (t *task) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	ctx := context.Background()
+	if t.hub.Log.Enabled(ctx, level) {
+		t.hub.Log.LogAttrs(ctx, level, msg, append(t.d.Errand(t.rec.Posts).Attrs(), attrs...)...)
+	}
+}
+
+// errand is what calls are made for just now.
+func (t *task) errand() *Errand {
+	e := t.d.Errand(t.rec.Posts)
+	if t.d.Work.Parent == "" && t.rec.Trace.Parent != "" {
+		e.Trace = t.rec.Trace // of the message that was recorded first
+	}
+	return e
+}
+
+// call returns the context of a call to a service.
+func (t *task) call(ctx context.Context) context.Context { return t.errand().Into(ctx) }
 
 func (t *task) run(ctx context.Context) Outcome { return t.steps(ctx, t.admit) }
 
@@ -89,7 +106,7 @@ func (t *task) examine(ctx context.Context) step {
 		}
 		return t.claim
 	case err != nil:
-		t.log.Warn("the ledger cannot be read", "error", err)
+		t.log(slog.LevelWarn, "the ledger cannot be read", slog.Any("error", err))
 		return t.back(t.hub.jitter(t.hub.RetryDelayMax), "the ledger cannot be read")
 	}
 	t.rec, t.rev = rec, rev
@@ -131,7 +148,8 @@ func (t *task) takeOver(context.Context) step {
 		if t.rec.Alone {
 			t.rec.AloneDeaths++
 		}
-		t.log.Warn("its last worker vanished", "deaths", t.rec.Deaths, "alone_deaths", t.rec.AloneDeaths, "owner", t.rec.Owner)
+		t.log(slog.LevelWarn, "its last worker vanished",
+			slog.Int("deaths", t.rec.Deaths), slog.Int("alone_deaths", t.rec.AloneDeaths), slog.String("owner", t.rec.Owner))
 	}
 	if t.rec.State == StatePosting {
 		t.rec.State, t.rec.Doubt = StateUnknown, true

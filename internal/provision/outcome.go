@@ -11,6 +11,8 @@ type Outcome struct {
 	Repeat bool
 	// Delay is how long the message is to rest; it means nothing where Result is set.
 	Delay time.Duration
+	// Attempts is how many POSTs were begun in this retry, as far as the ledger was read.
+	Attempts int
 	// Why says in a few words why the message goes back, for the log.
 	Why string
 }

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 )
@@ -23,7 +24,7 @@ func (t *task) post(ctx context.Context) (next step) {
 		if next, announced = t.announce(ctx); !announced {
 			return CallVoid
 		}
-		conn, err = t.hub.Connections.Create(context.WithoutCancel(ctx), t.account(), t.newConnection(), t.rec.leaseEnd())
+		conn, err = t.hub.Connections.Create(context.WithoutCancel(t.call(ctx)), t.account(), t.newConnection(), t.rec.leaseEnd())
 		return flowEnd(err)
 	})
 	switch {
@@ -96,7 +97,8 @@ func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 	result.Result, result.Detail = ce.Verdict.String(), text(ce)
 	t.rec.note(result)
 	t.strained = ce.Verdict == VerdictThrottled || ce.Verdict == VerdictUnknown || ce.Verdict == VerdictNotSent
-	t.log.Info("the POST made no connection that we know of", "verdict", ce.Verdict.String(), "status", ce.Status, "code", ce.Code, "error", ce)
+	t.log(slog.LevelDebug, "the POST made no connection that we know of", slog.String("verdict", ce.Verdict.String()),
+		slog.Int("status", ce.Status), slog.String("code", ce.Code), slog.Any("error", ce))
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
 	t.survived()
 	if ce.Verdict != VerdictUnauthorized {
@@ -172,7 +174,7 @@ func (t *task) lapse(context.Context) step {
 }
 
 func (t *task) account() Account {
-	return Account{Tenant: t.rec.Key.Tenant, Sandbox: t.rec.Sandbox, Credentials: t.creds, Trace: t.rec.Trace}
+	return Account{Tenant: t.rec.Key.Tenant, Sandbox: t.rec.Sandbox, Credentials: t.creds, Trace: t.errand().Trace}
 }
 
 func (t *task) newConnection() NewConnection {

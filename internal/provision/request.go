@@ -1,9 +1,6 @@
 package provision
 
-import (
-	"strings"
-	"time"
-)
+import "time"
 
 // Request is a valid connection request.
 type Request struct {
@@ -60,22 +57,6 @@ const (
 	IfExistsReject IfExists = "reject"
 )
 
-// Trace is the W3C trace context that came with a request; both parts may be empty.
-type Trace struct {
-	Parent string `json:"traceparent,omitempty"`
-	State  string `json:"tracestate,omitempty"`
-}
-
-// ID returns the trace id, 32 lower-case hex digits, or "" where Parent is no traceparent of W3C Trace
-// Context. It is safe as a label's value and in a log.
-func (t Trace) ID() string {
-	parts := strings.Split(t.Parent, "-")
-	if len(parts) < 4 || len(parts[1]) != 32 || strings.Trim(parts[1], "0123456789abcdef") != "" || strings.Trim(parts[1], "0") == "" {
-		return ""
-	}
-	return parts[1]
-}
-
 // Delivery is one delivery of one message. Request.Key and Request.Fingerprint are always set; the
 // rest of Request means nothing where Invalid is set.
 type Delivery struct {
@@ -91,4 +72,8 @@ type Delivery struct {
 	Seq       uint64    // the message's sequence in its stream
 	Delivered uint64    // how often the broker says it delivered it, from 1
 	EnteredAt time.Time // when it entered the stream
+
+	// Work is where in the request's trace the work on this delivery is: what its calls and its result
+	// say. Empty means Request.Trace.
+	Work Trace
 }

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"time"
 )
@@ -24,7 +25,7 @@ func (t *task) prepare(ctx context.Context) step {
 			"send it where its owner said, or have its owner change the field"))
 		return t.conclude
 	}
-	if err := t.hub.Connections.Authorize(ctx, t.account()); err != nil {
+	if err := t.hub.Connections.Authorize(t.call(ctx), t.account()); err != nil {
 		return t.unauthorized(ctx, err)
 	}
 	return t.post
@@ -51,7 +52,7 @@ func (t *task) readSecrets(ctx context.Context) error {
 		return err
 	}
 	err := t.fromVault(ctx, func() (cached bool, err error) {
-		t.secret, err = t.hub.Secrets.Resolve(ctx, t.rec.Key.Tenant, t.d.Request.Data.Auth.Params.AccessToken, t.fresh)
+		t.secret, err = t.hub.Secrets.Resolve(t.call(ctx), t.rec.Key.Tenant, t.d.Request.Data.Auth.Params.AccessToken, t.fresh)
 		return t.secret.Cached, err
 	})
 	if err == nil {
@@ -63,7 +64,7 @@ func (t *task) readSecrets(ctx context.Context) error {
 // readCredentials fills t.creds.
 func (t *task) readCredentials(ctx context.Context) error {
 	err := t.fromVault(ctx, func() (cached bool, err error) {
-		t.creds, err = t.hub.Secrets.Credentials(ctx, t.rec.Key.Tenant, t.fresh)
+		t.creds, err = t.hub.Secrets.Credentials(t.call(ctx), t.rec.Key.Tenant, t.fresh)
 		return t.creds.Cached, err
 	})
 	var se *SecretError
@@ -136,7 +137,7 @@ func (t *task) hindered(ctx context.Context, target Target, err error, again ste
 	cause, atLeast := hindrance(err)
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(target), Result: string(cause), Detail: text(err)})
 	t.survived()
-	t.log.Info("hindered", "target", target, "cause", cause, "error", err)
+	t.log(slog.LevelDebug, "hindered", slog.String("target", string(target)), slog.String("cause", string(cause)), slog.Any("error", err))
 	if errors.Is(err, ErrCircuitOpen) {
 		return t.handBack(ctx, atLeast) // an outage isn't waited for in a slot
 	}

@@ -5,6 +5,7 @@ import (
 	crand "crypto/rand"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"time"
 )
 
@@ -40,7 +41,7 @@ func (t *task) write(ctx context.Context) (next step, ok bool) {
 	case errors.Is(err, errLost):
 		return t.lost, false
 	default:
-		t.log.Warn("the ledger cannot be written", "error", err)
+		t.log(slog.LevelWarn, "the ledger cannot be written", slog.Any("error", err))
 		wait := t.hub.RetryDelayMax
 		if t.rev == 0 {
 			wait = min(wait, firstWriteWait) // it was tried only once

@@ -55,6 +55,10 @@ type Config struct {
 	Clock      provision.Clock       // nil means the system's
 	Log        *slog.Logger          // nil means no log
 	Registerer prometheus.Registerer // nil means no metrics
+	// Trace wraps the transport of requests, so that they show in the trace that their context belongs to;
+	// route names what is asked for without what differs from request to request. Nil means that they don't,
+	// but the trace context is passed on all the same.
+	Trace func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper
 	// OnRetry is called before a request is repeated, from any goroutine; it must be quick. Nil is fine.
 	OnRetry func(provision.Target, provision.Cause)
 
@@ -84,6 +88,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Trace == nil {
+		c.Trace = func(_ func(*http.Request) string, next http.RoundTripper) http.RoundTripper { return next }
 	}
 	if c.OnRetry == nil {
 		c.OnRetry = func(provision.Target, provision.Cause) {}
@@ -158,7 +165,7 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 	if c.transport != nil {
 		next = c.transport
 	}
-	conf.HttpClient.Transport = limitedTransport{next: next, life: life}
+	conf.HttpClient.Transport = limitedTransport{next: c.Trace(routeOf, traced{next}), life: life}
 	api.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if c.Namespace != "" {
 		api.SetNamespace(c.Namespace)

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // maxAnswer is how much of an answer is read, in bytes. Vault's storage refuses entries above 1 MiB.
@@ -20,6 +23,30 @@ var errRedirected = errors.New("the answer of Vault, or of what stands before it
 // errUpgraded is the error of a call that was answered with 101: the body is the connection then, and no
 // deadline ends the reading of that.
 var errUpgraded = errors.New("the answer of Vault, or of what stands before it, is 101: it wants to speak something else than HTTP")
+
+// traced passes the trace context on of what a request is made for, as those to other services have it:
+// Vault does not look at it, but what stands before it may. It leaves one that is there already.
+type traced struct{ next http.RoundTripper }
+
+// RoundTrip implements http.RoundTripper.
+func (t traced) RoundTrip(r *http.Request) (*http.Response, error) {
+	if e := provision.ErrandOf(r.Context()); e != nil && r.Header.Get("Traceparent") == "" {
+		r = r.Clone(r.Context())
+		e.Trace.Inject(r.Header.Set)
+	}
+	return t.next.RoundTrip(r)
+}
+
+// CloseIdleConnections lets http.Client reach the transport below.
+func (t traced) CloseIdleConnections() { closeIdle(t.next) }
+
+// routeOf returns what a request asks for without the names that are in its path.
+func routeOf(r *http.Request) string {
+	if system, _, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/v1/"), "/"); system == "sys" || system == "auth" {
+		return "/v1/" + system + "/{path}"
+	}
+	return "/v1/{mount}/{path}"
+}
 
 // limitedTransport fails the reading of answers above maxAnswer, lets no redirect through, and ends
 // every request with life: Vault's LifetimeWatcher has no context of its own.
