@@ -47,10 +47,21 @@ type cache struct {
 	closed  bool
 	turn    uint64 // orders reads and drops by their beginning
 	entries map[slot]entry
+	past    map[slot]*passage // the latest read past the cache that has begun and not ended
+	next    map[slot]*passage // the one that begins when that has ended
+}
+
+// passage is a read past the cache.
+type passage struct {
+	done chan struct{} // closed when out is there
+	out  outcome
 }
 
 func newCache(read func(context.Context, place, int) (*stored, *failure), ttl time.Duration, clock provision.Clock) *cache {
-	c := &cache{read: read, ttl: ttl, clock: clock, entries: make(map[slot]entry)}
+	c := &cache{
+		read: read, ttl: ttl, clock: clock,
+		entries: make(map[slot]entry), past: make(map[slot]*passage), next: make(map[slot]*passage),
+	}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c
 }
@@ -76,23 +87,88 @@ type outcome struct {
 // caller's waiting. Cached says that nothing was read for this answer, be it a secret or a failure.
 func (c *cache) get(ctx context.Context, k slot, fresh bool, check func(*stored) *failure) (cached bool, err *failure) {
 	if fresh {
-		c.drop(k)
-	} else if e, ok := c.lookup(k); ok {
+		p := c.board(ctx, k)
+		select {
+		case <-p.done:
+			return false, p.out.settle(check)
+		case <-ctx.Done():
+			return false, cutOff(ctx, k)
+		}
+	}
+	if e, ok := c.lookup(k); ok {
 		err := e.verdict(check)
 		if err == nil || c.clock.Now().Sub(e.at) < negativeTTL {
 			return true, err
 		}
 	}
 	select {
-	case r := <-c.flights.DoChan(k.String(), func() (any, error) { return c.fly(ctx, k), nil }):
+	case r := <-c.share(ctx, k):
 		o, _ := r.Val.(outcome)
-		if o.panicked != nil {
-			panic(o.panicked) // in the goroutine of the request, whose failure it is
-		}
-		return false, o.verdict(check)
+		return false, o.settle(check)
 	case <-ctx.Done():
-		return false, newFailure(provision.SecretUnavailable, provision.CauseTimeout, fmt.Errorf("read %s: %w", k.place.path, ctx.Err()))
+		return false, cutOff(ctx, k)
 	}
+}
+
+func cutOff(ctx context.Context, k slot) *failure {
+	return newFailure(provision.SecretUnavailable, provision.CauseTimeout, fmt.Errorf("read %s: %w", k.place.path, ctx.Err()))
+}
+
+// share joins the read of k under way, or begins one.
+func (c *cache) share(ctx context.Context, k slot) <-chan singleflight.Result {
+	return c.flights.DoChan(k.String(), func() (any, error) { return c.fly(ctx, k), nil })
+}
+
+// board returns a read of k past the cache that has yet to begin, so that it tells of nothing that was so
+// only before. There is one at a time: all who come while it is under way share the next, for many
+// requests may be refused at the same moment for the same secret.
+func (c *cache) board(ctx context.Context, k slot) *passage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.next[k]
+	switch {
+	case ok:
+		return p
+	case c.closed:
+		p = &passage{done: make(chan struct{}), out: outcome{entry: entry{err: stopped()}}}
+		close(p.done)
+		return p
+	}
+	p = &passage{done: make(chan struct{})}
+	before := c.past[k]
+	c.next[k] = p
+	c.flying.Go(func() { c.pass(ctx, k, p, before) })
+	return p
+}
+
+// pass reads k past the cache as soon as the one before has done so.
+func (c *cache) pass(ctx context.Context, k slot, p, before *passage) {
+	if before != nil {
+		<-before.done
+	}
+	c.mu.Lock()
+	delete(c.next, k)
+	c.past[k] = p
+	c.mu.Unlock()
+	c.drop(k)
+	r := <-c.share(ctx, k)
+	p.out, _ = r.Val.(outcome)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.past[k] == p {
+		delete(c.past, k)
+	}
+	close(p.done)
+}
+
+func stopped() *failure { return unavailable("", "the Vault client has been stopped") }
+
+// settle returns what a flight's outcome means for one of those who waited for it.
+func (o outcome) settle(check func(*stored) *failure) *failure {
+	if o.panicked != nil {
+		panic(o.panicked) // in the goroutine of the request, whose failure it is
+	}
+	return o.verdict(check)
 }
 
 func (e entry) verdict(check func(*stored) *failure) *failure {
@@ -109,7 +185,7 @@ func (k slot) String() string { return fmt.Sprintf("%s?%d", k.place.path, k.vers
 func (c *cache) fly(ctx context.Context, k slot) (o outcome) {
 	turn, ok := c.begin()
 	if !ok {
-		o.err = unavailable("", "the Vault client has been stopped")
+		o.err = stopped()
 		return o
 	}
 	defer c.flying.Done()

@@ -82,6 +82,37 @@ func TestFreshReplacesTheEntry(t *testing.T) {
 	})
 }
 
+// TestManyFreshReadsAtOnce counts what Vault gets to see of 64 requests that upstream refused together.
+func TestManyFreshReadsAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, serverOf(vaulttest.Config{}), Config{CacheTTL: time.Minute})
+		_, _ = h.resolve(false)
+		h.server.Put(acmePath, map[string]any{"accessToken": "new-" + canary})
+		h.server.SetOutage(vaulttest.Outage{Hang: true, Path: "/v1/secret/"})
+		results := make(chan provision.Secret, 64)
+		for range 64 {
+			go func() {
+				s, err := h.resolve(true)
+				if err != nil {
+					t.Error(err)
+				}
+				results <- s
+			}()
+		}
+		synctest.Wait()
+		h.server.SetOutage(vaulttest.Outage{})
+		for range 64 {
+			if s := <-results; s.Version != 2 || s.Cached {
+				t.Errorf("version %d, cached %t", s.Version, s.Cached)
+			}
+		}
+		if n := h.server.Count("/v1/secret/"); n > 3 {
+			t.Errorf("%d reads, want the first, and at most two for all that were refused", n)
+		}
+	})
+}
+
 func TestFreshDropsTheEntryEvenIfItFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

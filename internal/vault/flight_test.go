@@ -96,6 +96,97 @@ func TestFreshDoesntJoinAnOlderRead(t *testing.T) {
 	})
 }
 
+// TestRefusedTogether: many requests that are refused at once for one secret cost two reads, and none is
+// told of a read that began before it asked.
+func TestRefusedTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		reads, slow := 0, make(chan struct{})
+		c := stubCache(time.Minute, func(context.Context) (*stored, *failure) {
+			reads++
+			mine := reads
+			<-slow
+			return &stored{version: mine}, nil
+		})
+		versions := make(chan int, 64)
+		ask := func(fresh bool) {
+			var v int
+			_, _ = c.get(t.Context(), slotOf(1), fresh, take(&v))
+			versions <- v
+		}
+		go ask(true)
+		synctest.Wait()
+		for range 62 {
+			go ask(true)
+		}
+		go ask(false) // which may share the first
+		synctest.Wait()
+		if reads != 1 {
+			t.Errorf("%d reads under way, want 1", reads)
+		}
+		close(slow)
+		got := map[int]int{} // :: version → who got it
+		for range 64 {
+			got[<-versions]++
+		}
+		if reads != 2 || got[1] != 2 || got[2] != 62 {
+			t.Errorf("%d reads, of which the first served %d and the second %d; want 2, 2 and 62", reads, got[1], got[2])
+		}
+		if len(c.past)+len(c.next) != 0 {
+			t.Error("something is kept of reads that have ended")
+		}
+	})
+}
+
+// TestRefusedOneAfterAnother: each reads anew, for in between there may be a new version.
+func TestRefusedOneAfterAnother(t *testing.T) {
+	t.Parallel()
+	reads := 0
+	c := stubCache(time.Minute, func(context.Context) (*stored, *failure) {
+		reads++
+		return &stored{version: reads}, nil
+	})
+	for want := 1; want <= 3; want++ {
+		var v int
+		if _, err := c.get(t.Context(), slotOf(1), true, take(&v)); err != nil || v != want {
+			t.Errorf("got version %d, %v; want %d", v, err, want)
+		}
+	}
+}
+
+// TestRefusedTogetherWhileVaultHangs: who waits for the next read does so no longer than its context, nor
+// than the client lives.
+func TestRefusedTogetherWhileVaultHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := stubCache(time.Minute, func(ctx context.Context) (*stored, *failure) {
+			<-ctx.Done()
+			return nil, unavailable(provision.CauseNetwork, "%w", ctx.Err())
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		errs := make(chan *failure, 3)
+		ask := func(ctx context.Context) {
+			_, err := c.get(ctx, slotOf(1), true, nil)
+			errs <- err
+		}
+		go ask(t.Context())
+		synctest.Wait()
+		go ask(ctx)
+		if err := <-errs; err == nil || err.Cause != provision.CauseTimeout {
+			t.Errorf("past its context: %v", err)
+		}
+		go ask(t.Context())
+		synctest.Wait()
+		c.close()
+		for range 2 {
+			checkProblem(t, (<-errs).public(), provision.SecretUnavailable)
+		}
+		ask(t.Context())
+		checkProblem(t, (<-errs).public(), provision.SecretUnavailable, "stopped")
+	})
+}
+
 func TestReadsEndWithTheBudget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -135,12 +226,16 @@ func TestCloseEndsReads(t *testing.T) {
 func TestPanicReachesTheCaller(t *testing.T) {
 	t.Parallel()
 	c := stubCache(0, func(context.Context) (*stored, *failure) { panic("a bug") })
-	defer func() {
-		if got := recover(); got != "a bug" {
-			t.Errorf("recovered %v, want the bug", got)
-		}
-	}()
-	_, _ = c.get(t.Context(), slotOf(1), false, nil)
+	for _, fresh := range []bool{false, true} {
+		func() {
+			defer func() {
+				if got := recover(); got != "a bug" {
+					t.Errorf("recovered %v, want the bug", got)
+				}
+			}()
+			_, _ = c.get(t.Context(), slotOf(1), fresh, nil)
+		}()
+	}
 }
 
 func TestCacheIsBounded(t *testing.T) {
