@@ -65,3 +65,13 @@ func TestHuntLeavesOutWhatBelongsThere(t *testing.T) {
 		t.Errorf("%d found: %+v", n, h.Hits())
 	}
 }
+
+func TestTokensAreNew(t *testing.T) {
+	t.Parallel()
+	again := canary.Tokens()
+	for name, token := range canary.Tokens() {
+		if token == again[name] || len(token) < 30 || strings.ContainsFunc(token, func(r rune) bool { return r < ' ' || r > '~' }) {
+			t.Errorf("%s: %q is no good", name, token)
+		}
+	}
+}

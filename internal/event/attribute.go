@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 const (
@@ -42,7 +44,7 @@ func attributeName(name string) bool {
 func (m *message) checkAttributes() {
 	for name, a := range m.attrs {
 		if a.fault != "" {
-			m.bad.add(under("", name), "%s", a.fault)
+			m.bad.addAs(reasonOf(a.fault), under("", name), a.fault)
 		} else if !attributeName(name) {
 			m.bad.add(under("", name), "not an attribute; their names are lower-case letters and digits")
 		}
@@ -59,6 +61,13 @@ func (m *message) checkAttributes() {
 	m.check("time", checkTime)
 	m.check("expirytime", checkTime)
 	m.check("subject", func(v string) string { return unless(v != "", "must not be empty") })
+}
+
+func reasonOf(fault string) provision.Reason {
+	if fault == faultToken {
+		return provision.ReasonPlaintextSecret
+	}
+	return provision.ReasonInvalidRequest
 }
 
 func unless(ok bool, text string) string {
@@ -138,11 +147,13 @@ func (m *message) identity(meta Meta) (id, source string) {
 // which every delivery of it shares.
 func (m *message) standIn(meta Meta) string {
 	value, ok, err := m.headers.get(HeaderMsgID)
-	a := readAttribute(strings.ToValidUTF8(value, "\x00")) // NUL is refused like what is no UTF-8
-	if ok && err == nil && a.fault == "" && validID(value) {
+	a := readAttribute("id", strings.ToValidUTF8(value, "\x00")) // NUL is refused like what is no UTF-8
+	switch {
+	case ok && err == nil && a.fault == "" && validID(value):
 		return value
-	}
-	if ok && (value != "" || err != nil) && m.form == formBare {
+	case a.fault == faultToken && m.form == formBare:
+		m.bad.addAs(provision.ReasonPlaintextSecret, "header "+HeaderMsgID, a.fault)
+	case ok && (value != "" || err != nil) && m.form == formBare:
 		m.bad.add("header "+HeaderMsgID, "it names the request; want 1 to %d bytes of UTF-8 without control characters", maxIDLen)
 	}
 	return "seq-" + strconv.FormatInt(meta.Timestamp.UnixNano(), 10) + "-" + strconv.FormatUint(meta.Seq, 10)

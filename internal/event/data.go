@@ -11,6 +11,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // Where things are in a request's data.
@@ -64,6 +65,9 @@ func (c dataCheck) walk(n *node, s *jsonschema.Schema, at string) {
 		c.token(n)
 	} else if n.kind == kindString {
 		c.text(at, n.text)
+		if s != nil && s.Properties == nil {
+			c.literal(at, n.text)
+		}
 	}
 	for _, each := range n.members {
 		child, below := childOf(s, each.name), at
@@ -97,7 +101,26 @@ func (c dataCheck) token(n *node) {
 		c.bad.addAs(provision.ReasonSecretForbidden, atToken, err.Error())
 	case err != nil:
 		c.bad.add(atToken, "%s", err)
+	case scrub.HoldsToken(n.text):
+		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, "the reference itself holds what looks like a token; name where the secret is")
 	}
+}
+
+// literal refuses a secret in the place of something else.
+func (c dataCheck) literal(at, text string) {
+	if tokenAt(at, text) {
+		c.bad.addAs(provision.ReasonPlaintextSecret, at,
+			"holds what looks like a token or a password; write it to Vault and send its reference as "+atToken)
+	}
+}
+
+// tokenAt reports whether a known field holds a token. What is wrong with user info in a domain says the
+// domain's own rule.
+func tokenAt(at, text string) bool {
+	if at == atDomain {
+		text = strings.TrimPrefix(text, "https://")
+	}
+	return scrub.HoldsToken(text)
 }
 
 // text judges any other string.

@@ -103,12 +103,12 @@ func TestAllViolationsAtOnce(t *testing.T) {
 	}), map[string]any{"specversion": "2.0", "id": absent{}, "time": secret})
 	d := decode(nil, body)
 	wantInvalid(t, d, provision.ReasonPlaintextSecret)
+	const token = "holds what looks like a token or a password; write it to Vault and send its reference as /data/auth/params/accessToken; "
 	const want = `the request is not valid: ` +
 		`/data/auth/params/accessToken: not a secret reference; write the secret to Vault and send vault:<path>#<field>; ` +
-		`/data/auth/params/domain: want https://<host>; ` +
-		`/data/connectionSpec/id: must match ^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$; ` +
+		`/data/auth/params/domain: ` + token + `/data/auth/params/domain: want https://<host>; /data/connectionSpec/id: ` + token +
 		`/data/connectionSpec/version: required; /data/name: has blanks at its ends; /data/sandbox: required; /data/zzz: unknown field; ` +
-		`/id: required; /specversion: unsupported version; want 1.0; /time: not a time; want RFC 3339, such as 2026-11-22T03:00:00Z`
+		`/id: required; /specversion: unsupported version; want 1.0; /time: holds what looks like a token or a password; no attribute is for secrets`
 	if d.Invalid.Message != want {
 		t.Errorf("got  %s\nwant %s", d.Invalid.Message, want)
 	}

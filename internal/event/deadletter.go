@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // Message is a message to be published.
@@ -92,6 +93,8 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 		attr, ok := strings.CutPrefix(name, attributePrefix)
 		switch {
 		case !ok:
+		case scrub.HoldsToken(attr):
+			hidden = true // the name itself
 		case knownAttribute(attr) && m.formedHeader(attr):
 			out[name] = values
 		case traceAttribute(attr) && m.headerAttribute(attr).fault == "":

@@ -7,6 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // A dead letter keeps the value of a known field or attribute only where it has that field's form:
@@ -61,13 +62,16 @@ func attributeStays(name string, n *node) bool {
 	if !knownAttribute(name) || n.flaw != "" && n.flaw != flawTwice {
 		return false
 	}
-	return n.kind == kindNull || n.kind == kindString && readAttribute(n.text).fault == "" && formed(name, n.text)
+	return n.kind == kindNull || n.kind == kindString && readAttribute(name, n.text).fault == "" && formed(name, n.text)
 }
 
 // harmless reports whether the value of a known field may stay. One that should be a string and has
-// parts may hold anything.
+// parts may hold anything, and one that holds a token does.
 func harmless(n *node, at string) bool {
 	if n.kind == kindObject || n.kind == kindArray {
+		return false
+	}
+	if n.kind == kindString && tokenAt(at, n.text) {
 		return false
 	}
 	switch at {
@@ -101,7 +105,7 @@ func keptHeader(name string, values []string) []string {
 		case !formed(name, v):
 			v = ""
 		}
-		if v != "" {
+		if v != "" && !scrub.HoldsToken(v) {
 			kept = append(kept, v)
 		}
 	}

@@ -40,6 +40,7 @@ func hostile(t testing.TB) map[string]string {
 		"references":           fill(data+`"x":[`, "]}", func(int) string { return `"vault:"` }),
 		"nested":               fill(data+`"x":[`, "]}", func(int) string { return `{"a":{}}` }),
 		"one long string":      with(t, goodData, map[string]any{"name": strings.Repeat("a\n", 85_000)}),
+		"signs of tokens":      with(t, goodData, map[string]any{"name": strings.Repeat("dapi0 eyJ1 ://x:bearer hvs.basic 0Q~p8e-_-----BEGIN ", 4_800)}),
 		"one long name":        with(t, goodData, map[string]any{strings.Repeat("é", 120_000): 1}),
 		"one long number":      data + `"x":` + strings.Repeat("9", 250_000) + "}",
 		"one long domain":      with(t, goodData, map[string]any{"auth.params.domain": "https://" + strings.Repeat("a.", 125_000) + "azuredatabricks.net"}),

@@ -43,8 +43,9 @@ type node struct {
 
 // member is one name and value of an object. An object may have several of one name.
 type member struct {
-	name  string
-	value *node
+	name       string
+	start, end int // the name's place in the text
+	value      *node
 }
 
 // parse reads one JSON value with nothing behind it. Flaws that don't stop it from being read are
@@ -132,7 +133,8 @@ func (s *scanner) object(n *node, depth int) error {
 	for s.next() != '}' {
 		name := &node{kind: kindString, start: s.pos}
 		s.skipString()
-		name.raw = s.src[name.start:s.pos]
+		name.end = s.pos
+		name.raw = s.src[name.start:name.end]
 		name.settle()
 		value, err := s.value(depth + 1)
 		if err != nil {
@@ -143,7 +145,7 @@ func (s *scanner) object(n *node, depth int) error {
 		} else if name.flaw != "" {
 			value.flaw = "its name holds half a surrogate pair"
 		}
-		n.members = append(n.members, member{name.text, value})
+		n.members = append(n.members, member{name.text, name.start, name.end, value})
 	}
 	s.pos++
 	return nil

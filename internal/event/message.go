@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
+
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // form says how an event is laid out in a message.
@@ -121,7 +123,7 @@ func (m *message) openMember(each member) {
 	a := attribute{}
 	switch each.value.kind {
 	case kindString:
-		a = readAttribute(each.value.text)
+		a = readAttribute(each.name, each.value.text)
 	case kindNull:
 		if each.value.flaw == "" {
 			return
@@ -217,15 +219,22 @@ func (m *message) headerAttribute(name string) attribute {
 	if value, err = unescape(value); err != nil {
 		return attribute{fault: err.Error()}
 	}
-	return readAttribute(value)
+	return readAttribute(name, value)
 }
 
-// readAttribute refuses what a CloudEvents string may not hold.
-func readAttribute(value string) attribute {
+// faultToken is of an attribute that is as good as unreadable: nothing of it may be told.
+const faultToken = "holds what looks like a token or a password; no attribute is for secrets"
+
+// readAttribute refuses what a CloudEvents string may not hold, and a token in an attribute that we know.
+// Others are kept nowhere, and a malformed trace context is refused by nobody: see trace.
+func readAttribute(name, value string) attribute {
 	for _, r := range value {
 		if r < 0x20 || r >= 0x7f && r <= 0x9f {
 			return attribute{fault: fmt.Sprintf("holds the control character U+%04X", r)}
 		}
+	}
+	if knownAttribute(name) && !traceAttribute(name) && scrub.HoldsToken(value) {
+		return attribute{fault: faultToken}
 	}
 	return attribute{value: value}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // edit replaces a part of a text.
@@ -33,6 +34,13 @@ func (r *redaction) hide(n *node) {
 	}
 }
 
+// name takes out a name that holds a token.
+func (r *redaction) name(m member) {
+	if scrub.HoldsToken(m.name) {
+		r.edits = append(r.edits, edit{m.start, m.end, redactedJSON})
+	}
+}
+
 // data takes out of a request's data what has no place in the schema, the access token unless it is a
 // reference, and parameters that don't have their form. Every one of several equal names is looked at.
 func (r *redaction) data(n *node, s *jsonschema.Schema, at string) {
@@ -47,6 +55,7 @@ func (r *redaction) data(n *node, s *jsonschema.Schema, at string) {
 		r.hide(n)
 	default:
 		for _, each := range n.members {
+			r.name(each)
 			r.data(each.value, s.Properties[each.name], at+"/"+each.name)
 		}
 	}
@@ -59,6 +68,7 @@ func (r *redaction) event(root *node) (ok bool) {
 		return true
 	}
 	for _, each := range root.members {
+		r.name(each)
 		switch {
 		case each.name == "data":
 			r.data(each.value, createSchema(), atData)
@@ -67,7 +77,7 @@ func (r *redaction) event(root *node) (ok bool) {
 				return false
 			}
 		case attributeStays(each.name, each.value):
-		case traceAttribute(each.name) && each.value.kind == kindString && each.value.flaw == "" && readAttribute(each.value.text).fault == "":
+		case traceAttribute(each.name) && each.value.kind == kindString && each.value.flaw == "" && readAttribute(each.name, each.value.text).fault == "":
 			before := len(r.edits)
 			r.hide(each.value)
 			r.trace += len(r.edits) - before

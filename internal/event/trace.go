@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 var (
@@ -14,7 +15,8 @@ var (
 
 const maxTraceLen = 512
 
-// validTraceState follows W3C Trace Context: a list of key=value, which may have empty members.
+// validTraceState follows W3C Trace Context: a list of key=value, which may have empty members. A token is
+// never a part of it, for it is carried far.
 func validTraceState(s string) bool {
 	members := 0
 	for each := range strings.SplitSeq(s, ",") {
@@ -25,13 +27,13 @@ func validTraceState(s string) bool {
 			return false
 		}
 	}
-	return members > 0 && members <= 32 && len(s) <= maxTraceLen
+	return members > 0 && members <= 32 && len(s) <= maxTraceLen && !scrub.HoldsToken(s)
 }
 
 // validTraceParent follows W3C Trace Context: version ff and all-zero ids are invalid, and only
 // versions after 00 may have more parts.
 func validTraceParent(s string) bool {
-	if len(s) > maxTraceLen {
+	if len(s) > maxTraceLen || scrub.HoldsToken(s) {
 		return false
 	}
 	m := traceParent.FindStringSubmatch(s)

@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 const (
@@ -79,11 +80,12 @@ func (v violations) String() string {
 var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
 
 // under returns the JSON pointer of a name below at. Long names are cut and unprintable characters
-// replaced: names come from outside and end in logs.
+// or tokens are replaced: names come from outside and end in logs.
 func under(at, name string) string {
 	if plainName(name) {
 		return at + "/" + name
 	}
+	name = scrub.Scrubber{}.Text(name)
 	name = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return '\uFFFD'
@@ -98,7 +100,7 @@ func under(at, name string) string {
 
 // plainName reports whether a pointer shows the name as it is.
 func plainName(name string) bool {
-	return len(name) <= maxNameLen && !strings.ContainsFunc(name, func(r rune) bool {
+	return len(name) <= maxNameLen && !scrub.HoldsToken(name) && !strings.ContainsFunc(name, func(r rune) bool {
 		return r <= ' ' || r >= 0x7f || r == '~' || r == '/'
 	})
 }

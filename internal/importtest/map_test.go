@@ -18,7 +18,7 @@ var allowed = map[string][]string{
 	// The hub knows no technology.
 	"internal/provision": {backoff},
 	// The spokes know the hub and the wire format, never each other.
-	"internal/event": {"internal/provision", "github.com/cloudevents/sdk-go/v2",
+	"internal/event": {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2",
 		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},
 	"internal/ledger":   {"internal/provision", natsClient, backoff},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff},
