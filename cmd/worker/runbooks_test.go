@@ -33,13 +33,18 @@ func TestDocumentedCommandsExist(t *testing.T) {
 
 var (
 	inBlock = regexp.MustCompile(`(?m)^(?:kubectl exec .* -- /usr/local/bin/)?worker ([a-z].*)$`)
+	block   = regexp.MustCompile("(?s)```sh\n(.*?)```")
 	inText  = regexp.MustCompile("`worker ([a-z][^`]*)`")
 )
 
 // commandLines returns what comes after "worker" where a page names a command, without comments, pipes and
 // placeholders.
 func commandLines(page string) (lines [][]string) {
-	for _, m := range append(inBlock.FindAllStringSubmatch(page, -1), inText.FindAllStringSubmatch(page, -1)...) {
+	found := inText.FindAllStringSubmatch(page, -1)
+	for _, b := range block.FindAllString(page, -1) {
+		found = append(found, inBlock.FindAllStringSubmatch(b, -1)...)
+	}
+	for _, m := range found {
 		line := m[1]
 		for _, end := range []string{"#", "|", "…", ";"} {
 			line, _, _ = strings.Cut(line, end)
