@@ -199,6 +199,7 @@ func (t *task) lookRefused(ctx context.Context, refused *Failure) step {
 	case err != nil && missingSecret(err) == nil:
 		return t.secretTrouble(ctx, err, t.lookFirst)
 	case err == nil && otherCredentials(used, t.creds):
+		t.fresh = false
 		return t.lookFirst
 	}
 	t.fail(refused)
