@@ -50,7 +50,7 @@ func (w *testWorld) checkStatus() {
 	t := w.t
 	t.Helper()
 	r := w.worker("", "status", "r-1")
-	for _, want := range []string{"request", "r-1", "created", "First", "STEP", "post"} {
+	for _, want := range []string{"request", "r-1", "created", "First", "WHAT HAPPENED", "the POST made the connection"} {
 		if r.code != exitOK || !strings.Contains(r.stdout, want) {
 			t.Errorf("status: exit %d, no %q in:\n%s%s", r.code, want, r.stdout, r.stderr)
 		}

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
@@ -27,7 +30,12 @@ func (c *cli) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status ID",
 		Short: "Tell the story of a request, attempt by attempt",
-		Args:  cobra.ExactArgs(1),
+		Long: `Tell the story of a request in plain words: every attempt with its time and cause, what comes next, and
+the commands that act on it. One that no worker has taken up yet is looked for in the queue.
+
+A tenant's own NATS user sees its own requests: give --tenant, and --source if it is not that of "worker submit".`,
+		Example: "  worker status 9f2c\n  worker status 9f2c --tenant acme --source /portal/onboarding --watch\n  worker status 9f2c --json",
+		Args:    cobra.ExactArgs(1),
 	}
 	f := cmd.Flags()
 	f.StringVar(&q.tenant, "tenant", "", "its tenant, where the id alone is ambiguous")
@@ -95,11 +103,59 @@ func (q *statusQuery) print(rec provision.Record) error {
 	if q.asJSON {
 		return q.printJSON(rec)
 	}
-	if err := q.printTable(story.Head(rec)...); err != nil {
+	head := story.Head(rec)
+	if next := story.WhatNext(rec, time.Now()); rec.Final == nil {
+		head = append(head, []string{"next", next.Text + due(next.At)})
+	}
+	if err := q.printTable(head...); err != nil {
 		return err
 	}
 	fmt.Fprintln(q.stdout)
-	return q.printTable(story.Attempts(rec)...)
+	if err := q.printTable(timeline(rec)...); err != nil {
+		return err
+	}
+	return q.printCommands(rec)
+}
+
+// timeline returns a request's story as rows with a header.
+func timeline(rec provision.Record) [][]string {
+	rows := [][]string{{"AT", "RETRY", "TOOK", "WHAT HAPPENED"}}
+	for _, e := range story.Timeline(rec) {
+		took, text := "-", e.Text
+		if e.Took > 0 {
+			took = e.Took.Round(time.Millisecond).String()
+		}
+		if e.Detail != "" {
+			text += " (" + e.Detail + ")"
+		}
+		rows = append(rows, []string{e.At.UTC().Format("2006-01-02 15:04:05.000Z"), strconv.Itoa(e.Retry), took, text})
+	}
+	return rows
+}
+
+// due says when something comes, nothing where that isn't known.
+func due(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return ", at " + at.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+// printCommands prints what can be done about a request that has failed.
+func (q *statusQuery) printCommands(rec provision.Record) error {
+	if rec.Final == nil || rec.Final.Result.Error == nil {
+		return nil
+	}
+	rows := [][]string{}
+	for _, c := range story.Commands(rec) {
+		if !strings.HasPrefix(c.Line, "worker status ") { // this very one
+			rows = append(rows, []string{c.Line, c.Does})
+		}
+	}
+	if remedy := story.Remedy(rec.Final.Result.Error); remedy != "" {
+		fmt.Fprintf(q.stdout, "\n%s\n", remedy)
+	}
+	return q.printTable(rows...)
 }
 
 // follow prints what happens after rec, until the request has ended; with --json every version of it.
