@@ -28,6 +28,9 @@ func TestWrongUse(t *testing.T) {
 		"submit --tenant a --timeout=1 x":    "missing unit",
 		"status":                             "accepts 1 arg",
 		"list --state lost":                  "--state",
+		"list --tenant A":                    "--tenant",
+		"list --limit=-1":                    "--limit",
+		"list --older-than=-1h":              "--older-than",
 		"doctor --vault-token t --tenant A":  "--tenant",
 		"doctor --vault-token t --sandbox x": "--sandbox needs --tenant",
 		"doctor":                             "VAULT_TOKEN",
@@ -247,5 +250,19 @@ func TestEmulator(t *testing.T) {
 	cancel()
 	if code := <-ended; code != exitOK {
 		t.Errorf("exit %d after the signal:\n%s", code, errs.String())
+	}
+}
+
+// Whoever asks a command for help is shown how it is used.
+func TestEveryCommandHasAnExample(t *testing.T) {
+	t.Parallel()
+	for _, cmd := range (&cli{}).commands() {
+		if cmd.Hidden {
+			continue
+		}
+		r := worker(t, nil, "", cmd.Name(), "--help")
+		if r.code != exitOK || !strings.Contains(r.stdout, "\nExamples:\n  ") || !strings.Contains(cmd.Example, "worker "+cmd.Name()) {
+			t.Errorf("%s: exit %d:\n%s", cmd.Name(), r.code, r.stdout)
+		}
 	}
 }

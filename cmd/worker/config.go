@@ -20,10 +20,11 @@ type configView struct {
 
 func (c *cli) configCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "config",
-		Short: "Print the settings in effect, secrets masked, and where each comes from",
-		Long:  "Print the settings that run would use, secrets masked, and where each comes from.\nExits 2 if any of them is wrong, and says what would be right.",
-		Args:  cobra.NoArgs,
+		Use:     "config",
+		Short:   "Print the settings in effect, secrets masked, and where each comes from",
+		Long:    "Print the settings that run would use, secrets masked, and where each comes from.\nExits 2 if any of them is wrong, and says what would be right.",
+		Example: "  worker config\n  worker config --json",
+		Args:    cobra.NoArgs,
 	}
 	asJSON := cmd.Flags().Bool("json", false, "print JSON")
 	load := c.settingsOf(cmd, settings.All...)

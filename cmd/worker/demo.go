@@ -18,7 +18,8 @@ func (c *cli) demoCommand() *cobra.Command {
 		Short: "Show the worker at work, with everything it needs in one process",
 		Long: `Run a NATS server, a Vault, a Flow Service emulator and the worker in one process; submit sample
 requests, of which two fail on purpose; print what becomes of them, and keep running.`,
-		Args: cobra.NoArgs,
+		Example: "  worker demo\n  worker demo --once",
+		Args:    cobra.NoArgs,
 	}
 	once := cmd.Flags().Bool("once", false, "end after the samples; exit 0 if every one ended as expected")
 	asJSON := cmd.Flags().Bool("json", false, "print only results, as JSON lines")

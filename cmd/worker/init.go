@@ -18,10 +18,11 @@ const objectsTimeout = time.Minute
 
 func (c *cli) initCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Create or upgrade the NATS objects",
-		Long:  "Create the streams, the ledger and the consumer, or upgrade them. What exists is never shrunk,\nso it can be run as often as you like.",
-		Args:  cobra.NoArgs,
+		Use:     "init",
+		Short:   "Create or upgrade the NATS objects",
+		Long:    "Create the streams, the ledger and the consumer, or upgrade them. What exists is never shrunk,\nso it can be run as often as you like.",
+		Example: "  worker init\n  worker init --worker-replicas 3 --json",
+		Args:    cobra.NoArgs,
 	}
 	asJSON := cmd.Flags().Bool("json", false, "print JSON lines")
 	load := c.settingsOf(cmd, settings.NATS, settings.Streams)

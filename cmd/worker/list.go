@@ -18,8 +18,10 @@ import (
 
 func (c *cli) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "List requests by state, tenant and age",
+		Use:   "list",
+		Short: "List requests by state, tenant and age",
+		Long: `List the requests that the ledger knows, by state, tenant, source and age: of those that match the latest
+100, oldest first. Requests that no worker has taken up yet are in the queue only: see "worker status ID".`,
 		Example: "  worker list --state failed --newer-than 24h\n  worker list --tenant acme --state posting,unknown --older-than 10m\n  worker list --stuck",
 		Args:    cobra.NoArgs,
 	}
@@ -30,6 +32,7 @@ func (c *cli) listCommand() *cobra.Command {
 	f.StringVar(&filter.Source, "source", "", "only this source")
 	f.DurationVar(&filter.OlderThan, "older-than", 0, "only those that entered the stream at least so long ago")
 	f.DurationVar(&filter.NewerThan, "newer-than", 0, "only those that entered the stream at most so long ago")
+	f.IntVar(&filter.Limit, "limit", 100, "at most so many, the latest; 0 = all")
 	asJSON := f.Bool("json", false, "print the ledger's records as JSON lines")
 	onlyStuck := f.Bool("stuck", false, "only those that have not ended and that no message carries any more")
 	load := c.settingsOf(cmd, settings.NATS)
@@ -41,6 +44,9 @@ func (c *cli) listCommand() *cobra.Command {
 		if filter.States, err = parseStates(*states); err != nil {
 			return err
 		}
+		if err := checkFilter(filter); err != nil {
+			return err
+		}
 		client, js, err := c.client(ctx, set.Settings, "list")
 		if err != nil {
 			return err
@@ -49,10 +55,31 @@ func (c *cli) listCommand() *cobra.Command {
 		if *onlyStuck {
 			return c.listStuck(ctx, client, js, filter, *asJSON)
 		}
-		recs, err := client.List(ctx, filter)
-		return errors.Join(c.printRecords(recs, *asJSON), err)
+		recs, more, err := client.ListSome(ctx, filter)
+		err = errors.Join(c.printRecords(recs, *asJSON), err)
+		c.leftOut(more)
+		return err
 	})
 	return cmd
+}
+
+func checkFilter(f requester.Filter) error {
+	switch {
+	case f.Tenant != "" && !provision.ValidTenant(f.Tenant):
+		return usagef("--tenant is %q; want a tenant's name: lower-case letters, digits, \"_\" and \"-\", at most 63", f.Tenant)
+	case f.OlderThan < 0 || f.NewerThan < 0:
+		return usagef("--older-than and --newer-than want 0 or more, as 10m or 24h")
+	case f.Limit < 0:
+		return usagef("--limit is %d; want 0 or more", f.Limit)
+	}
+	return nil
+}
+
+// leftOut says how many requests --limit left out, if any.
+func (c *cli) leftOut(n int) {
+	if n > 0 {
+		fmt.Fprintf(c.stderr, "--limit leaves out %s that entered the stream earlier; --state, --tenant and --newer-than narrow it\n", requests(n))
+	}
 }
 
 func parseStates(names []string) ([]provision.State, error) {

@@ -16,7 +16,10 @@ func (c *cli) pauseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pause",
 		Short: "Stop the intake of all workers; what is in hand is finished",
-		Args:  cobra.NoArgs,
+		Long: `Stop the intake of all workers; what is in hand is finished, and nothing is lost. "worker resume" ends it.
+It needs NATS 2.11 or later.`,
+		Example: "  worker pause\n  worker pause --for 1h",
+		Args:    cobra.NoArgs,
 	}
 	length := cmd.Flags().Duration("for", 0, "resume by itself after so long (default: not before \"worker resume\")")
 	c.onIntake(cmd, func(ctx context.Context, js jetstream.JetStream) (consumer.Pauses, error) {

@@ -7,7 +7,7 @@ import (
 )
 
 func (c *cli) resumeCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "resume", Short: "Let all workers take requests again", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "resume", Short: "Let all workers take requests again", Example: "  worker resume", Args: cobra.NoArgs}
 	c.onIntake(cmd, consumer.Resume)
 	return cmd
 }

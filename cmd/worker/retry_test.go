@@ -103,6 +103,34 @@ func (w *testWorld) retryWhatIsOver() {
 	}
 }
 
+// A dead letter whose connection had in truth been made is retried: that one is adopted, none is made.
+func TestRetryOfWhatHadBeenMade(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.environ = append(w.environ, "WORKER_REQUEST_DEADLINE=2s", "WORKER_SETTLE=1s")
+	w.flow.SetFaults(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectReset, When: flowtest.StageAfter, Times: 1},
+		flowtest.Fault{Operation: flowtest.OpList, Effect: flowtest.EffectStatus, Status: 403})
+	w.start()
+	r := w.worker(request("A", goodToken), "submit", "--tenant", "acme", "--id", "r-1", "--wait", "-")
+	if r.code != exitFailed || !strings.Contains(r.stdout, "outcome_unknown") {
+		t.Fatalf("submit: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	w.flow.SetFaults()
+	w.awaitLetter("r-1", 0)
+	w.worker("", "retry", "--reason", "outcome_unknown", "--yes")
+	rec, made := w.ends("r-1", 1), w.flow.Connections()
+	if rec.State != provision.StateCreated || !rec.Final.Result.Adopted || rec.Final.Result.Attempts != 0 {
+		t.Fatalf("ended as %s, %+v", rec.State, rec.Final)
+	}
+	if n := w.flow.Count(flowtest.OpCreate); n != 1 || len(made) != 1 || made[0].ID != rec.Final.Result.Connection.ID {
+		t.Errorf("%d POSTs, connections %+v", n, made)
+	}
+	w.awaitEmpty(w.jetStream())
+	if told := strings.Join(w.outcomes("r-1"), ", "); told != "failed outcome_unknown, created" {
+		t.Errorf("told %s", told)
+	}
+}
+
 func TestRetryOfSeveral(t *testing.T) {
 	t.Parallel()
 	w := newTestWorld(t)

@@ -16,7 +16,8 @@ func (c *cli) runCommand() *cobra.Command {
 		Short: "Run the worker",
 		Long: `Run the worker until SIGTERM or SIGINT; then it finishes what is in hand and exits 0. A second
 signal ends it at once; requests it had in hand are taken up by another worker, or after a restart.`,
-		Args: cobra.NoArgs,
+		Example: "  NATS_URL=nats://nats:4222 VAULT_ADDR=https://vault:8200 VAULT_AUTH=kubernetes VAULT_ROLE=flow-worker worker run\n  worker run --worker-concurrency 16 --log-level debug",
+		Args:    cobra.NoArgs,
 	}
 	load := c.settingsOf(cmd, settings.All...)
 	cmd.RunE = work(func(ctx context.Context, _ []string) error {

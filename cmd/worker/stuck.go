@@ -41,10 +41,16 @@ func (c *cli) listStuck(ctx context.Context, client *requester.Client, js jetstr
 	if len(f.States) == 0 {
 		f.States = openStates
 	}
+	limit := f.Limit
+	f.Limit = 0 // of those that are stuck, not of those that are looked at
 	recs, unreadable := client.List(ctx, f)
 	recs, err := stuck(ctx, client, js, recs)
 	if err != nil {
 		return err
+	}
+	if over := len(recs) - limit; limit > 0 && over > 0 {
+		recs = recs[over:]
+		c.leftOut(over)
 	}
 	rows := [][]string{{"TENANT", "SOURCE", "ID", "STATE", "UNTOUCHED", "POSTS", "NAME"}}
 	for _, r := range recs {

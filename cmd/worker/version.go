@@ -40,7 +40,7 @@ func readVersion() buildVersion {
 }
 
 func (c *cli) versionCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "version", Short: "Print version, commit and Go version", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "version", Short: "Print version, commit and Go version", Example: "  worker version --json", Args: cobra.NoArgs}
 	asJSON := cmd.Flags().Bool("json", false, "print JSON")
 	cmd.RunE = work(func(context.Context, []string) error {
 		v := readVersion()

@@ -15,6 +15,7 @@ type Filter struct {
 	ledger.Filter
 	OlderThan time.Duration // since the request entered the stream
 	NewerThan time.Duration
+	Limit     int // only so many, those that entered the stream last; 0 means all
 }
 
 func (f Filter) match(rec provision.Record, now time.Time) bool {
@@ -25,19 +26,41 @@ func (f Filter) match(rec provision.Record, now time.Time) bool {
 // List returns the records that match f, oldest request first. Records that this version can't read
 // are left out and told in the error, beside the others.
 func (c *Client) List(ctx context.Context, f Filter) ([]provision.Record, error) {
-	var recs []provision.Record
+	recs, _, err := c.ListSome(ctx, f)
+	return recs, err
+}
+
+// ListSome is List that also returns how many records match beyond f.Limit. It holds no more than about
+// twice as many at a time.
+func (c *Client) ListSome(ctx context.Context, f Filter) (recs []provision.Record, more int, err error) {
 	var unreadable []error
 	now := time.Now()
 	for e, err := range c.ledger.List(ctx, f.Filter) {
 		switch {
 		case err != nil:
 			unreadable = append(unreadable, err)
+			continue
 		case f.match(e.Record, now):
 			recs = append(recs, e.Record)
 		}
+		if f.Limit > 0 && len(recs) > 2*f.Limit {
+			recs, more = latest(recs, f.Limit, more)
+		}
 	}
+	recs, more = latest(recs, f.Limit, more)
+	return recs, more, errors.Join(unreadable...)
+}
+
+// latest sorts recs and leaves the last n of them, all for 0. It adds the others to more.
+func latest(recs []provision.Record, n, more int) ([]provision.Record, int) {
 	slices.SortStableFunc(recs, func(a, b provision.Record) int { return a.RequestedAt.Compare(b.RequestedAt) })
-	return recs, errors.Join(unreadable...)
+	if n == 0 || len(recs) <= n {
+		return recs, more
+	}
+	over := len(recs) - n
+	copy(recs, recs[over:])
+	clear(recs[n:])
+	return recs[:n], more + over
 }
 
 // Load returns the record of key as it is now and its revision, or provision.ErrNoRecord.

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// However many requests there are, a list has an end, and says what it leaves out.
+func TestListIsBounded(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.worker("", "init")
+	js := w.jetStream()
+	for i := range 105 {
+		w.store(js, fmt.Sprintf("r-%03d", i), provision.StateUnknown, uint64(i+1))
+	}
+	for args, want := range map[string]struct {
+		lines         int
+		first, stderr string
+	}{
+		"list":                            {101, "TENANT", "leaves out 5 requests"},
+		"list --limit 10":                 {11, "TENANT", "leaves out 95 requests"},
+		"list --limit 0":                  {106, "TENANT", ""},
+		"list --json --limit 3":           {3, `{"key":`, "leaves out 102 requests"},
+		"list --stuck --limit 2":          {3, "TENANT", "leaves out 103 requests"},
+		"list --older-than 2h":            {0, "", "no request matches"},
+		"list --tenant acme --source /no": {0, "", "no request matches"},
+	} {
+		r := w.worker("", strings.Fields(args)...)
+		if r.code != exitOK || strings.Count(r.stdout, "\n") != want.lines || !strings.HasPrefix(r.stdout, want.first) || !strings.Contains(r.stderr, want.stderr) {
+			t.Errorf("%s: exit %d, %d lines:\n%s", args, r.code, strings.Count(r.stdout, "\n"), r.stderr)
+		}
+	}
+	r := w.worker("", "list", "--limit", "1")
+	if !strings.Contains(r.stdout, "r-104") {
+		t.Errorf("not the latest:\n%s", r.stdout)
+	}
+}
+
+// A row without a last value leaves the columns of the others alone.
+func TestColumnsStayAligned(t *testing.T) {
+	t.Parallel()
+	var out safeBuffer
+	if err := printRows(&out, [][]string{{"A", "B", "C"}, {"1", "2", ""}, {"long", "longer", "x"}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "A     B       C\n1     2\nlong  longer  x\n"; out.String() != want {
+		t.Errorf("got\n%swant\n%s", out.String(), want)
+	}
+}
