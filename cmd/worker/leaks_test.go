@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/canary"
+	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
 	"github.com/flow-worker/flow-worker/internal/natstest"
 	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
@@ -27,7 +28,7 @@ type leakyWorld struct {
 
 func newLeakyWorld(t *testing.T) *leakyWorld {
 	t.Helper()
-	s := map[string]string{"NATS password": canary.Plain(), "user info": canary.Plain()}
+	s := map[string]string{"NATS password": canary.Plain(), "user info": canary.Plain(), "misplaced token": "p8e-" + canary.Plain()}
 	for _, name := range []string{"clientSecret", "Databricks token", "Vault token", "plaintext token", "unknown field",
 		"setting", "secret-id", "JWT", "creds seed", "NKey seed"} {
 		s[name] = canary.New()
@@ -111,8 +112,27 @@ func (w *leakyWorld) submitAll() {
 		w.run(data, nil, "submit", "--dry-run", "--tenant", "acme", "-")
 		w.run(data, nil, "submit", "--tenant", "acme", "--id", id, "--wait", "-")
 	}
+	w.submitMisplaced()
 	w.run("not JSON: "+w.secrets["plaintext token"], nil, "submit", "--tenant", "acme", "-")
 	w.run(request("hang", goodToken), nil, "submit", "--tenant", "acme", "--id", "hang", "-")
+}
+
+// submitMisplaced submits requests with a token where none belongs: none is sent.
+func (w *leakyWorld) submitMisplaced() {
+	w.t.Helper()
+	token := w.secrets["misplaced token"]
+	for at, data := range map[string]string{
+		"/data/name":                   request("for "+token, goodToken),
+		"/data/auth/params/clusterId":  strings.Replace(request("cluster", goodToken), `"c"`, `"`+token+`"`, 1),
+		"/data/auth/params/database":   strings.Replace(request("database", goodToken), `"d"`, `"`+token+`"`, 1),
+		"/data/connectionSpec/version": strings.Replace(request("version", goodToken), `"1.0"`, `"`+token+`"`, 1),
+		"/subject":                     `{"specversion":"1.0","type":"` + event.TypeCreate + `","source":"/s","subject":"` + token + `","data":` + request("subject", goodToken) + `}`,
+	} {
+		r := w.run(data, nil, "submit", "--tenant", "acme", "--id", "misplaced", "-")
+		if r.code == 0 || !strings.Contains(r.stderr, at+": holds what looks like a token") || !strings.Contains(r.stderr, "plaintext_secret") {
+			w.t.Errorf("a token at %s: exit %d:\n%s%s", at, r.code, r.stdout, r.stderr)
+		}
+	}
 }
 
 // quotable returns a secret as it stands in JSON.

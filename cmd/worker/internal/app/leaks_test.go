@@ -29,6 +29,7 @@ func TestNothingLeaks(t *testing.T) {
 	w.whileOneHangs()
 	w.secondThoughts()
 	w.checkPaths()
+	w.checkMisplaced()
 	hunt := w.hunt(w.sinks())
 	w.stop()
 	w.restartOtherwise()
@@ -76,6 +77,7 @@ const goodRef = "vault:dbx#accessToken"
 func (w *leakWorld) everyFailure() {
 	w.t.Helper()
 	w.refusedByUs()
+	w.sendMisplaced()
 	w.refusedByOthers()
 	w.leftBehind()
 	w.drained()

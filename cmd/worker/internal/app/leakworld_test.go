@@ -84,6 +84,7 @@ func newLeakWorld(t *testing.T) *leakWorld {
 		w.canaries[name] = canary.New()
 	}
 	w.canaries["NATS password"] = canary.Plain()
+	w.addMisplaced()
 	w.startVault()
 	w.startFlow()
 	w.startNATS()
