@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +23,7 @@ requests, of which two fail on purpose; print what becomes of them, and keep run
 		Args:    cobra.NoArgs,
 	}
 	once := cmd.Flags().Bool("once", false, "end after the samples; exit 0 if every one ended as expected")
+	trickle := cmd.Flags().Duration("trickle", 2*time.Second, "between the requests that keep coming after the samples; 0 = none do")
 	asJSON := cmd.Flags().Bool("json", false, "print only results, as JSON lines")
 	load := c.settingsOf(cmd, settings.Log)
 	cmd.RunE = work(func(ctx context.Context, _ []string) error {
@@ -29,7 +31,7 @@ requests, of which two fail on purpose; print what becomes of them, and keep run
 		if err != nil {
 			return err
 		}
-		cfg := demo.Config{Out: c.stdout, JSON: *asJSON, Colours: c.colours(), Once: *once, Program: program()}
+		cfg := demo.Config{Out: c.stdout, JSON: *asJSON, Colours: c.colours(), Once: *once, Trickle: *trickle, Program: program()}
 		if cmd.Flags().Changed("log-level") { // the lines of the demo tell the same in fewer words
 			cfg.Log = c.logger(set.Settings)
 		}

@@ -26,11 +26,12 @@ import (
 // Config says how the demo runs. Out must be set.
 type Config struct {
 	Out     io.Writer
-	JSON    bool         // print results as JSON lines, and nothing else
-	Colours bool         // of the lines
-	Once    bool         // end when all samples have ended
-	Program string       // how people call this program, for the commands that are shown
-	Log     *slog.Logger // the worker's; nil means none
+	JSON    bool          // print results as JSON lines, and nothing else
+	Colours bool          // of the lines
+	Once    bool          // end when all samples have ended
+	Trickle time.Duration // between requests that keep coming after the samples; 0 means that none do
+	Program string        // how people call this program, for the commands that are shown
+	Log     *slog.Logger  // the worker's; nil means none
 }
 
 // patience is how long the samples may take together; they need a few seconds.
@@ -107,6 +108,10 @@ func (d *demo) perform(ctx context.Context, s settings.Settings, done chan error
 	if d.Once {
 		return nil
 	}
+	ctx, stop := context.WithCancel(ctx)
+	trickled := make(chan struct{})
+	go func() { defer close(trickled); d.trickle(ctx) }()
+	defer func() { stop(); <-trickled }()
 	select {
 	case <-ctx.Done():
 		return nil

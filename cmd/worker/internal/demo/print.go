@@ -109,8 +109,12 @@ func (d *demo) table() {
 }
 
 func (d *demo) next() {
+	trickle := ""
+	if d.Trickle > 0 {
+		trickle = fmt.Sprintf(", and so do requests, every %v", d.Trickle)
+	}
 	d.printf(`
-The worker keeps running. Where to look next:
+The worker keeps running%[7]s. Where to look next:
   status page   http://%[1]s/
   readiness     http://%[2]s/readyz
   metrics       http://%[2]s/metrics
@@ -124,5 +128,5 @@ See the story of the one whose answer was lost:
   %[5]s status --nats-url %[4]s demo-lost
 
 Ctrl-C ends the demo and removes everything.
-`, d.at.Status, d.at.HTTP, d.world.flowAt.URL, d.world.nats.ClientURL(), story.Printable(d.Program), story.Printable(d.world.requestFile()))
+`, d.at.Status, d.at.HTTP, d.world.flowAt.URL, d.world.nats.ClientURL(), story.Printable(d.Program), story.Printable(d.world.requestFile()), trickle)
 }
