@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,9 @@ func TestRealVault(t *testing.T) {
 func realUnlock(t *testing.T, b backend) {
 	conf := b.newRole(t)
 	b.lock(t, conf)
+	if locked, _ := b.call(t, "GET", "sys/locked-users", nil); !strings.Contains(fmt.Sprint(locked), conf.RoleID) {
+		t.Errorf("sys/locked-users does not tell the role: %v", locked)
+	}
 	mounts, _ := b.call(t, "GET", "sys/auth", nil)
 	mount, _ := mounts["approle/"].(map[string]any)
 	b.call(t, "PUT", fmt.Sprintf("sys/locked-users/%v/unlock/%s", mount["accessor"], conf.RoleID), nil)
