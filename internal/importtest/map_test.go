@@ -51,9 +51,10 @@ var allowed = map[string][]string{
 	"internal/ledger/ledgertest": {"internal/provision", "github.com/google/go-cmp"},
 
 	// Whole programs are tried from outside; what they need to be watched by is theirs to say.
-	"test/soak":        {"*"},
-	"test/fairness":    {"*"},
-	"test/confinement": {"*"},
+	"test/soak":          {"*"},
+	"test/fairness":      {"*"},
+	"test/confinement":   {"*"},
+	"test/observability": {"*"},
 
 	"internal/importtest": {},
 	"deploy":              {"internal/consumer", "internal/event", "internal/ledger"}, // its tests run them with the rights it grants
