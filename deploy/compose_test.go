@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"fmt"
 	"maps"
 	"net"
 	"net/url"
@@ -48,7 +49,7 @@ func composeWorkers(t *testing.T) map[string]composeService {
 func TestComposeServices(t *testing.T) {
 	t.Parallel()
 	services := readCompose(t)
-	for _, name := range []string{"nats", "vault", "vault-setup", "prometheus", "grafana", "emulator", "worker-1", "worker-2"} {
+	for _, name := range []string{"nats", "nats-setup", "vault", "vault-setup", "prometheus", "grafana", "emulator", "worker-1", "worker-2"} {
 		s, ok := services[name]
 		if !ok {
 			t.Errorf("no service %s", name)
@@ -136,6 +137,30 @@ func TestComposeSetsEveryNATSPassword(t *testing.T) {
 		if !strings.Contains(s.Environment["NATS_URL"], "//worker:"+env["NATS_WORKER_PASSWORD"]+"@") {
 			t.Errorf("%s does not connect as worker", name)
 		}
+	}
+}
+
+// The workers' user may not upgrade NATS objects, so that is done before they start, by who may.
+func TestComposeInitializesNATS(t *testing.T) {
+	t.Parallel()
+	services := readCompose(t)
+	setup := services["nats-setup"]
+	checkSettings(t, "nats-setup", slices.Collect(maps.Keys(setup.Environment))...)
+	password := services["nats"].Environment["NATS_INIT_PASSWORD"]
+	if !slices.Equal(setup.Command, []string{"init"}) || !strings.Contains(setup.Environment["NATS_URL"], "//init:"+password+"@") {
+		t.Errorf("nats-setup runs %q at %s", setup.Command, setup.Environment["NATS_URL"])
+	}
+	for name, s := range composeWorkers(t) {
+		needs, _ := s.Rest["depends_on"].(map[string]any)
+		setup, _ := needs["nats-setup"].(map[string]any)
+		if setup["condition"] != "service_completed_successfully" {
+			t.Errorf("%s starts after %v", name, needs)
+		}
+	}
+	tag := strings.TrimPrefix(services["nats"].Image, "nats:")
+	var major, minor int
+	if _, err := fmt.Sscanf(tag, "%d.%d.", &major, &minor); err != nil || major != 2 || minor < 14 {
+		t.Errorf("NATS %s, error %v; to mend a queue the workers need 2.14", tag, err)
 	}
 }
 

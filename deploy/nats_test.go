@@ -27,7 +27,7 @@ const (
 
 // natsUsers are the users of accounts.conf and where their passwords come from.
 var natsUsers = map[string]string{ // :: user → variable
-	"worker": "NATS_WORKER_PASSWORD", "operator": "NATS_OPERATOR_PASSWORD",
+	"worker": "NATS_WORKER_PASSWORD", "operator": "NATS_OPERATOR_PASSWORD", "init": "NATS_INIT_PASSWORD",
 	"acme": "NATS_ACME_PASSWORD", "sys": "NATS_SYS_PASSWORD",
 }
 
@@ -101,7 +101,7 @@ func checkNATSFile(t *testing.T, file string) error {
 
 func (b *broker) connect(user string) (*nats.Conn, jetstream.JetStream) {
 	b.t.Helper()
-	js := natstest.Connect(b.t, b.url, natstest.As(user, "pw-"+user))
+	js := natstest.Connect(b.t, b.url, natstest.As(user, "pw-"+user), consumer.OwnInbox())
 	return js.Conn(), js
 }
 
@@ -236,15 +236,16 @@ func useLedger(ctx context.Context, t *testing.T, js jetstream.JetStream, manage
 func TestNATSOperatorCanPauseAndLook(t *testing.T) {
 	ctx := testContext(t)
 	b := newBroker(t)
+	_, ijs := b.connect("init")
+	b.createObjects(ctx, ijs)
 	nc, js := b.connect("operator")
-	b.createObjects(ctx, js)
 	if p, err := consumer.Pause(ctx, js, time.Time{}); err != nil || !p.Paused {
 		t.Errorf("Pause() = %+v, %v", p, err)
 	}
 	if p, err := consumer.Resume(ctx, js); err != nil || p.Paused {
 		t.Errorf("Resume() = %+v, %v", p, err)
 	}
-	led, err := ledger.Open(ctx, js, ledger.Config{Manage: true})
+	led, err := ledger.Open(ctx, js, ledger.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,10 +255,14 @@ func TestNATSOperatorCanPauseAndLook(t *testing.T) {
 	if _, err := js.Publish(ctx, "connections.requests.acme", []byte(`{}`)); err != nil {
 		t.Errorf("request: %v", err)
 	}
-	for _, name := range []string{consumer.StreamResults, consumer.StreamDeadLetters} { // what submit --wait and retry do
-		con, err := js.OrderedConsumer(ctx, name, jetstream.OrderedConsumerConfig{})
+	old, err := nc.JetStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, subject := range map[string]string{consumer.StreamResults: "connections.results.*.*", consumer.StreamDeadLetters: "connections.deadletters.*"} {
+		sub, err := old.SubscribeSync(subject, nats.OrderedConsumer(), nats.BindStream(name)) // what submit --wait and retry do
 		if err == nil {
-			_, err = con.FetchNoWait(1)
+			err = sub.Unsubscribe()
 		}
 		if err != nil {
 			t.Errorf("read %s: %v", name, err)

@@ -121,7 +121,7 @@ func mutual(tls string) string {
 // keyed gives the worker an NKey instead of a password, as the comment in accounts.conf says.
 func keyed(public string) func(string) string {
 	return func(s string) string {
-		return strings.Replace(s, "user: worker, password: $NATS_WORKER_PASSWORD", "nkey: "+public, 1)
+		return strings.NewReplacer("user: worker, password: $NATS_WORKER_PASSWORD", "nkey: "+public, "_INBOX.worker.>", "_INBOX."+public+".>").Replace(s)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -28,6 +27,7 @@ type life struct {
 	at     *tap
 	js     jetstream.JetStream // the worker's
 	admin  jetstream.JetStream
+	init   jetstream.JetStream // an administrator's
 	tenant jetstream.JetStream
 	manage bool // WORKER_MANAGE_STREAMS
 	guard  *ledger.Guard
@@ -38,7 +38,8 @@ type life struct {
 func newLife(ctx context.Context, b *broker, at *tap, manage bool) *life {
 	b.t.Helper()
 	l := &life{broker: b, ctx: ctx, at: at, manage: manage, guard: new(ledger.Guard), rested: map[string]bool{}}
-	l.js = natstest.Connect(b.t, at.url("worker"), natstest.As("worker", "pw-worker"))
+	l.js = natstest.Connect(b.t, at.url("worker"), natstest.As("worker", "pw-worker"), consumer.OwnInbox())
+	_, l.init = b.connect("init")
 	_, l.admin = b.connect("admin")
 	_, l.tenant = b.connect("acme")
 	return l
@@ -79,19 +80,23 @@ func (l *life) objects() consumer.ObjectsConfig {
 	return consumer.ObjectsConfig{Manage: l.manage, Ledger: l.openLedger}
 }
 
-// spoil changes every object, as a person would, so that the worker has to upgrade it.
-func (l *life) spoil() {
+// spoilStreams changes every stream, as a person or an older version would, so that it has to be upgraded.
+func (l *life) spoilStreams() {
 	for name, change := range map[string]func(*jetstream.StreamConfig){
 		consumer.StreamRequests:    func(c *jetstream.StreamConfig) { c.NoAck = true },
 		consumer.StreamResults:     func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
 		consumer.StreamDeadLetters: func(c *jetstream.StreamConfig) { c.MaxAge = time.Hour },
-		ledgerStream:               func(c *jetstream.StreamConfig) { c.AllowDirect = true },
+		ledgerStream:               func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld },
 	} {
 		cfg := mustStream(l.ctx, l.t, l.admin, name).CachedInfo().Config
 		change(&cfg)
 		_, err := l.admin.UpdateStream(l.ctx, cfg)
 		l.must("spoil "+name, err)
 	}
+}
+
+// spoilConsumer changes the consumer so that the worker has to set it right.
+func (l *life) spoilConsumer() {
 	cfg := l.durable().Config
 	cfg.MaxDeliver = 3
 	_, err := l.admin.UpdateConsumer(l.ctx, consumer.StreamRequests, cfg)
@@ -171,19 +176,19 @@ func (l *life) fillLedger() {
 	}
 }
 
-// prepare makes the NATS objects: the worker does, and upgrades them, or else an administrator, who has
-// chosen direct reads.
+// prepare makes the NATS objects: the worker does, and sets its consumer right, or else an administrator
+// does, who has chosen direct reads.
 func (l *life) prepare() {
 	if l.manage {
 		_, err := consumer.EnsureObjects(l.ctx, l.js, l.objects())
-		l.must("init", err)
-		l.spoil()
+		l.must("make the objects", err)
+		l.spoilConsumer()
 		_, err = consumer.EnsureObjects(l.ctx, l.js, l.objects())
-		l.must("init", err)
-		l.spoil()
+		l.must("set the consumer right", err)
+		l.spoilConsumer()
 		return
 	}
-	l.createObjects(l.ctx, l.admin)
+	l.createObjects(l.ctx, l.init)
 	l.must("ledger", l.openLedger(l.ctx))
 	for _, name := range []string{consumer.StreamRequests, ledgerStream} {
 		cfg := mustStream(l.ctx, l.t, l.admin, name).CachedInfo().Config
@@ -253,6 +258,7 @@ func (l *life) loseObjects(con *consumer.Consumer) {
 		})
 	}
 	l.until("the worker is ready again", func() bool { return con.Ready() == nil })
+	l.request("r-3")
 }
 
 // lives are the kinds of lives that a worker can have.
@@ -286,80 +292,4 @@ func trace(t *testing.T) (uses []probe) {
 		}
 	}
 	return uses
-}
-
-var confEntry = regexp.MustCompile(`"([^"]+)"`)
-
-// rightsOf returns what a user of accounts.conf may publish and subscribe to.
-func rightsOf(t *testing.T, user string) (entries []probe) {
-	t.Helper()
-	text := regexp.MustCompile(`#.*`).ReplaceAllString(string(read(t, natsAccount)), "")
-	_, text, found := strings.Cut(text, "user: "+user+",")
-	text, _, _ = strings.Cut(text, "user:")
-	text, _, _ = strings.Cut(text, "imports:")
-	pub, sub, both := strings.Cut(text, "subscribe")
-	if !found || !both || strings.Contains(text, "deny") {
-		t.Fatalf("the rights of %s can't be read", user)
-	}
-	for _, m := range confEntry.FindAllStringSubmatch(pub, -1) {
-		entries = append(entries, probe{"pub", m[1]})
-	}
-	for _, m := range confEntry.FindAllStringSubmatch(sub, -1) {
-		entries = append(entries, probe{"sub", m[1]})
-	}
-	return entries
-}
-
-// TestNATSWorkerHasExactlyWhatItUses has a worker live: nothing is refused; and each of its rights taken
-// away, something that it did is.
-func TestNATSWorkerHasExactlyWhatItUses(t *testing.T) {
-	uses := trace(t)
-	rights := rightsOf(t, "worker")
-	for _, right := range rights {
-		t.Run(right.verb+" "+right.subject, func(t *testing.T) {
-			i := slices.IndexFunc(uses, func(u probe) bool { return u.verb == right.verb && covers(right.subject, u.subject) })
-			if i < 0 {
-				t.Fatal("no life needs it")
-			}
-			b := newEditedBroker(t, func(s string) string { return without(s, right.subject) })
-			nc, _ := b.connect("worker")
-			if b.do(nc, uses[i]); !b.denied(nc) {
-				t.Errorf("without this right, %s is still allowed", uses[i].subject)
-			}
-		})
-	}
-	t.Logf("%d rights, each of them needed", len(rights))
-}
-
-// without takes an entry out of the worker's rights.
-func without(accounts, entry string) string {
-	head, worker, _ := strings.Cut(accounts, "user: worker,")
-	return head + "user: worker," + strings.Replace(worker, `"`+entry+`"`, `"nothing"`, 1)
-}
-
-func (b *broker) do(nc *nats.Conn, p probe) {
-	b.t.Helper()
-	var err error
-	if p.verb == "sub" {
-		_, err = nc.SubscribeSync(p.subject)
-	} else {
-		err = nc.Publish(p.subject, nil)
-	}
-	if err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// covers reports whether a subject matches a pattern.
-func covers(pattern, subject string) bool {
-	p, s := strings.Split(pattern, "."), strings.Split(subject, ".")
-	for i, token := range p {
-		switch {
-		case token == ">":
-			return len(s) > i
-		case i >= len(s) || token != "*" && token != s[i]:
-			return false
-		}
-	}
-	return len(p) == len(s)
 }

@@ -30,7 +30,7 @@ const (
 )
 
 // natsRoles are the columns of the matrix; "nobody" has no password.
-var natsRoles = []string{"acme", "globex", "worker", "operator", "nobody"}
+var natsRoles = []string{"acme", "globex", "worker", "operator", "init", "nobody"}
 
 // objectProbes are what can be done to the streams, one row per object; %s is filled in.
 var (
@@ -56,7 +56,7 @@ var plainProbes = []struct {
 	{"pub", strings.Fields(`$KV.connection-ledger.acme.x.y $KV.connection-ledger.globex.x.y $KV.connection-ledger._flow-worker.complete $KV.other.x`)},
 	{"sub", strings.Fields(`$KV.connection-ledger.> $KV.>`)},
 	{"pub", strings.Fields(`_INBOX.abc.1 _R_.abc.1 _GR_.abc`)},
-	{"sub", strings.Fields(`_INBOX.> _INBOX.abc.* _R_.> _GR_.>`)},
+	{"sub", strings.Fields(`_INBOX.> _INBOX.abc.* _INBOX.worker.> _INBOX.operator.> _INBOX.init.> _INBOX.worker.abc.* _R_.> _GR_.>`)},
 	{"pub", strings.Fields(`$JS.API.INFO $JS.API.STREAM.NAMES $JS.API.STREAM.LIST $JS.API.ACCOUNT.PURGE.FLOW $JS.API.META.LEADER.STEPDOWN
 		$JS.API.SERVER.REMOVE $JS.hub.API.INFO $JS.hub.API.STREAM.DELETE.CONNECTION_REQUESTS
 		$JS.API.CONSUMER.CREATE.CONNECTION_REQUESTS $JS.API.CONSUMER.CREATE.KV_connection-ledger

@@ -48,7 +48,7 @@ func New(ctx context.Context, nc *nats.Conn) (*Client, error) {
 // explain turns what NATS says into what to do.
 func explain(err error, what string) error {
 	switch {
-	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, jetstream.ErrNoStreamResponse):
+	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrStreamNotFound), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return fmt.Errorf(`NATS does not have %s; run "worker init", or start a worker`, what)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
 		return errors.New("JetStream is not enabled at this NATS server, or not for this account; enable it (nats-server -js)")

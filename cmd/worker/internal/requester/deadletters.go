@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -32,52 +31,44 @@ type DeadLetter struct {
 func (c *Client) deadLetters(ctx context.Context, tenant string, since time.Time) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		const what = "the stream of dead letters (" + DeadLetterStream + ")"
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		messages, left, err := c.openDeadLetters(ctx, tenant, since)
+		letters, left, err := c.openDeadLetters(ctx, tenant, since)
 		if err != nil {
 			yield(DeadLetter{}, explain(err, what))
 			return
 		}
-		if messages != nil {
-			defer messages.Stop()
-		}
+		defer func() { _ = letters.Unsubscribe() }()
 		for left > 0 {
-			msg, meta, err := nextMessage(ctx, messages)
+			msg, meta, err := nextMessage(ctx, letters)
 			if err != nil {
 				yield(DeadLetter{}, explain(err, what))
 				return
 			}
 			left = meta.NumPending
-			if !yield(deadLetterOf(msg.Headers(), meta.Sequence.Stream), nil) {
+			if !yield(deadLetterOf(msg.Header, meta.Sequence.Stream), nil) {
 				return
 			}
 		}
 	}
 }
 
-// openDeadLetters begins to read, headers only, and says how many there are; none means nothing to read
-// from.
-func (c *Client) openDeadLetters(ctx context.Context, tenant string, since time.Time) (jetstream.MessagesContext, uint64, error) {
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{deadLetterSubject(tenant)}, HeadersOnly: true}
+// openDeadLetters begins to read, headers only, and says how many there are.
+func (c *Client) openDeadLetters(ctx context.Context, tenant string, since time.Time) (*nats.Subscription, uint64, error) {
+	from := []nats.SubOpt{nats.HeadersOnly()}
 	if !since.IsZero() {
-		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &since
+		from = append(from, nats.StartTime(since))
 	}
-	consumer, err := c.js.OrderedConsumer(ctx, DeadLetterStream, cfg)
+	letters, err := c.read(ctx, DeadLetterStream, deadLetterSubject(tenant), nil, from...)
 	if err != nil {
 		return nil, 0, err
 	}
-	if consumer.CachedInfo().NumPending == 0 {
-		return nil, 0, nil
-	}
-	messages, err := consumer.Messages()
-	return messages, consumer.CachedInfo().NumPending, err
+	left, err := letters.InitialConsumerPending()
+	return letters, left, err
 }
 
-func nextMessage(ctx context.Context, from jetstream.MessagesContext) (jetstream.Msg, *jetstream.MsgMetadata, error) {
+func nextMessage(ctx context.Context, from *nats.Subscription) (*nats.Msg, *nats.MsgMetadata, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	msg, err := from.Next(jetstream.NextContext(ctx))
+	msg, err := from.NextMsgWithContext(ctx)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -34,7 +34,7 @@ func asDeployed(t *testing.T, change func(string) string) *natstest.Server {
 
 func as(t *testing.T, srv *natstest.Server, user string) jetstream.JetStream {
 	t.Helper()
-	return natstest.Connect(t, srv.ClientURL(), natstest.As(user, "p"))
+	return natstest.Connect(t, srv.ClientURL(), natstest.As(user, "p"), consumer.OwnInbox())
 }
 
 // workerOn is the worker's user on a server, with all objects made.

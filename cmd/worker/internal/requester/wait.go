@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -60,20 +61,13 @@ func (c *Client) subscribe(ctx context.Context, tenant string) (<-chan provision
 	if err != nil {
 		return nil, nil, explain(err, what)
 	}
-	consumer, err := stream.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{resultSubjects(tenant)},
-		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:    stream.CachedInfo().State.LastSeq + 1,
-	})
-	if err != nil {
-		return nil, nil, explain(err, what)
-	}
 	results := make(chan provision.Result)
-	consuming, err := consumer.Consume(func(msg jetstream.Msg) { pass(ctx, msg.Data(), results) })
+	reading, err := c.read(ctx, ResultStream, resultSubjects(tenant), func(msg *nats.Msg) { pass(ctx, msg.Data, results) },
+		nats.StartSequence(stream.CachedInfo().State.LastSeq+1))
 	if err != nil {
 		return nil, nil, explain(err, what)
 	}
-	return results, consuming.Stop, nil
+	return results, func() { _ = reading.Unsubscribe() }, nil
 }
 
 func resultSubjects(tenant string) string {
