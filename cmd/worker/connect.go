@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/doctor"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/consumer"
 )
@@ -58,7 +59,10 @@ func connectJetStream(s settings.Settings, command string) (jetstream.JetStream,
 // unreachable says which server could not be had, and what to do.
 func unreachable(s settings.Settings, err error) error {
 	at := settings.MaskURLs(s.NATSURL)
+	remedy := doctor.NATSServer.Remedy(err)
 	switch {
+	case remedy != "":
+		return fmt.Errorf("NATS at %s: %w; %s", at, err, remedy)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
 		return fmt.Errorf("NATS at %s refuses this user; check NATS_CREDS or NATS_NKEY: %w", at, err)
 	case errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrTimeout):

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
 )
 
 // examined runs the doctor and returns its findings.
@@ -55,6 +57,7 @@ func TestDoctorOfAHealthyWorld(t *testing.T) {
 	}
 	for _, want := range []string{"ok    nats ", "CONNECTION_REQUESTS is as it must be", "this user may take requests, publish results", "none stuck",
 		"unsealed", "the token never ends", "well-formed (OAuth server-to-server)", "gives a token for acme", "can be listed by acme",
+		"this login may read what is below secret/flow/tenants/acme/", "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b is there: databricks, version 1.0",
 		"that of NATS agree", "that of the Flow Service agree"} {
 		if !strings.Contains(r.stdout, want) {
 			t.Errorf("no %q in:\n%s", want, r.stdout)
@@ -166,4 +169,74 @@ func (w *testWorld) checkSickQueue(js jetstream.JetStream) {
 	if code, all := w.examined(); code != exitFailed || !told(all, "queue", doctor.Fail, "delivered again: 1", "nats consumer rm") {
 		t.Errorf("an orphan: exit %d: %+v", code, all)
 	}
+}
+
+// A session on a broken set-up: each thing that is wrong is named with its remedy, and what follows from
+// it, or can't be looked at because of it, is not blamed.
+func TestDoctorNamesTheRemedy(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.worker("", "init")
+	limited := w.vault.NewToken(vaulttest.Role{TTL: time.Hour})
+	as := []string{"--tenant", "acme", "--sandbox", "prod", "--vault-token", limited}
+
+	w.vault.Deny("secret/data/flow/tenants/*")
+	if code, all := w.examined(as...); code != exitFailed || !told(all, "tenant acme", doctor.Fail, "read secret/data/flow/tenants/acme/*", "deploy/vault/policy.hcl") {
+		t.Errorf("a policy without the tenants: exit %d: %+v", code, all)
+	}
+	w.vault.Permit()
+	w.vault.Deny("secret/data/flow/tenants/acme/flow-worker-doctor*")
+	if code, all := w.examined(as...); code != exitFailed || !told(all, "vault rights", doctor.Fail, "but not its others", "policy.hcl") || !told(all, "ims", doctor.OK) {
+		t.Errorf("a policy with the adobe secret only: exit %d: %+v", code, all)
+	}
+	w.vault.Permit()
+	if code, all := w.examined(append(as, "--vault-tenant-prefix", "wrong")...); code != exitFailed || !told(all, "tenant acme", doctor.Fail, "secret/wrong/acme/adobe") {
+		t.Errorf("a wrong prefix: exit %d: %+v", code, all)
+	}
+	w.checkStoppedFlowService(as)
+	if err := w.jetStream().DeleteStream(t.Context(), consumer.StreamDeadLetters); err != nil {
+		t.Fatal(err)
+	}
+	if code, all := w.examined(as...); code != exitFailed || !told(all, "nats objects", doctor.Fail, consumer.StreamDeadLetters, "worker init") || !told(all, "sandbox prod", doctor.OK) {
+		t.Errorf("a missing stream: exit %d: %+v", code, all)
+	}
+}
+
+// checkStoppedFlowService looks at a Flow Service that has lost its connector, refuses, and is away.
+func (w *testWorld) checkStoppedFlowService(as []string) {
+	t := w.t
+	t.Helper()
+	w.flow.SetFaults(flowtest.Fault{Operation: flowtest.OpSpecs, Effect: flowtest.EffectStatus, Status: 404})
+	if code, all := w.examined(as...); code != exitFailed || !told(all, "connection spec", doctor.Fail, "any more", "connectionSpec.id") || !told(all, "sandbox prod", doctor.OK) {
+		t.Errorf("no connector: exit %d: %+v", code, all)
+	}
+	w.flow.SetFaults(flowtest.Fault{Operation: flowtest.OpList, Effect: flowtest.EffectStatus, Status: 403}, flowtest.Fault{Operation: flowtest.OpSpecs, Effect: flowtest.EffectStatus, Status: 403})
+	if code, all := w.examined(as...); code != exitFailed || !told(all, "sandbox prod", doctor.Fail, "product profile") || !told(all, "connection spec", doctor.Fail, "product profile") {
+		t.Errorf("no rights: exit %d: %+v", code, all)
+	}
+	w.flow.SetFaults()
+	away := append([]string{"--flow-url", "http://127.0.0.1:1"}, as...)
+	if code, all := w.examined(away...); code != exitFailed || !told(all, "flow service", doctor.Fail, "refused", "FLOW_URL") || !told(all, "vault", doctor.OK) {
+		t.Errorf("stopped: exit %d: %+v", code, all)
+	}
+	plain := strings.Replace(w.natsURL, "nats://", "tls://", 1)
+	if code, all := w.examined(append([]string{"--nats-url", plain}, as...)...); code != exitFailed || !told(all, "nats", doctor.Fail, "speaks no TLS at this port: correct NATS_URL") {
+		t.Errorf("TLS to a NATS without: exit %d: %+v", code, all)
+	}
+	secure := strings.Replace(w.setting("VAULT_ADDR"), "http://", "https://", 1)
+	if code, all := w.examined(append([]string{"--vault-addr", secure}, as...)...); code != exitFailed || !told(all, "vault", doctor.Fail, "speaks no TLS at this port: correct VAULT_ADDR") {
+		t.Errorf("TLS to a Vault without: exit %d: %+v", code, all)
+	}
+}
+
+// setting returns one of the world's settings.
+func (w *testWorld) setting(name string) string {
+	w.t.Helper()
+	for _, kv := range w.environ {
+		if key, value, _ := strings.Cut(kv, "="); key == name {
+			return value
+		}
+	}
+	w.t.Fatalf("no %s", name)
+	return ""
 }

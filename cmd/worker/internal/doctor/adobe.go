@@ -3,7 +3,10 @@ package doctor
 import (
 	"context"
 	"crypto/rand"
+	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,7 +19,7 @@ import (
 func (x *examination) adobe(ctx context.Context, credentials provision.Credentials) {
 	client, err := app.NewFlow(x.Settings, app.Parts{})
 	if err != nil {
-		x.fail("flow service", err.Error(), "")
+		x.fail("flow service", err.Error(), "check FLOW_URL and IMS_URL")
 		return
 	}
 	defer client.Close()
@@ -29,6 +32,7 @@ func (x *examination) adobe(ctx context.Context, credentials provision.Credentia
 	}
 	if x.Sandbox != "" {
 		x.list(ctx, client, account)
+		x.specs(ctx, client, account)
 	}
 }
 
@@ -36,7 +40,7 @@ func (x *examination) token(ctx context.Context, client *flow.Client, account pr
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := client.Authorize(ctx, account); err != nil {
-		x.fail("ims", err.Error(), "check IMS_URL, and the tenant's clientId, clientSecret and scopes in the Adobe Developer Console")
+		x.failed("ims", imsServer, err, "check IMS_URL, and the tenant's clientId, clientSecret and scopes in the Adobe Developer Console")
 		return false
 	}
 	x.ok("ims", "gives a token for "+x.Tenant)
@@ -48,10 +52,51 @@ func (x *examination) list(ctx context.Context, client *flow.Client, account pro
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if _, err := client.Find(ctx, account, provision.Query{Name: "flow-worker doctor " + rand.Text()}); err != nil {
-		x.fail("sandbox "+x.Sandbox, err.Error(), "check the sandbox's name, and that the credential's product profile has rights in it")
+		x.failed("sandbox "+x.Sandbox, flowServer, err, "check the sandbox's name, and that the credential's product profile has rights in it")
 		return
 	}
 	x.ok("sandbox "+x.Sandbox, "its connections can be listed by "+x.Tenant)
+}
+
+// The Databricks connector as Adobe's tutorial names it, and how it authenticates. What requests name is
+// theirs; what the ledger saw of it is looked for, too.
+const (
+	databricksSpec = "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b"
+	databricksAuth = "Access Token Authentication"
+)
+
+// maxSpecs bounds how many connection specs are asked for.
+const maxSpecs = 5
+
+// specs looks whether the connection specs that requests name are still there.
+func (x *examination) specs(ctx context.Context, client *flow.Client, account provision.Account) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ids := []string{databricksSpec}
+	for _, id := range x.specIDs {
+		if id != databricksSpec && len(ids) < maxSpecs {
+			ids = append(ids, id)
+		}
+	}
+	for _, id := range ids {
+		x.spec(ctx, client, account, id)
+	}
+}
+
+func (x *examination) spec(ctx context.Context, client *flow.Client, account provision.Account, id string) {
+	spec, err := client.Spec(ctx, account, id)
+	var ce *provision.CallError
+	switch {
+	case errors.As(err, &ce) && ce.Status == http.StatusNotFound:
+		x.fail("connection spec", err.Error(), "Adobe has no connection spec "+id+" (any more): send requests with the connectionSpec.id that its documentation names for Databricks now")
+	case err != nil:
+		x.failed("connection spec", flowServer, err, "the credential's product profile needs the right to view sources in this sandbox")
+	case !slices.Contains(spec.AuthSpecs, databricksAuth):
+		x.fail("connection spec", fmt.Sprintf("%s (%s) knows no %q, only %q", id, spec.Name, databricksAuth, spec.AuthSpecs),
+			"send requests with an auth.specName that it knows; if none takes a token, Adobe has changed the connector")
+	default:
+		x.ok("connection spec", fmt.Sprintf("%s is there: %s, version %s", id, spec.Name, spec.Version))
+	}
 }
 
 // flowService asks the Flow Service anything, without credentials: that it answers is all that counts,
@@ -74,7 +119,7 @@ func (x *examination) flowService(ctx context.Context) {
 	res, err := client.Do(req)
 	after := time.Now()
 	if err != nil {
-		x.fail("flow service", err.Error(), remedy)
+		x.failed("flow service", flowServer, err, remedy)
 		return
 	}
 	_ = res.Body.Close()

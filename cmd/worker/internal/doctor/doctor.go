@@ -6,6 +6,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -54,6 +55,7 @@ const clockTolerance = 5 * time.Second
 type examination struct {
 	Config
 	tenants []string // seen in the ledger, sorted
+	specIDs []string // of connection specs, likewise
 }
 
 // Run makes all checks. What can't be checked because an earlier check failed is left out. It returns
@@ -69,3 +71,8 @@ func Run(ctx context.Context, cfg Config) {
 func (x *examination) ok(check, what string)           { x.Report(Finding{check, OK, what, ""}) }
 func (x *examination) warn(check, what, remedy string) { x.Report(Finding{check, Warn, what, remedy}) }
 func (x *examination) fail(check, what, remedy string) { x.Report(Finding{check, Fail, what, remedy}) }
+
+// failed reports that a server could not be used, with the remedy for TLS where it is that.
+func (x *examination) failed(check string, server Peer, err error, remedy string) {
+	x.fail(check, err.Error(), cmp.Or(server.Remedy(err), remedy))
+}

@@ -44,9 +44,9 @@ func (x *examination) nats(ctx context.Context) {
 
 func (x *examination) version(nc *nats.Conn) {
 	if err := consumer.CheckServer(nc); err != nil {
-		x.fail("nats version", err.Error(), "")
+		x.fail("nats version", err.Error(), "upgrade the server")
 	} else if err := consumer.CheckPause(nc); err != nil {
-		x.warn("nats version", "the intake can't be paused: "+err.Error(), "")
+		x.warn("nats version", "the intake can't be paused: "+err.Error(), "upgrade the server if you want to use \"worker pause\"")
 	}
 }
 
@@ -106,7 +106,7 @@ func (x *examination) replicas(ctx context.Context, nc *nats.Conn, js jetstream.
 func (x *examination) intake(ctx context.Context, js jetstream.JetStream) {
 	from, err := js.Consumer(ctx, consumer.StreamRequests, consumer.ConsumerName)
 	if err != nil {
-		x.fail("intake", err.Error(), "")
+		x.fail("intake", err.Error(), lookRemedy)
 		return
 	}
 	info := from.CachedInfo()

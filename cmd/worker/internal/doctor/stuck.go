@@ -15,6 +15,9 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
+// lookRemedy is for what can't be looked at, though the objects are there.
+const lookRemedy = "if it says that something is not permitted, use the worker's or an operator's credentials (deploy/nats/accounts.conf); else see NATS's log: JetStream may have no leader"
+
 // orphans looks for messages that will never be delivered again.
 func (x *examination) orphans(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -26,7 +29,7 @@ func (x *examination) orphans(ctx context.Context, js jetstream.JetStream) {
 	}
 	switch {
 	case err != nil:
-		x.fail("queue", err.Error(), "")
+		x.fail("queue", err.Error(), lookRemedy)
 	case n > 0:
 		x.fail("queue", fmt.Sprintf("messages in %s that will never be delivered again: %d", consumer.StreamRequests, n), consumer.OrphanRemedy)
 	default:
@@ -40,10 +43,10 @@ func (x *examination) ledger(ctx context.Context, js jetstream.JetStream) {
 	defer cancel()
 	book, err := ledger.Open(ctx, js, ledger.Config{})
 	if err != nil {
-		x.fail("ledger", err.Error(), "")
+		x.fail("ledger", err.Error(), lookRemedy)
 		return
 	}
-	tenants := map[string]bool{}
+	tenants, specs := map[string]bool{}, map[string]bool{}
 	var open []provision.Record
 	read, unreadable := 0, 0
 	for e, err := range book.List(ctx, ledger.Filter{}) {
@@ -57,12 +60,15 @@ func (x *examination) ledger(ctx context.Context, js jetstream.JetStream) {
 		}
 		read++
 		tenants[e.Record.Key.Tenant] = true
+		if e.Record.State == provision.StateCreated { // others may name anything
+			specs[e.Record.ConnectionSpec.ID] = true
+		}
 		if !e.Record.State.Final() {
 			e.Record.Attempts = nil
 			open = append(open, e.Record)
 		}
 	}
-	x.tenants = slices.Sorted(maps.Keys(tenants))
+	x.tenants, x.specIDs = slices.Sorted(maps.Keys(tenants)), slices.Sorted(maps.Keys(specs))
 	if unreadable > 0 {
 		x.warn("ledger", fmt.Sprintf("%d records can't be read", unreadable), "were they written by a newer version? update this one")
 	}
@@ -83,7 +89,7 @@ func (x *examination) stuck(ctx context.Context, js jetstream.JetStream, book *l
 	}
 	switch {
 	case err != nil:
-		x.fail("ledger", "it can't be compared with the queue: "+err.Error(), "")
+		x.fail("ledger", "it can't be compared with the queue: "+err.Error(), lookRemedy)
 	case stuck > 0:
 		x.fail("ledger", fmt.Sprintf("requests that are stuck: %d; they have not ended, and no message carries them any more", stuck),
 			`"worker list --stuck" names them; `+consumer.StuckRemedy)

@@ -21,7 +21,7 @@ func (x *examination) upstream(ctx context.Context) {
 	registry := prometheus.NewRegistry()
 	client, err := app.NewVault(x.Settings, app.Parts{Registerer: registry})
 	if err != nil {
-		x.fail("vault", err.Error(), "")
+		x.fail("vault", err.Error(), "correct the VAULT_ settings")
 		return
 	}
 	running, stop := context.WithCancel(ctx)
@@ -37,9 +37,10 @@ func (x *examination) upstream(ctx context.Context) {
 	}
 	credentials, err := x.credentials(ctx, client, x.Tenant)
 	if err != nil {
-		x.fail("tenant "+x.Tenant, err.Error(), "")
+		x.tenantFailed(x.Tenant, err)
 		return
 	}
+	x.vaultRights(ctx, client)
 	x.ok("tenant "+x.Tenant, fmt.Sprintf("its adobe secret is well-formed (%s)", kindOf(credentials)))
 	x.adobe(ctx, credentials)
 }
@@ -55,7 +56,7 @@ func (x *examination) vaultHealth(ctx context.Context, client *vault.Client) boo
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := client.Health(ctx); err != nil {
-		x.fail("vault", err.Error(), "check VAULT_ADDR, VAULT_CACERT and that Vault runs unsealed")
+		x.failed("vault", vaultServer, err, "check VAULT_ADDR, and that Vault runs unsealed")
 		return false
 	}
 	x.ok("vault", "reachable at "+x.Settings.VaultAddr+", unsealed")
@@ -67,7 +68,7 @@ const shortToken = 5 * time.Minute
 
 func (x *examination) vaultLogin(ctx context.Context, client *vault.Client, metrics prometheus.Gatherer) bool {
 	if err := awaitLogin(ctx, client, metrics); err != nil {
-		x.fail("vault login", err.Error(), "check VAULT_AUTH="+x.Settings.VaultAuth+" and what goes with it")
+		x.failed("vault login", vaultServer, err, "check VAULT_AUTH="+x.Settings.VaultAuth+" and what goes with it")
 		return false
 	}
 	ttl := metric(metrics, "flow_worker_vault_token_ttl_seconds", "")
@@ -123,7 +124,7 @@ func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
 			good = append(good, tenant)
 			continue
 		}
-		x.fail("tenant "+tenant, err.Error(), "")
+		x.tenantFailed(tenant, err)
 		if se := (*provision.SecretError)(nil); errors.As(err, &se) && se.Problem != provision.SecretMissing {
 			return // it is not about this tenant
 		}
@@ -136,5 +137,39 @@ func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
 		x.ok("tenants", fmt.Sprintf("the adobe secrets of %s and %d more are well-formed", strings.Join(good[:most], ", "), len(good)-most))
 	case len(good) > 0:
 		x.ok("tenants", "well-formed adobe secrets: "+strings.Join(good, ", "))
+	}
+}
+
+// tenantFailed reports that a tenant's Adobe secret could not be had. Where it is missing or malformed the
+// error says what to write.
+func (x *examination) tenantFailed(tenant string, err error) {
+	remedy := ""
+	if se := (*provision.SecretError)(nil); errors.As(err, &se) && se.Problem == provision.SecretDenied {
+		remedy = x.policyRemedy(tenant)
+	}
+	x.failed("tenant "+tenant, vaultServer, err, remedy)
+}
+
+// policyRemedy names the right that a worker needs in Vault.
+func (x *examination) policyRemedy(tenant string) string {
+	s := x.Settings
+	return fmt.Sprintf("let the policy of this login read %[1]s/data/%[2]s/%[3]s/* (KV version 1: %[1]s/%[2]s/%[3]s/*), as deploy/vault/policy.hcl does; or correct VAULT_KV_MOUNT=%[1]s and VAULT_TENANT_PREFIX=%[2]s",
+		s.VaultKVMount, s.VaultTenantPrefix, tenant)
+}
+
+// vaultRights looks whether this login may read what requests of the tenant refer to, by a path that is
+// most likely not there: where it may, Vault says so.
+func (x *examination) vaultRights(ctx context.Context, client *vault.Client) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_, err := client.Resolve(ctx, x.Tenant, provision.SecretRef{Path: "flow-worker-doctor", Field: "none"}, true)
+	var se *provision.SecretError
+	switch {
+	case err == nil, errors.As(err, &se) && se.Problem == provision.SecretMissing:
+		x.ok("vault rights", fmt.Sprintf("this login may read what is below %s/%s/%s/", x.Settings.VaultKVMount, x.Settings.VaultTenantPrefix, x.Tenant))
+	case se != nil && se.Problem == provision.SecretDenied:
+		x.fail("vault rights", "this login may read the tenant's adobe secret, but not its others: "+err.Error(), x.policyRemedy(x.Tenant))
+	default:
+		x.failed("vault rights", vaultServer, err, "check that Vault runs unsealed")
 	}
 }
