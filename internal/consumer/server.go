@@ -7,3 +7,7 @@ func CheckServer(nc *nats.Conn) error { return checkServer(nc, floor, "the worke
 
 // CheckPause returns nil if the server that nc speaks to can pause the intake.
 func CheckPause(nc *nats.Conn) error { return checkServer(nc, pauseFloor, "pause") }
+
+// CheckReset returns nil if the server that nc speaks to can have a consumer begin anew, which brings back
+// messages that it lost sight of.
+func CheckReset(nc *nats.Conn) error { return checkServer(nc, resetFloor, "to reset a consumer") }

@@ -44,8 +44,34 @@ func (x *examination) rights(nc *nats.Conn) {
 			mayNot = append(mayNot, r.name)
 		}
 	}
+	if len(may) > 0 && may[0] == workerRights[0].name && x.Settings.ManageStreams {
+		x.repair(nc)
+	}
 	submit, _ := tryRight(nc, right{"submit", "connections.requests." + x.requestsOf(), ""})
 	x.tellRights(may, mayNot, submit)
+}
+
+// resetRight is what the worker mends a queue with that lost sight of messages. A request that isn't JSON
+// resets nothing.
+var resetRight = right{"reset", "$JS.API.CONSUMER.RESET." + consumer.StreamRequests + "." + consumer.ConsumerName, "{"}
+
+// repair tells whether a worker that may manage the NATS objects could mend the queue. Without, it works
+// all the same, and only reports what it would have mended.
+func (x *examination) repair(nc *nats.Conn) {
+	const without = "messages that the queue loses sight of would be reported, but not delivered again: "
+	if err := consumer.CheckReset(nc); err != nil {
+		x.warn("nats repair", without+err.Error(), "")
+		return
+	}
+	allowed, err := tryRight(nc, resetRight)
+	switch {
+	case err != nil:
+		x.fail("nats repair", "can't be tried: "+err.Error(), "")
+	case !allowed:
+		x.warn("nats repair", without+"this user may not reset the consumer", "grant it to publish on "+resetRight.subject+", as deploy/nats/accounts.conf does")
+	default:
+		x.ok("nats repair", "this user may have messages delivered again that the queue lost sight of")
+	}
 }
 
 func (x *examination) requestsOf() string {
