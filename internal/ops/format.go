@@ -53,7 +53,7 @@ func length(d time.Duration) string {
 		return fmt.Sprintf("%d h %d min", hours, minutes)
 	case minutes > 0:
 		return fmt.Sprintf("%d min %d s", minutes, seconds)
-	case d >= time.Second || d == 0:
+	case d >= time.Second:
 		return fmt.Sprintf("%d s", seconds)
 	}
 	return fmt.Sprintf("%d ms", d.Milliseconds())

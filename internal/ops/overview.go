@@ -116,7 +116,7 @@ func figures(snap Snapshot) []figure {
 	}
 	flight := figure{Label: "In flight", Value: number(snap.InFlightTotal), Note: "in this worker"}
 	if q := snap.Queue; q != nil {
-		flight.Note = fmt.Sprintf("here; delivered to all: %s", number(q.AckPending))
+		flight.Note = fmt.Sprintf("here; %s at work or resting in all", number(q.AckPending))
 	}
 	failed := figure{Label: "Failed", Value: number(snap.Failed), Note: "by this worker"}
 	if snap.Failed > 0 {
@@ -173,18 +173,33 @@ func targetRows(snap Snapshot) []targetRow {
 	}
 	var rows []targetRow
 	for _, t := range snap.Targets {
-		row := targetRow{Name: cmp.Or(targetNames[t.Target], string(t.Target)), State: "called as needed", Tone: "good",
-			Calls: number(t.Calls), Error: text(t.LastError), ErrorAt: machine(t.LastErrorAt), ErrorAgo: ago(snap.At, t.LastErrorAt)}
-		if b := states[t.Target]; b.State != "" && b.State != "closed" {
-			row.State, row.Tone = text("circuit "+b.State+": left alone, for it fails"), "bad"
-		}
+		row := targetRow{Name: cmp.Or(targetNames[t.Target], string(t.Target)), Calls: number(t.Calls), Error: text(t.LastError),
+			ErrorAt: machine(t.LastErrorAt), ErrorAgo: ago(snap.At, t.LastErrorAt)}
+		row.State, row.Tone = doing(t, states[t.Target])
 		if t.Calls > 0 {
 			row.Median, row.Slow = milliseconds(t.MedianMillis), milliseconds(t.SlowMillis)
+		}
+		if t.Failed > 0 {
 			row.Calls += fmt.Sprintf(", %s failed", number(t.Failed))
 		}
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// doing says in words what a target does, and how that is to be taken.
+func doing(t Target, b Breaker) (words, tone string) {
+	switch {
+	case b.State != "" && b.State != "closed":
+		return text("circuit " + b.State + ": left alone"), "bad"
+	case t.Calls == 0:
+		return "not asked lately", ""
+	case t.Failed == t.Calls:
+		return "fails", "bad"
+	case t.Failed > 0:
+		return "answers, not always", "odd"
+	}
+	return "answers", "good"
 }
 
 func milliseconds(ms float64) string { return took(time.Duration(ms * float64(time.Millisecond))) }

@@ -137,21 +137,37 @@ func endFacts(rec provision.Record) []fact {
 	return list
 }
 
+// eventRows leaves out what the entry before has said already.
 func eventRows(events []Event) []eventRow {
 	rows := make([]eventRow, len(events))
+	var before Event
 	for i, e := range events {
-		row := eventRow{At: machine(e.At), Clock: e.At.UTC().Format("15:04:05.000"), Text: sentenceOf(text(e.Text)), Detail: text(e.Detail),
-			Took: took(time.Duration(e.Seconds * float64(time.Second))), Worker: text(e.Worker), Tone: e.Tone}
-		row.Since = e.At.UTC().Format("2006-01-02")
+		row := eventRow{At: machine(e.At), Clock: e.At.UTC().Format("15:04:05.000"), Since: e.At.UTC().Format("2006-01-02"), Text: sentenceOf(text(e.Text)),
+			Took: took(time.Duration(e.Seconds * float64(time.Second))), Tone: e.Tone}
 		if i > 0 {
-			row.Since = "+" + cmp.Or(took(e.At.Sub(events[i-1].At)), "0 ms")
+			row.Since = "+" + length(e.At.Sub(before.At))
 		}
-		if e.Retry > 0 {
-			row.Worker = strings.TrimPrefix(row.Worker+fmt.Sprintf(" · retry %d", e.Retry), " · ")
+		if e.Detail != before.Detail {
+			row.Detail = text(e.Detail)
 		}
-		rows[i] = row
+		if e.Worker != before.Worker || e.Retry != before.Retry {
+			row.Worker = by(e)
+		}
+		rows[i], before = row, e
 	}
 	return rows
+}
+
+// by says who did it, and in which retry.
+func by(e Event) string {
+	var parts []string
+	if e.Worker != "" {
+		parts = append(parts, "by "+text(e.Worker))
+	}
+	if e.Retry > 0 {
+		parts = append(parts, fmt.Sprintf("retry %d", e.Retry))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // sentenceOf begins words that others may have a part in with a capital letter, where that is ours.
