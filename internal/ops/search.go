@@ -44,7 +44,9 @@ func (p *pages) search(w http.ResponseWriter, r *http.Request) {
 		m.Heading = fmt.Sprintf("%d requests have this id", len(found))
 		m.Text = "They are of several tenants or sources."
 		for _, rec := range found {
-			m.Rows = append(m.Rows, rowOf(requestOf(Written{Record: rec}), snap.At))
+			row := rowOf(requestOf(Written{Record: rec}), snap.At)
+			row.Name += " from " + row.Source
+			m.Rows = append(m.Rows, row)
 		}
 	}
 	m.Title = m.Heading + " · flow-worker"

@@ -67,7 +67,7 @@ func lead(rec provision.Record, now time.Time) (words, cause string) {
 		if rec.LastFail != nil {
 			cause = text(rec.LastFail.Message)
 		}
-		return "It has not ended: it is " + cmp.Or(openLeads[rec.State], text(string(rec.State))) + ". It entered the stream " + ago(now, rec.RequestedAt) + ".", cause
+		return cmp.Or(openLeads[rec.State], "It has not ended: "+text(string(rec.State))+".") + " It entered the stream " + ago(now, rec.RequestedAt) + ".", cause
 	}
 	r := rec.Final.Result
 	after := "."
@@ -86,11 +86,11 @@ func lead(rec provision.Record, now time.Time) (words, cause string) {
 }
 
 // openLeads say how a request stands that has not ended.
-var openLeads = map[provision.State]string{ // :: state → words
-	provision.StateClaimed: "taken up, and nothing was sent to the Flow Service yet",
-	provision.StatePosting: "being posted to the Flow Service",
-	provision.StateUnknown: "looked up, for nobody knows yet whether its POST made a connection",
-	provision.StateWaiting: "waiting: its last POST made nothing for certain, and it is tried again",
+var openLeads = map[provision.State]string{ // :: state → a sentence
+	provision.StateClaimed: "It was taken up, and nothing was posted yet.",
+	provision.StatePosting: "It is being posted to the Flow Service.",
+	provision.StateUnknown: "Nobody knows yet whether its POST made a connection, so it is looked up.",
+	provision.StateWaiting: "It waits: its last POST made nothing for certain, and it is tried again.",
 }
 
 // facts returns what is known of a request beside its story, without what is not known.

@@ -69,7 +69,7 @@ func inHand(rec provision.Record, now time.Time) Next {
 func nextStep(rec provision.Record) string {
 	switch {
 	case rec.State == provision.StateUnknown:
-		return "looks up whether the POST made a connection; none is sent before that is known"
+		return "looks up whether the POST made a connection; another is sent only if none is there when WORKER_SETTLE has passed since the POST's end"
 	case rec.LookFirst:
 		return "looks whether its connection is there already, and sends a POST if not"
 	case rec.Posts > 0:

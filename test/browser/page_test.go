@@ -26,6 +26,7 @@ const sound = `(() => {
 	for (const el of document.querySelectorAll("[aria-labelledby], label[for]"))
 		if (!document.getElementById(el.getAttribute("aria-labelledby") ?? el.htmlFor)) bad.push("its label is missing: " + el.outerHTML.slice(0, 80));
 	for (const a of document.querySelectorAll("a")) if (!a.textContent.trim() || !a.getAttribute("href")) bad.push("an empty link: " + a.outerHTML);
+	for (const a of document.querySelectorAll("#rows a")) if (!a.checkVisibility() || a.getBoundingClientRect().height < 12) bad.push("it can't be seen: " + a.textContent);
 	if (document.querySelectorAll("[aria-live], [role=status], [role=alert]").length !== 1) bad.push("not just one live region");
 	for (const el of document.querySelectorAll("script:not([src]), style, [style], [onclick]")) bad.push("inline: " + el.outerHTML.slice(0, 80));
 	return bad;
