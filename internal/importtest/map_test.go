@@ -10,6 +10,7 @@ const (
 	natsServer = "github.com/nats-io/nats-server/v2"
 	vaultAPI   = "github.com/hashicorp/vault/api"
 	xsync      = "golang.org/x/sync"
+	otel       = "go.opentelemetry.io/otel" // its SDK and exporters are modules below it
 )
 
 // allowed is the map: what each package may import beside the standard library, as paths below this
@@ -26,6 +27,7 @@ var allowed = map[string][]string{
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
 	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
 	"internal/ops":      {"internal/provision", "internal/story", metrics},
+	"internal/tracing":  {"internal/provision", "internal/scrub", otel},
 	// What two spokes need alike, or a spoke and the commands, and the hub does not.
 	"internal/scrub": {"internal/provision"},
 	"internal/story": {"internal/provision"},
@@ -33,7 +35,7 @@ var allowed = map[string][]string{
 	// Only the program knows all, and only its demo and its commands know the stand-ins below.
 	"cmd/worker": {"*"},
 	"cmd/worker/internal/app": {"cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
-		"internal/ledger", "internal/ops", "internal/pace", "internal/provision", "internal/vault", natsClient, metrics, vaultAPI, xsync},
+		"internal/ledger", "internal/ops", "internal/pace", "internal/provision", "internal/tracing", "internal/vault", natsClient, metrics, vaultAPI, xsync},
 	"cmd/worker/internal/demo": {"*"},
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},
@@ -43,12 +45,13 @@ var allowed = map[string][]string{
 
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the
 	// code that it tests.
-	"internal/natstest":          {natsServer, natsClient},
-	"internal/flow/flowtest":     {"internal/provision"},
-	"internal/vault/vaulttest":   {},
-	"internal/vault/vaultdev":    {},
-	"internal/canary":            {},
-	"internal/ledger/ledgertest": {"internal/provision", "github.com/google/go-cmp"},
+	"internal/natstest":            {natsServer, natsClient},
+	"internal/flow/flowtest":       {"internal/provision"},
+	"internal/vault/vaulttest":     {},
+	"internal/vault/vaultdev":      {},
+	"internal/tracing/tracingtest": {"go.opentelemetry.io/proto/otlp", "google.golang.org/protobuf"},
+	"internal/canary":              {},
+	"internal/ledger/ledgertest":   {"internal/provision", "github.com/google/go-cmp"},
 
 	// Whole programs are tried from outside; what they need to be watched by is theirs to say.
 	"test/soak":          {"*"},
@@ -62,7 +65,7 @@ var allowed = map[string][]string{
 
 // forTests are what every package's tests may import on top of its own line: stand-ins and test libraries.
 var forTests = []string{"internal/provision", "internal/natstest", "internal/flow/flowtest", "internal/vault/vaulttest", "internal/vault/vaultdev",
-	"internal/ledger/ledgertest", "internal/canary", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
+	"internal/ledger/ledgertest", "internal/tracing/tracingtest", "internal/canary", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
 	"github.com/nats-io/nkeys", "github.com/nats-io/jwt/v2", "gopkg.in/yaml.v3", "github.com/prometheus/common", "github.com/prometheus/client_model"}
 
 var badNames = []string{"util", "utils", "common", "types", "errors", "logging", "helpers", "misc"}

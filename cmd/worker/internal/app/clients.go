@@ -3,6 +3,7 @@ package app
 import (
 	"cmp"
 	"log/slog"
+	"net/http"
 	"time"
 
 	vaultapi "github.com/hashicorp/vault/api"
@@ -21,6 +22,9 @@ type Parts struct {
 	OnRetry    func(provision.Target, provision.Cause) // nil means nobody asks
 	Gate       provision.Gate                          // nil means that every target may be called at any time
 	Version    string                                  // of this program
+
+	// Trace wraps the transport of calls to a service so that they show in traces; nil means that they don't.
+	Trace func(service string, route func(*http.Request) string, next http.RoundTripper) http.RoundTripper
 }
 
 func (p Parts) log(part string) *slog.Logger {
@@ -28,6 +32,26 @@ func (p Parts) log(part string) *slog.Logger {
 		return nil
 	}
 	return p.Log.With("part", part)
+}
+
+// traceFlow is Trace as the client of the Flow Service and IMS wants it.
+func (p Parts) traceFlow() func(service, route string, next http.RoundTripper) http.RoundTripper {
+	if p.Trace == nil {
+		return nil
+	}
+	return func(service, route string, next http.RoundTripper) http.RoundTripper {
+		return p.Trace(service, func(*http.Request) string { return route }, next)
+	}
+}
+
+// traceVault is Trace as the client of Vault wants it.
+func (p Parts) traceVault() func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper {
+	if p.Trace == nil {
+		return nil
+	}
+	return func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper {
+		return p.Trace("vault", route, next)
+	}
 }
 
 // NewVault returns the client that a worker with these settings has.
@@ -41,7 +65,7 @@ func NewVault(s settings.Settings, p Parts) (*vault.Client, error) {
 		Auth: vault.AuthMethod(s.VaultAuth), AuthMount: s.VaultAuthMount, Role: s.VaultRole, RoleID: s.VaultRoleID,
 		SecretIDFile: s.VaultSecretIDFile, JWTFile: s.VaultJWTFile,
 		KVMount: s.VaultKVMount, TenantPrefix: s.VaultTenantPrefix, CacheTTL: s.VaultCacheTTL,
-		Log: p.log("vault"), Registerer: p.Registerer, OnRetry: p.OnRetry,
+		Log: p.log("vault"), Registerer: p.Registerer, OnRetry: p.OnRetry, Trace: p.traceVault(),
 	})
 }
 
@@ -54,6 +78,6 @@ func NewFlow(s settings.Settings, p Parts) (*flow.Client, error) {
 		BaseURL: s.FlowURL, IMSURL: s.IMSURL, Timeout: s.FlowTimeout,
 		RetryInitial: s.RetryInitial, RetryMax: min(s.RetryDelayMax, retryMax),
 		UserAgent: "flow-worker/" + cmp.Or(p.Version, "unknown"),
-		Log:       p.log("flow"), Registerer: p.Registerer, OnRetry: p.OnRetry, Gate: p.Gate,
+		Log:       p.log("flow"), Registerer: p.Registerer, OnRetry: p.OnRetry, Gate: p.Gate, Trace: p.traceFlow(),
 	})
 }

@@ -46,6 +46,7 @@ type worker struct {
 	health   *ops.Health
 	status   *ops.Status
 	inWork   inWork
+	traces   traces
 }
 
 // newWorker makes all parts. None of them speaks to anybody yet, but for NATS, which is being
@@ -58,6 +59,9 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 			w.close()
 		}
 	}()
+	if err = w.newTraces(ctx); err != nil {
+		return w, err
+	}
 	w.registry = newRegistry(d.Build)
 	w.metrics = consumer.NewMetrics(w.registry)
 	w.breakers = pace.NewBreakers(pace.BreakerConfig{Registerer: w.registry, Log: w.log})
@@ -89,11 +93,14 @@ func (w *worker) close() {
 	if w.nats != nil {
 		closeNATS(w.nats)
 	}
+	if err := w.traces.close(w.settings.ShutdownTimeout); err != nil {
+		w.log.Warn("the last spans may not have been exported", "error", err)
+	}
 }
 
 // parts are what the clients of Vault and of the Flow Service report to.
 func (w *worker) parts() Parts {
-	return Parts{Log: w.log, Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: w.gate(), Version: w.deps.Build.Version}
+	return Parts{Log: w.log, Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: w.gate(), Version: w.deps.Build.Version, Trace: w.traces.transport()}
 }
 
 // gate are the breakers, with the status page looking on.
@@ -136,7 +143,7 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
 		Sweep:   w.sweep(), Concurrency: w.turns.Slots(), ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnStart: w.started, OnSettled: w.settled,
-		Metrics: w.metrics, Log: w.log.With("part", "consumer"),
+		Metrics: w.metrics, Tracer: w.traces.forConsumer(), Log: w.log.With("part", "consumer"),
 	})
 }
 
@@ -198,5 +205,5 @@ func (w *worker) openLedger(ctx context.Context) (provision.Ledger, ledgerAge, e
 	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, age, fmt.Errorf("the age of the stream: %w", err)
 	}
-	return &watchedLedger{book, w.inWork.reached, w.consumer.Recheck}, age, nil
+	return &watchedLedger{w.traces.ledger(book), w.inWork.reached, w.consumer.Recheck}, age, nil
 }

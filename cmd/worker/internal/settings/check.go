@@ -17,9 +17,10 @@ const (
 
 // crossChecks hold, per group, what must fit together. They run after every variable was read.
 var crossChecks = map[Group]func(*Set, *Invalid){ // :: group → check
-	NATS:  checkNATS,
-	Vault: checkVault,
-	Work:  checkWork,
+	NATS:   checkNATS,
+	Vault:  checkVault,
+	Work:   checkWork,
+	Traces: checkTraces,
 }
 
 func checkNATS(set *Set, bad *Invalid) {

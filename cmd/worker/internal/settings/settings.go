@@ -61,6 +61,8 @@ type Settings struct {
 
 	LogLevel  slog.Level
 	LogFormat string // "json" or "text"
+
+	Tracing Tracing
 }
 
 // Source is where settings come from.

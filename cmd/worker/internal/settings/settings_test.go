@@ -44,6 +44,8 @@ func TestDefaults(t *testing.T) {
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
 		Settle: 2 * time.Minute, ShutdownTimeout: 90 * time.Second, AllowedDomains: []string{"azuredatabricks.net"},
 		Replicas: 1, ManageStreams: true, LogLevel: slog.LevelInfo, LogFormat: "json",
+		Tracing: settings.Tracing{ServiceName: "flow-worker", Sampler: "parentbased_always_on", SamplerRatio: 1, Ignored: []string{},
+			QueueSize: 2048, BatchSize: 512, ScheduleDelay: 5 * time.Second, ExportTimeout: 30 * time.Second},
 	}
 	if diff := cmp.Diff(want, set.Settings); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)

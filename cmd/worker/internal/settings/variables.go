@@ -21,10 +21,11 @@ const (
 	Requests Group = "requests" // what a valid request is
 	Streams  Group = "streams"  // how NATS objects are made
 	Log      Group = "log"      // what is logged, and how
+	Traces   Group = "traces"   // where spans are exported, and which
 )
 
 // All lists every group: what a worker needs.
-var All = []Group{NATS, Vault, Flow, HTTP, Work, Requests, Streams, Log}
+var All = []Group{NATS, Vault, Flow, HTTP, Work, Requests, Streams, Log, Traces}
 
 const (
 	formatJSON = "json"
@@ -90,7 +91,7 @@ func AddFlags(fs *pflag.FlagSet, groups ...Group) func() map[string]string {
 
 // variables lists all settings in the contract's order. Bounds are where a value stops making sense,
 // not where it stops working.
-var variables = slices.Concat(natsVariables, vaultVariables, flowVariables, httpVariables, workVariables, logVariables)
+var variables = slices.Concat(natsVariables, vaultVariables, flowVariables, httpVariables, workVariables, logVariables, traceVariables)
 
 var natsVariables = []Variable{
 	{"NATS_URL", NATS, "nats://127.0.0.1:4222", "NATS servers, separated by commas", natsURLs(func(s *Settings) *string { return &s.NATSURL }), MaskURLs},
