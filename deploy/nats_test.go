@@ -76,6 +76,13 @@ func withAdmin(accounts string) string {
 	return strings.Replace(accounts, "users: [\n", "users: [\n{ user: admin, password: pw-admin }\n", 1)
 }
 
+// withDeletions takes out what keeps everybody from deleting objects, as the comment in the file says.
+func withDeletions(accounts string) string {
+	begin := strings.Index(accounts, "    mappings: {")
+	end := begin + strings.Index(accounts[begin:], "    }\n")
+	return accounts[:begin] + accounts[end+len("    }\n"):]
+}
+
 // TestMain sets the passwords that the server's files take from the environment.
 func TestMain(m *testing.M) {
 	for user, variable := range natsUsers {

@@ -279,7 +279,7 @@ func trace(t *testing.T) (uses []probe) {
 		ok := t.Run(kind.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // a slow machine may take its time
 			defer cancel()
-			b := newEditedBroker(t, withAdmin, kind.edit)
+			b := newEditedBroker(t, withAdmin, withDeletions, kind.edit)
 			at := newTap(t, b.url)
 			newLife(ctx, b, at, kind.manage).live()
 			if refused := at.refusals(); len(refused) > 0 {

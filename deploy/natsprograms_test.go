@@ -91,7 +91,7 @@ func buildWorker(ctx context.Context, t *testing.T) string {
 
 func newPrograms(ctx context.Context, t *testing.T) *programs {
 	t.Helper()
-	p := &programs{broker: newEditedBroker(t, withAdmin), ctx: ctx, binary: buildWorker(ctx, t), flow: flowtest.New(flowtest.Config{})}
+	p := &programs{broker: newEditedBroker(t, withAdmin, withDeletions), ctx: ctx, binary: buildWorker(ctx, t), flow: flowtest.New(flowtest.Config{})}
 	vault := vaulttest.New(vaulttest.Config{})
 	vault.Put("flow/tenants/acme/adobe", map[string]any{"orgId": "a@AdobeOrg", "clientId": "id", "clientSecret": "s"})
 	vault.Put("flow/tenants/acme/databricks/acme", map[string]any{"accessToken": "dapi"})

@@ -2,12 +2,14 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/consumer"
@@ -99,6 +101,31 @@ func TestNATSRights(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who may do everything can't delete what flow-worker keeps, but can what is somebody else's.
+func TestNATSNobodyDeletes(t *testing.T) {
+	t.Parallel()
+	s := newScene(t)
+	calls := []string{"$JS.API.CONSUMER.DELETE.CONNECTION_REQUESTS.flow-worker"}
+	for _, stream := range []string{consumer.StreamRequests, consumer.StreamResults, consumer.StreamDeadLetters, ledgerStream} {
+		for _, op := range []string{"DELETE", "PURGE", "MSG.DELETE"} {
+			calls = append(calls, "$JS.API.STREAM."+op+"."+stream)
+		}
+	}
+	for _, call := range calls {
+		for _, body := range []string{"", `{"seq":1}`} {
+			if msg, err := s.admin.Conn().RequestWithContext(s.ctx, call, []byte(body)); !errors.Is(err, nats.ErrNoResponders) {
+				t.Errorf("%s %s: answer %+v, error %v; want none", call, body, msg, err)
+			}
+		}
+	}
+	if n := s.waits("globex"); n != 1 {
+		t.Errorf("globex has %d requests in the queue, want its one", n)
+	}
+	_, err := s.admin.CreateStream(s.ctx, jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other"}})
+	s.must(err)
+	s.must(s.admin.DeleteStream(s.ctx, "OTHER"))
 }
 
 // Messages that the consumer lost sight of come back without a person, with the worker's rights.

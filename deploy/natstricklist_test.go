@@ -92,13 +92,13 @@ var natsTricks = []trick{
 	{"operator", "… records", limited("operator", ledgerStream)},
 	{"operator", "the confirmation of a request comes out as a call that purges the results", func(s *scene) bool {
 		return s.loses(func() {
-			s.send(s.as("operator"), "connections.requests.acme", "$JS.API.STREAM.PURGE.CONNECTION_RESULTS", `{}`)
+			s.send(s.as("operator"), "connections.requests.acme", purgeResults, `{}`)
 		})
 	}},
 	{"operator", "… the same on a server that reads calls leniently (NATS 2.11 and older, or `strict: false`)", func(s *scene) bool {
 		lax := newScene(s.t, lenient)
 		return lax.loses(func() {
-			lax.send(lax.as("operator"), "connections.requests.acme", "$JS.API.STREAM.PURGE.CONNECTION_RESULTS", `{}`)
+			lax.send(lax.as("operator"), "connections.requests.acme", purgeResults, `{}`)
 		})
 	}},
 	{"operator", "… as the acknowledgement of a request in a worker's hands", func(s *scene) bool {
@@ -109,7 +109,7 @@ var natsTricks = []trick{
 		return s.reaches(result, func() { s.send(s.as("operator"), "connections.requests.acme", result, `{}`) })
 	}},
 	{"operator", "a push consumer on the results delivers, without bodies, to the call that deletes them", func(s *scene) bool {
-		return s.loses(func() { s.delivers("operator", "$JS.API.STREAM.DELETE.CONNECTION_RESULTS") })
+		return s.loses(func() { s.delivers("operator", deleteResults) })
 	}},
 	{"operator", "the answer to a pull that finds nothing, which is empty, comes out as the call that deletes the results", func(s *scene) bool {
 		return s.loses(func() {
@@ -210,7 +210,7 @@ func (s *scene) pulls(js jetstream.JetStream, stream, from string) {
 		_, err = con.Info(s.ctx)
 		s.must(err)
 	}
-	s.send(js, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+from, "$JS.API.STREAM.DELETE.CONNECTION_RESULTS", `{"batch":1,"no_wait":true}`)
+	s.send(js, "$JS.API.CONSUMER.MSG.NEXT."+stream+"."+from, deleteResults, `{"batch":1,"no_wait":true}`)
 }
 
 // happens waits for what should not happen.

@@ -95,6 +95,12 @@ func (s *scene) send(js jetstream.JetStream, subject, reply, body string, header
 	s.must(errors.Join(js.Conn().PublishMsg(msg), js.Conn().Flush()))
 }
 
+// Calls that the broker is to be made to send itself.
+const (
+	deleteResults = "$JS.API.STREAM.DELETE.CONNECTION_RESULTS"
+	purgeResults  = "$JS.API.STREAM.PURGE.CONNECTION_RESULTS"
+)
+
 // victim is what tricks are after.
 const victim = "connections.requests.globex"
 
@@ -188,14 +194,12 @@ func TestNATSTricksWorkForAnAdministrator(t *testing.T) {
 		"spy":      spied("admin", "worker"),
 		"limit":    limited("admin", consumer.StreamResults),
 		"purge": func(s *scene) bool {
-			return s.loses(func() { s.call(s.admin, "$JS.API.STREAM.PURGE.CONNECTION_RESULTS", `{"seq":3}`) })
+			lax := newScene(s.t, withDeletions, lenient)
+			return lax.loses(func() { lax.send(lax.as("operator"), "connections.requests.acme", purgeResults, `{}`) })
 		},
 		"pull": func(s *scene) bool {
-			return s.loses(func() {
-				_, err := s.admin.CreateConsumer(s.ctx, consumer.StreamDeadLetters, jetstream.ConsumerConfig{Name: "x", AckPolicy: jetstream.AckNonePolicy})
-				s.must(err)
-				s.pulls(s.admin, consumer.StreamDeadLetters, "x")
-			})
+			loose := newScene(s.t, withDeletions)
+			return loose.loses(func() { loose.pulls(loose.as("worker"), consumer.StreamRequests, consumer.ConsumerName) })
 		},
 		"acknowledge": func(s *scene) bool {
 			return s.acknowledges(func(subject string) { s.send(s.as("worker"), subject, "", "+ACK") })
