@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"context"
 	"regexp"
 	"slices"
 	"strings"
@@ -83,6 +84,13 @@ func TestNATSInitHasExactlyWhatItUses(t *testing.T) {
 	l.initialize("look")
 	l.spoilStreams()
 	l.spoilConsumer()
+	_, worker := b.connect("worker")
+	short, cancel := context.WithTimeout(ctx, 2*settle) // the refused call has no answer
+	defer cancel()
+	_, err := consumer.EnsureObjects(short, worker, consumer.ObjectsConfig{Manage: true})
+	if err == nil || !strings.Contains(err.Error(), `run "worker init" as one who may`) {
+		t.Errorf("a worker upgrades streams: %v", err)
+	}
 	l.initialize("upgrade")
 	for _, name := range []string{consumer.StreamRequests, consumer.StreamResults, consumer.StreamDeadLetters, ledgerStream} {
 		if cfg := mustStream(ctx, t, l.admin, name).CachedInfo().Config; cfg.NoAck || cfg.MaxAge == time.Hour || cfg.Discard != wantDiscard(name) {

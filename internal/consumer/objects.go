@@ -130,7 +130,10 @@ func durable(ackWait time.Duration) jetstream.ConsumerConfig {
 	}
 }
 
-const notThere = "it does not exist; create it with \"worker init\": %w"
+const (
+	notThere    = "it does not exist; create it with \"worker init\": %w"
+	notUpgraded = "upgrade %q: %w; if this user may not change it, run \"worker init\" as one who may"
+)
 
 // find calls look, once more after AnewAfter where what it looks for is gone.
 func find[T any](ctx context.Context, cfg ObjectsConfig, gone error, look func() (T, error)) (T, error) {
@@ -176,7 +179,7 @@ func upgradeStream(ctx context.Context, js jetstream.JetStream, have, want jetst
 		return Change{}, fmt.Errorf("it falls short of what is needed (%q); run \"worker init\"", change.Changed)
 	}
 	if _, err := js.UpdateStream(ctx, raised); err != nil {
-		return Change{}, fmt.Errorf("upgrade %q: %w", change.Changed, err)
+		return Change{}, fmt.Errorf(notUpgraded, change.Changed, err)
 	}
 	return change, nil
 }
@@ -215,7 +218,7 @@ func upgradeConsumer(ctx context.Context, js jetstream.JetStream, have, want jet
 		return Change{}, fmt.Errorf("it falls short of what is needed (%q); run \"worker init\"", change.Changed)
 	}
 	if _, err := js.UpdateConsumer(ctx, StreamRequests, raised); err != nil {
-		return Change{}, fmt.Errorf("upgrade %q: %w", change.Changed, err)
+		return Change{}, fmt.Errorf(notUpgraded, change.Changed, err)
 	}
 	return change, nil
 }
