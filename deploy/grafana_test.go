@@ -18,8 +18,13 @@ func dashboardQueries(t *testing.T) map[string][]string {
 	var dash struct {
 		SchemaVersion int
 		UID, Title    string
-		Annotations   struct{ List []struct{ Name, Expr string } }
-		Panels        []struct {
+		Annotations   struct {
+			List []struct {
+				Name   string
+				Target struct{ Expr string }
+			}
+		}
+		Panels []struct {
 			ID          int
 			Type, Title string
 			Description string
@@ -51,7 +56,7 @@ func dashboardQueries(t *testing.T) map[string][]string {
 		}
 	}
 	for _, a := range dash.Annotations.List {
-		queries["annotation "+a.Name] = []string{a.Expr}
+		queries["annotation "+a.Name] = []string{a.Target.Expr}
 	}
 	return queries
 }

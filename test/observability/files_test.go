@@ -61,9 +61,17 @@ var labelValues = regexp.MustCompile(`^label_values\((\w+), (\w+)\)$`)
 func dashboardQueries(t *testing.T) (all []query) {
 	t.Helper()
 	var dash struct {
-		Annotations struct{ List []struct{ Name, Expr string } }
-		Templating  struct {
-			List []struct{ Name, Definition string }
+		Annotations struct {
+			List []struct {
+				Name   string
+				Target struct{ Expr string }
+			}
+		}
+		Templating struct {
+			List []struct {
+				Name, Type string
+				Query      any
+			}
 		}
 		Panels []struct {
 			Title   string
@@ -79,13 +87,15 @@ func dashboardQueries(t *testing.T) (all []query) {
 		}
 	}
 	for _, a := range dash.Annotations.List {
-		all = append(all, query{"annotation " + a.Name, a.Expr})
+		all = append(all, query{"annotation " + a.Name, a.Target.Expr})
 	}
 	for _, v := range dash.Templating.List {
-		if m := labelValues.FindStringSubmatch(v.Definition); m != nil {
+		asked, _ := v.Query.(map[string]any)
+		text, _ := asked["query"].(string)
+		if m := labelValues.FindStringSubmatch(text); m != nil {
 			all = append(all, query{"variable " + v.Name, "count by (" + m[2] + ") (" + m[1] + ")"})
-		} else if v.Definition != "" {
-			t.Errorf("variable %s asks %q, which this test does not know how to", v.Name, v.Definition)
+		} else if v.Type == "query" {
+			t.Errorf("variable %s asks %v, which this test does not know how to", v.Name, v.Query)
 		}
 	}
 	fill := strings.NewReplacer("$__rate_interval", "5m", "$job", "flow-worker")
