@@ -180,7 +180,7 @@ func (m *Metrics) concluded(d provision.Delivery, out provision.Outcome, took ti
 
 // exemplar returns what leads from a metric to the trace of a request; nil where it has none.
 func exemplar(t provision.Trace) prometheus.Labels {
-	if id := t.ID(); id != "" {
+	if id := t.SampledID(); id != "" {
 		return prometheus.Labels{"trace_id": id}
 	}
 	return nil

@@ -40,7 +40,7 @@ func exemplars(t *testing.T, from prometheus.Gatherer, name string) (values []st
 func TestExemplarsOfConclusions(t *testing.T) {
 	t.Parallel()
 	const id = "0af7651916cd43dd8448eb211c80319c"
-	for parent, want := range map[string][]string{"00-" + id + "-b7ad6b7169203331-01": {id}, "": nil, "00-\xff-\xff-01": nil} {
+	for parent, want := range map[string][]string{"00-" + id + "-b7ad6b7169203331-01": {id}, "00-" + id + "-b7ad6b7169203331-00": nil, "": nil, "00-\xff-\xff-01": nil} {
 		reg := prometheus.NewRegistry()
 		d := provision.Delivery{Request: provision.Request{Trace: provision.Trace{Parent: parent}}}
 		failed := &provision.Result{Outcome: provision.OutcomeFailed, Error: provision.Fail(provision.ReasonInternal, "")}

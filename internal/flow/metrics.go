@@ -107,7 +107,7 @@ func (m *metrics) called(op operation, code string, took time.Duration, trace pr
 	n, d := m.requests.WithLabelValues(string(op), code), m.seconds.WithLabelValues(string(op), code)
 	adder, counts := n.(prometheus.ExemplarAdder)
 	observer, times := d.(prometheus.ExemplarObserver)
-	if id := trace.ID(); id != "" && counts && times {
+	if id := trace.SampledID(); id != "" && counts && times {
 		exemplar := prometheus.Labels{"trace_id": id}
 		adder.AddWithExemplar(1, exemplar)
 		observer.ObserveWithExemplar(took.Seconds(), exemplar)

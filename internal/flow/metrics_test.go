@@ -45,7 +45,7 @@ func (r *rig) calls(t *testing.T, name string, op operation) (c calls) {
 func TestExemplarsOfCalls(t *testing.T) {
 	t.Parallel()
 	const id = "0af7651916cd43dd8448eb211c80319c"
-	for parent, want := range map[string][]string{"00-" + id + "-b7ad6b7169203331-01": {id}, "": nil, "00-\xff-\xff-01": nil} {
+	for parent, want := range map[string][]string{"00-" + id + "-b7ad6b7169203331-01": {id}, "00-" + id + "-b7ad6b7169203331-00": nil, "": nil, "00-\xff-\xff-01": nil} {
 		a := new(adobe)
 		addr, _ := serve(t, a.ServeHTTP)
 		r := newRig(t, addr)

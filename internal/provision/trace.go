@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -22,6 +23,20 @@ func (t Trace) ID() string {
 		return ""
 	}
 	return parts[1]
+}
+
+// SampledID returns ID where the sender says that the trace is recorded, else "": it is what a metric's
+// exemplar may lead to.
+func (t Trace) SampledID() string {
+	id := t.ID()
+	if id == "" {
+		return ""
+	}
+	flags, err := strconv.ParseUint(strings.Split(t.Parent, "-")[3], 16, 8)
+	if err != nil || flags&1 == 0 {
+		return ""
+	}
+	return id
 }
 
 // Limits of what is sent on of a trace context, in bytes.

@@ -18,3 +18,17 @@ func TestTraceID(t *testing.T) {
 		}
 	}
 }
+
+// An exemplar that leads to a trace that nobody recorded leads nowhere.
+func TestSampledTraceID(t *testing.T) {
+	t.Parallel()
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for flags, want := range map[string]string{"01": id, "03": id, "ff": id, "00": "", "02": "", "": "", "zz": "", "001": id, "fff": ""} {
+		if got := (Trace{Parent: "00-" + id + "-b7ad6b7169203331-" + flags}).SampledID(); got != want {
+			t.Errorf("flags %q: %q, want %q", flags, got, want)
+		}
+	}
+	if got := (Trace{Parent: "nonsense"}).SampledID(); got != "" {
+		t.Errorf("of nonsense: %q", got)
+	}
+}
