@@ -28,7 +28,7 @@ func (p *pages) search(w http.ResponseWriter, r *http.Request) {
 	}
 	snap := p.current(r.Context())
 	m := message{frame: p.frame(snap)}
-	m.Query = query
+	m.Query = text(query)
 	code := http.StatusOK
 	switch {
 	case trouble != "":

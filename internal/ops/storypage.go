@@ -76,7 +76,7 @@ func lead(rec provision.Record, now time.Time) (words, cause string) {
 	}
 	switch {
 	case r.Error != nil:
-		return "It failed with " + string(r.Error.Reason) + after, text(r.Error.Message)
+		return "It failed with " + text(string(r.Error.Reason)) + after, text(r.Error.Message)
 	case r.Connection == nil:
 		return "It was created" + after, ""
 	case r.Adopted:

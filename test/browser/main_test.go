@@ -34,7 +34,7 @@ func run(m *testing.M) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if worker = os.Getenv("FLOW_WORKER_BIN"); worker == "" {
 		worker = filepath.Join(dir, "worker")
 		build := exec.Command("go", "build", "-o", worker, "./cmd/worker")

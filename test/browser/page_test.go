@@ -21,6 +21,7 @@ const sound = `(() => {
 	}
 	for (const th of document.querySelectorAll("th")) if (!th.scope) bad.push("no scope: " + th.textContent);
 	for (const table of document.querySelectorAll("table")) if (!table.querySelector("th[scope=col]")) bad.push("a table without column headers");
+	if (/undefined|\[object|NaN/.test(document.body.innerText)) bad.push("something is missing: " + document.body.innerText.match(/.*(undefined|\[object|NaN).*/)[0]);
 	const ids = [...document.querySelectorAll("[id]")].map((el) => el.id);
 	if (new Set(ids).size !== ids.length) bad.push("an id is there twice: " + ids);
 	for (const el of document.querySelectorAll("[aria-labelledby], label[for]"))

@@ -28,7 +28,7 @@
   function list(el, items) {
     const template = el.querySelector(":scope > template");
     const known = new Map();
-    for (const child of el.children) if (child !== template && child.dataset.key) known.set(child.dataset.key, child);
+    for (const child of el.children) if (child !== template) known.set(child.dataset.key || String(known.size), child);
     const kept = new Set([template]);
     let place = template.nextElementSibling;
     items.forEach((item, i) => {
