@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -43,8 +44,8 @@ func connect(s settings.Settings, command string, more ...nats.Option) (*nats.Co
 }
 
 // connectJetStream connects a command that needs JetStream. The caller has to close its Conn.
-func connectJetStream(s settings.Settings, command string) (jetstream.JetStream, error) {
-	nc, err := connect(s, command)
+func connectJetStream(s settings.Settings, command string, more ...nats.Option) (jetstream.JetStream, error) {
+	nc, err := connect(s, command, more...)
 	if err != nil {
 		return nil, err
 	}
@@ -71,3 +72,33 @@ func unreachable(s settings.Settings, err error) error {
 		return fmt.Errorf("NATS at %s: %w", at, err)
 	}
 }
+
+// refusedError is that the server doesn't let the user do what a command takes.
+type refusedError struct{ remedy string }
+
+// Error implements error.
+func (e *refusedError) Error() string { return e.remedy }
+
+// endsIfRefused returns a context that ends, with a refusedError that says remedy, as soon as the server refuses
+// something whose subject about approves of: JetStream would only let one wait for an answer. The option tells
+// nobody else of what is refused.
+func endsIfRefused(ctx context.Context, remedy string, about func(text string) bool) (context.Context, nats.Option) {
+	ctx, end := context.WithCancelCause(ctx)
+	return ctx, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) && about(err.Error()) {
+			end(&refusedError{fmt.Sprintf("%s: %v", remedy, err)})
+		}
+	})
+}
+
+// orRefusal returns why ctx ended if that was a refusal, else err.
+func orRefusal(ctx context.Context, err error) error {
+	if refused := (*refusedError)(nil); err != nil && errors.As(context.Cause(ctx), &refused) {
+		return refused
+	}
+	return err
+}
+
+const operatorsOnly = "this NATS user may not do that; use an operator's (deploy/nats/accounts.conf)"
+
+func anything(string) bool { return true }

@@ -43,7 +43,8 @@ func (c *cli) onIntake(cmd *cobra.Command, f func(context.Context, jetstream.Jet
 		if err != nil {
 			return err
 		}
-		js, err := connectJetStream(set.Settings, cmd.Name())
+		ctx, quiet := endsIfRefused(ctx, operatorsOnly, anything)
+		js, err := connectJetStream(set.Settings, cmd.Name(), quiet)
 		if err != nil {
 			return err
 		}
@@ -52,7 +53,7 @@ func (c *cli) onIntake(cmd *cobra.Command, f func(context.Context, jetstream.Jet
 		defer cancel()
 		p, err := f(ctx, js)
 		if err != nil {
-			return err
+			return orRefusal(ctx, err)
 		}
 		fmt.Fprintln(c.stdout, intake(p))
 		return nil

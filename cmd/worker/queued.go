@@ -31,7 +31,7 @@ type queuedRequest struct {
 }
 
 // queued tells of a request that the ledger doesn't know: perhaps its message waits in the queue.
-func (q *statusQuery) queued(ctx context.Context, client *requester.Client, js jetstream.JetStream, id string) error {
+func (q *statusQuery) queued(ctx context.Context, client requester.Reader, js jetstream.JetStream, id string) error {
 	found, all := q.search(ctx, js, id)
 	switch {
 	case len(found) == 0 && all:

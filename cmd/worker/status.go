@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
@@ -23,6 +24,7 @@ type statusQuery struct {
 	*cli
 	tenant, source string
 	asJSON, watch  bool
+	asTenant       bool // the user is a tenant's
 }
 
 func (c *cli) statusCommand() *cobra.Command {
@@ -48,33 +50,61 @@ A tenant's own NATS user sees its own requests: give --tenant, and --source if i
 		if err != nil {
 			return err
 		}
-		client, js, err := c.client(ctx, set.Settings, "status")
+		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what is refused is told below
+		nc, err := connect(set.Settings, "status", quiet)
 		if err != nil {
 			return err
 		}
-		defer js.Conn().Close()
-		return q.run(ctx, client, js, args[0])
+		defer nc.Close()
+		return q.with(ctx, nc, args[0])
 	})
 	return cmd
 }
 
+// with looks at the ledger, or asks the workers where the user is a tenant's.
+func (q *statusQuery) with(ctx context.Context, nc *nats.Conn, id string) error {
+	may, err := requester.MayRead(ctx, nc)
+	switch {
+	case err != nil:
+		return err
+	case !may && !provision.ValidTenant(q.tenant):
+		return usagef("this NATS user may not look at the ledger; if it is a tenant's, give --tenant with its name")
+	case !may:
+		q.asTenant = true
+		return q.run(ctx, requester.NewAsker(nc), nil, id)
+	}
+	client, err := requester.New(ctx, nc)
+	if err != nil {
+		return err
+	}
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	return q.run(ctx, client, js, id)
+}
+
 // client connects a command that reads the ledger. The caller has to close the connection.
 func (c *cli) client(ctx context.Context, s settings.Settings, command string) (*requester.Client, jetstream.JetStream, error) {
-	js, err := connectJetStream(s, command)
+	ctx, quiet := endsIfRefused(ctx, operatorsOnly, anything)
+	js, err := connectJetStream(s, command, quiet)
 	if err != nil {
 		return nil, nil, err
 	}
 	client, err := requester.New(ctx, js.Conn())
 	if err != nil {
 		js.Conn().Close()
-		return nil, nil, err
+		return nil, nil, orRefusal(ctx, err)
 	}
 	return client, js, nil
 }
 
-func (q *statusQuery) run(ctx context.Context, client *requester.Client, js jetstream.JetStream, id string) error {
+// run tells the story. Without a js the queue can't be looked at.
+func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetstream.JetStream, id string) error {
 	recs, err := client.Find(ctx, requester.Filter{Filter: ledger.Filter{ID: id, Tenant: q.tenant, Source: q.source}})
 	switch {
+	case errors.Is(err, requester.ErrUnknown) && js == nil:
+		return fmt.Errorf("no worker has taken up a request of %s with id %q: it waits in the queue, its record has expired, or it was never sent; check the id and --source", q.tenant, id)
 	case errors.Is(err, requester.ErrUnknown):
 		return q.queued(ctx, client, js, id)
 	case errors.Is(err, requester.ErrAmbiguous):
@@ -146,6 +176,9 @@ func (q *statusQuery) printCommands(rec provision.Record) error {
 	if rec.Final == nil || rec.Final.Result.Error == nil {
 		return nil
 	}
+	if q.asTenant { // who can't act, and reads the message itself
+		return nil
+	}
 	rows := [][]string{}
 	for _, c := range story.Commands(rec) {
 		if !strings.HasPrefix(c.Line, "worker status ") { // this very one
@@ -159,10 +192,10 @@ func (q *statusQuery) printCommands(rec provision.Record) error {
 }
 
 // follow prints what happens after rec, until the request has ended; with --json every version of it.
-func (q *statusQuery) follow(ctx context.Context, client *requester.Client, rec provision.Record) error {
+func (q *statusQuery) follow(ctx context.Context, client requester.Reader, rec provision.Record) error {
 	var err error
 	follow := func(now provision.Record) bool {
-		if now.Nonce != rec.Nonce && q.asJSON {
+		if !now.UpdatedAt.Equal(rec.UpdatedAt) && q.asJSON {
 			err = q.printJSON(now)
 		} else if !q.asJSON {
 			for _, l := range story.News(rec, now) {

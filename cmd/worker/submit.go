@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -164,7 +164,9 @@ func (s *submission) submit(ctx context.Context, set settings.Settings) error {
 			return fmt.Errorf("a request whose id or source can't be read is not sent, nor any other: %w", m.Invalid)
 		}
 	}
-	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // the requester tells what is refused
+	subject := event.RequestSubject(s.tenant)
+	ctx, quiet := endsIfRefused(ctx, "this NATS user may not submit for tenant "+s.tenant+"; let it publish on "+subject,
+		func(text string) bool { return strings.Contains(text, `"`+subject+`"`) }) // else the requester tells
 	nc, err := connect(set, "submit", quiet)
 	if err != nil {
 		return err
@@ -174,10 +176,12 @@ func (s *submission) submit(ctx context.Context, set settings.Settings) error {
 	if err != nil {
 		return err
 	}
-	if !s.wait {
-		return client.SubmitOnly(ctx, s.messages, s.progress())
+	if s.wait {
+		err = s.submitAndWait(ctx, client)
+	} else {
+		err = client.SubmitOnly(ctx, s.messages, s.progress())
 	}
-	return s.submitAndWait(ctx, client)
+	return orRefusal(ctx, err)
 }
 
 var errTimeout = errors.New(`not all results are there yet; the requests go on: see "worker status ID"`)

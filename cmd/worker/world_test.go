@@ -38,7 +38,12 @@ type testWorld struct {
 // newTestWorld starts NATS, Vault and the Flow Service, but no worker.
 func newTestWorld(t *testing.T) *testWorld {
 	t.Helper()
-	broker := natstest.Run(t, natstest.Options{})
+	return newWorldWith(t, natstest.Options{})
+}
+
+func newWorldWith(t *testing.T, nats natstest.Options) *testWorld {
+	t.Helper()
+	broker := natstest.Run(t, nats)
 	vault, emulator := vaulttest.New(vaulttest.Config{}), flowtest.New(flowtest.Config{})
 	vault.Put("flow/tenants/acme/adobe", map[string]any{"orgId": "a@AdobeOrg", "clientId": "id", "clientSecret": clientSecret})
 	vault.Put("flow/tenants/acme/databricks/acme", map[string]any{"accessToken": databricksToken})

@@ -26,6 +26,7 @@ var allowed = map[string][]string{
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
 	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
+	"internal/inquiry":  {"internal/provision", natsClient},
 	"internal/ops":      {"internal/provision", "internal/story", metrics},
 	"internal/tracing":  {"internal/provision", "internal/scrub", otel},
 	// What two spokes need alike, or a spoke and the commands, and the hub does not.
@@ -34,13 +35,13 @@ var allowed = map[string][]string{
 
 	// Only the program knows all, and only its demo and its commands know the stand-ins below.
 	"cmd/worker": {"*"},
-	"cmd/worker/internal/app": {"cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
+	"cmd/worker/internal/app": {"cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow", "internal/inquiry",
 		"internal/ledger", "internal/ops", "internal/pace", "internal/provision", "internal/tracing", "internal/vault", natsClient, metrics, vaultAPI, xsync},
 	"cmd/worker/internal/demo": {"*"},
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},
 	"cmd/worker/internal/loopback":  {},
-	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/ledger", "internal/provision", natsClient, xsync},
+	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/inquiry", "internal/ledger", "internal/provision", natsClient, xsync},
 	"cmd/worker/internal/settings":  {"github.com/spf13/pflag"},
 
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the

@@ -9,7 +9,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/event"
-	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -17,13 +16,11 @@ import (
 // tenant may not, the client can only publish and wait for results: all other methods are not to be
 // called. The connection must be a new one.
 func NewSubmitter(ctx context.Context, nc *nats.Conn) (*Client, error) {
-	ask := nats.NewMsg("$JS.API.STREAM.INFO.KV_" + ledger.DefaultBucket)
-	ask.Reply = nc.NewInbox()
-	denied, err := refused(ctx, nc, func() error { return nc.PublishMsg(ask) })
+	may, err := MayRead(ctx, nc)
 	switch {
 	case err != nil:
 		return nil, err
-	case !denied:
+	case may:
 		return New(ctx, nc)
 	}
 	js, err := jetstream.New(nc)

@@ -57,6 +57,7 @@ type Settings struct {
 	ShutdownTimeout    time.Duration // what is unfinished then is given back
 	AllowedDomains     []string      // lower-case hosts; a request's domain must be under one of them
 	Replicas           int           // of the NATS objects: 1, 3 or 5
+	AnswerTenants      bool          // answer tenants who ask for their requests
 	ManageStreams      bool          // create and upgrade the NATS objects at start
 
 	LogLevel  slog.Level

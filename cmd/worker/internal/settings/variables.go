@@ -147,6 +147,7 @@ var workVariables = []Variable{
 	{"WORKER_SHUTDOWN_TIMEOUT", Work, "90s", "what is unfinished then is given back", duration(func(s *Settings) *time.Duration { return &s.ShutdownTimeout }, time.Millisecond, time.Hour), nil},
 	{"WORKER_ALLOWED_DOMAINS", Requests, "azuredatabricks.net", "hosts that requests may name, separated by commas", hosts(func(s *Settings) *[]string { return &s.AllowedDomains }), nil},
 	{"WORKER_REPLICAS", Streams, "1", "replicas of the NATS objects", replicas(func(s *Settings) *int { return &s.Replicas }), nil},
+	{"WORKER_ANSWER_TENANTS", Work, "false", "answer tenants who ask for their own requests (worker status); takes a right at NATS", boolean(func(s *Settings) *bool { return &s.AnswerTenants }), nil},
 	{"WORKER_MANAGE_STREAMS", Streams, "true", "create and upgrade the NATS objects at start", boolean(func(s *Settings) *bool { return &s.ManageStreams }), nil},
 }
 
