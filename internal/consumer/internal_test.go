@@ -98,24 +98,20 @@ func TestOldestIn(t *testing.T) {
 
 func TestOutcomeOf(t *testing.T) {
 	t.Parallel()
-	at := time.Date(2026, 11, 22, 3, 0, 0, 0, time.UTC)
-	mine, other := provision.Delivery{EnteredAt: at}, provision.Delivery{EnteredAt: at.Add(time.Hour)}
-	created := &provision.Result{Outcome: "created", RequestedAt: at}
-	adopted := &provision.Result{Outcome: "created", Adopted: true, RequestedAt: at}
-	failed := &provision.Result{Outcome: "failed", RequestedAt: at}
+	created := &provision.Result{Outcome: "created"}
+	adopted := &provision.Result{Outcome: "created", Adopted: true}
+	failed := &provision.Result{Outcome: "failed"}
 	for _, c := range []struct {
-		d    provision.Delivery
 		out  provision.Outcome
 		want string
 	}{
-		{mine, provision.Outcome{Result: created}, "created"},
-		{mine, provision.Outcome{Result: adopted}, "adopted"},
-		{mine, provision.Outcome{Result: failed}, "failed"},
-		{mine, provision.Outcome{Result: created, Repeat: true}, "created"},
-		{other, provision.Outcome{Result: created, Repeat: true}, "duplicate"},
-		{other, provision.Outcome{Result: failed}, "failed"},
+		{provision.Outcome{Result: created}, "created"},
+		{provision.Outcome{Result: adopted}, "adopted"},
+		{provision.Outcome{Result: failed}, "failed"},
+		{provision.Outcome{Result: created, Repeat: true, Resumed: true}, "created"},
+		{provision.Outcome{Result: created, Repeat: true}, "duplicate"},
 	} {
-		if got := outcomeOf(c.d, c.out); got != c.want {
+		if got := outcomeOf(c.out); got != c.want {
 			t.Errorf("outcomeOf(%+v) = %q, want %q", c.out, got, c.want)
 		}
 	}

@@ -170,7 +170,7 @@ func (m *Metrics) repaired(what string, err error) {
 
 // concluded counts a message whose result is told and which is acknowledged.
 func (m *Metrics) concluded(d provision.Delivery, out provision.Outcome, took time.Duration) {
-	outcome, trace := outcomeOf(d, out), exemplar(d.Request.Trace)
+	outcome, trace := outcomeOf(out), exemplar(d.Request.Trace)
 	count(m.requests.WithLabelValues(outcome), trace)
 	if outcome == provision.OutcomeFailed && out.Result.Error != nil {
 		count(m.failures.WithLabelValues(string(out.Result.Error.Reason)), trace)
@@ -206,9 +206,9 @@ func observe(o prometheus.Observer, d time.Duration, trace prometheus.Labels) {
 
 // outcomeOf returns the message's value of the label "outcome". A result that is told again for the
 // very message that asked for it is no duplicate: the acknowledgement failed the last time.
-func outcomeOf(d provision.Delivery, out provision.Outcome) string {
+func outcomeOf(out provision.Outcome) string {
 	switch r := out.Result; {
-	case out.Repeat && !r.RequestedAt.Equal(d.EnteredAt):
+	case out.Repeat && !out.Resumed:
 		return outcomeDuplicate
 	case r.Outcome == provision.OutcomeCreated && r.Adopted:
 		return outcomeAdopted

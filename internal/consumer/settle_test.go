@@ -70,7 +70,7 @@ func TestOrderOfTelling(t *testing.T) {
 			settled := make(chan provision.Delivery, 10)
 			cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
 				out := failed(d)
-				out.Repeat = d.Delivered > 1
+				out.Repeat, out.Resumed = d.Delivered > 1, d.Delivered > 1
 				return out
 			})
 			cfg.PublishElapsed = time.Millisecond

@@ -105,19 +105,19 @@ func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict
 	switch {
 	case v.err != nil:
 		level = slog.LevelError
-	case out.Result != nil && v.settled == settledAck && outcomeOf(d, out) != outcomeDuplicate:
+	case out.Result != nil && v.settled == settledAck && outcomeOf(out) != outcomeDuplicate:
 		level, msg = slog.LevelInfo, "request finished"
 	}
 	if ctx := context.Background(); c.Log.Enabled(ctx, level) {
-		c.Log.LogAttrs(ctx, level, msg, append(d.Errand(out.Attempts).Attrs(), c.settlement(d, out, v, took)...)...)
+		c.Log.LogAttrs(ctx, level, msg, append(d.Errand(out.Attempts).Attrs(), settlement(out, v, took)...)...)
 	}
 }
 
 // settlement says what became of a message.
-func (c *Consumer) settlement(d provision.Delivery, out provision.Outcome, v verdict, took time.Duration) []slog.Attr {
+func settlement(out provision.Outcome, v verdict, took time.Duration) []slog.Attr {
 	attrs := []slog.Attr{slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds())}
 	if out.Result != nil {
-		attrs = append(attrs, slog.String("outcome", outcomeOf(d, out)))
+		attrs = append(attrs, slog.String("outcome", outcomeOf(out)))
 		if f := out.Result.Error; f != nil {
 			attrs = append(attrs, slog.String("reason", string(f.Reason)))
 		}

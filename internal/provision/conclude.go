@@ -22,6 +22,7 @@ func (t *task) fail(f *Failure) {
 
 func (t *task) finish(s State, res Result) {
 	t.rec.State, t.rec.Held, t.rec.Refused = s, false, nil
+	t.rec.HeldSeq, t.rec.HeldDelivered = t.d.Seq, t.d.Delivered // tells its message from repeats of it
 	why := ""
 	if res.Error != nil {
 		why = string(res.Error.Reason)
@@ -51,6 +52,12 @@ func (t *task) conclude(ctx context.Context) step {
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}
+	return t.tell
+}
+
+// repeat tells the outcome that an earlier delivery came to.
+func (t *task) repeat(context.Context) step {
+	t.out.Repeat, t.out.Resumed = true, t.rec.HeldSeq == t.d.Seq
 	return t.tell
 }
 

@@ -117,8 +117,7 @@ func (t *task) examine(ctx context.Context) step {
 	case t.d.Request.Retry > rec.Retry && rec.State != StateCreated:
 		return t.newRound()
 	case rec.State.Final():
-		t.out.Repeat = true
-		return t.tell
+		return t.repeat
 	}
 	if wait, why := t.elsewhere(); wait > 0 {
 		return t.back(wait, why)

@@ -9,6 +9,8 @@ type Outcome struct {
 	Result *Result
 	// Repeat says that Result was concluded by an earlier delivery and is only told again.
 	Repeat bool
+	// Resumed says that it was a delivery of the very same message: the requester sent nothing twice.
+	Resumed bool
 	// Delay is how long the message is to rest; it means nothing where Result is set.
 	Delay time.Duration
 	// Attempts is how many POSTs were begun in this retry, as far as the ledger was read.

@@ -36,7 +36,7 @@ type Record struct {
 	// Who works on it. A record that is not Held is free for whoever gets a delivery of it.
 	Owner         string    `json:"owner"`
 	Held          bool      `json:"held"`
-	HeldSeq       uint64    `json:"heldSeq,omitempty"`       // the message the owner got it by
+	HeldSeq       uint64    `json:"heldSeq,omitempty"`       // the message the owner got it by; of a final record: the one that concluded it
 	HeldDelivered uint64    `json:"heldDelivered,omitempty"` // and which delivery of it
 	HeldUntil     time.Time `json:"heldUntil"`               // an owner without a sign of life after that has lost it
 	Alone         bool      `json:"alone,omitempty"`         // it is the only request its worker has in hand

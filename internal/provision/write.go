@@ -108,8 +108,7 @@ func (t *task) lost(ctx context.Context) step {
 	rec, rev, err := t.load(ctx)
 	if err == nil && rec.State.Final() && rec.Fingerprint == t.d.Request.Fingerprint {
 		t.rec, t.rev = rec, rev
-		t.out.Repeat = true
-		return t.tell
+		return t.repeat
 	}
 	return t.back(t.hub.jitter(t.hub.RetryDelayMax), "another worker took it over")
 }
