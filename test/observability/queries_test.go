@@ -15,7 +15,7 @@ var happened = []string{
 	`flow_worker_retries_total{target="flow",cause="throttled"}`, `flow_worker_retries_total{target="flow",cause="status"}`,
 	`flow_worker_retries_total{target="vault",cause="status"}`, `flow_worker_reconciliations_total{result="adopted"}`,
 	`flow_worker_deliveries_total{settled="term"}`, `flow_worker_deliveries_total{settled="nak"}`, `flow_worker_flow_requests_total{code="error"}`,
-	`max_over_time(flow_worker_paused[10m])`, `max_over_time(flow_worker_queue_pending[10m])`,
+	`max_over_time(flow_worker_circuit_open{target="flow"}[10m])`, `max_over_time(flow_worker_paused[10m])`, `max_over_time(flow_worker_queue_pending[10m])`,
 	`ALERTS{alertname="FlowWorkerOutcomeUnknown",alertstate="firing"}`,
 }
 
@@ -34,6 +34,7 @@ func TestEveryQueryHasAnAnswer(t *testing.T) {
 	modern := newServer(t, w.targets, "exemplar-storage", "native-histograms")
 	until(t, "both workers are scraped", func() bool { return classic.sum("up") == 2 && modern.sum("up") == 2 })
 	w.load()
+	w.outage(func() bool { return classic.sum(`max(flow_worker_circuit_open{target="flow"})`) == 1 })
 	w.pause(func() bool {
 		return classic.sum("min(flow_worker_paused)") == 1 && classic.sum("min(flow_worker_queue_pending)") >= 2
 	})
@@ -52,7 +53,7 @@ func TestEveryQueryHasAnAnswer(t *testing.T) {
 			t.Errorf("no exemplar of %s leads to a trace", metric)
 		}
 	}
-	t.Logf("%d queries have an answer; asked were %d of the %d rules, %d of the dashboard and %d of native histograms",
+	t.Logf("%d queries have an answer; %d for the %d rules, %d for the dashboard, %d for native histograms",
 		answered, len(fromRules), rules, len(fromDashboard), len(native))
 }
 

@@ -4,6 +4,7 @@ package observability
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -122,7 +123,7 @@ func (w *world) load() {
 	w.send("acme", "refused", token, nil)
 	w.fault(flowtest.Fault{Operation: flowtest.OpCreate, Name: "unknown", Effect: flowtest.EffectReset, When: flowtest.StageAfter})
 	w.fault(flowtest.Fault{Operation: flowtest.OpList, Name: "unknown", Effect: flowtest.EffectStatus, Status: http.StatusInternalServerError})
-	w.send("globex", "unknown", token, map[string]any{"expirytime": time.Now().Add(5 * time.Second).Format(time.RFC3339)})
+	w.send("globex", "unknown", token, map[string]any{"expirytime": time.Now().Add(10 * time.Second).Format(time.RFC3339)})
 	w.send("acme", "plaintext", "dapi-plain", nil)
 	w.send("acme", "missing", "vault:nothing#accessToken", nil)
 	w.send("nobody", "unknown tenant", token, nil)
@@ -133,6 +134,19 @@ func (w *world) load() {
 	w.send("acme", "good-1", token, nil) // a duplicate
 	w.vault.SetOutage(vaulttest.Outage{Status: http.StatusInternalServerError, Path: "/v1/secret/", Times: 2})
 	w.send("acme", "vault", token, nil)
+	w.drained()
+}
+
+// outage has the Flow Service refuse everything until seen is true.
+func (w *world) outage(seen func() bool) {
+	w.t.Helper()
+	end := w.flow.AddFault(flowtest.Fault{Operation: flowtest.OpAny, Effect: flowtest.EffectStatus, Status: http.StatusServiceUnavailable})
+	for i := range 8 {
+		w.send("acme", fmt.Sprint("outage-", i), token, nil)
+		w.send("globex", fmt.Sprint("outage-", i), token, nil)
+	}
+	until(w.t, "the outage is seen", seen)
+	end()
 	w.drained()
 }
 
