@@ -1,6 +1,7 @@
 package canary
 
 import (
+	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -37,7 +38,22 @@ var Spellings = map[string]Spelling{
 	"hex":                     {func(s string) string { return hex.EncodeToString([]byte(s)) }, 16},
 	"quoted-printable":        {quoted, 12},
 	"quoted-printable, all":   {func(s string) string { return each(s, "=%02X") }, 24},
+	"percent, u":              {func(s string) string { return each(s, "%%u%04X") }, 48},
+	"braces":                  {func(s string) string { return each(s, `\u{%x}`) }, 48},
+	"octal":                   {func(s string) string { return each(s, `\%03o`) }, 32},
+	"hex, colons":             {func(s string) string { return each(s, "%02x:") }, 24},
+	"hex, as in Go":           {func(s string) string { return each(s, "0x%02x, ") }, 48},
+	"code points":             {func(s string) string { return each(s, "U+%04X ") }, 56},
+	"octal numbers":           {func(s string) string { return each(s, "%03o ") }, 32},
 	"numbers":                 {func(s string) string { return each(s, "%d ") }, 28},
+	"numbers, commas":         {func(s string) string { return each(s, "%d,") }, 28},
+	"UTF-16":                  {func(s string) string { return each(s, "%c\x00") }, 16},
+	"base32":                  {inBase32, 13},
+	"base64 of base64":        {func(s string) string { return raw64(raw64(s)) }, 16},
+	"base64 of hex":           {func(s string) string { return raw64(hex.EncodeToString([]byte(s))) }, 24},
+	"base64 of UTF-16":        {func(s string) string { return raw64(each(s, "%c\x00")) }, 24},
+	"base64 of JSON":          {func(s string) string { return raw64(inJSON(s)) }, 16},
+	"hex of base64":           {func(s string) string { return hex.EncodeToString([]byte(raw64(s))) }, 24},
 	"base64":                  {inBase64(base64.StdEncoding, 0), 12},
 	"base64 from byte 1":      {inBase64(base64.StdEncoding, 1), 12},
 	"base64 from byte 2":      {inBase64(base64.StdEncoding, 2), 12},
@@ -75,6 +91,13 @@ func quoted(s string) string {
 	_, _ = w.Write([]byte(s)) // to memory
 	_ = w.Close()
 	return b.String()
+}
+
+func raw64(s string) string { return base64.RawStdEncoding.EncodeToString([]byte(s)) }
+
+// inBase32 returns those digits that show nothing but the secret.
+func inBase32(s string) string {
+	return base32.StdEncoding.EncodeToString([]byte(s))[:8*len(s)/5]
 }
 
 // inBase64 returns those digits that show nothing but the secret, where so many bytes stand before it.

@@ -1,8 +1,8 @@
 package scrub
 
 import (
+	"encoding/base32"
 	"encoding/base64"
-	"encoding/hex"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +14,8 @@ type needle struct {
 	part  int  // bytes of text that are a find
 	alone bool // a find must not have a letter or digit beside it
 	loose bool // it has blanks, so they can't be ignored
-	coded bool // base64: a find is but a part of what was encoded
+	coded bool // base64 or base32: a find is but a part of what was encoded
+	list  bool // one number for each byte: what separates numbers is ignored
 }
 
 // minDigits is how many digits of base64 must show a secret alone. It lets "secret" in base64 be
@@ -25,15 +26,21 @@ const minDigits = 8
 func needlesOf(secret string) []needle {
 	all := []needle{newNeedle(secret, Part)}
 	all[0].alone = len(secret) < Safe
-	all = append(all, newNeedle(hex.EncodeToString([]byte(secret)), 2*Safe), newNeedle(inNumbers(secret), 3*Safe))
+	for _, form := range []struct{ base, width, part int }{{16, 2, 2 * Safe}, {10, 1, 3 * Safe}, {8, 3, 3 * Safe}} {
+		n := newNeedle(inNumbers(secret, form.base, form.width), form.part)
+		n.list = true
+		all = append(all, n)
+	}
 	if len(secret) >= Safe {
 		all = append(all, newNeedle(reversed(secret), Part))
 	}
-	for shift := range 3 {
-		if form := inBase64(secret, shift); len(form) >= minDigits {
-			n := newNeedle(form, Part)
-			n.coded = true
-			all = append(all, n)
+	for _, code := range []code{{base64.RawStdEncoding, 6, 3}, {base32.StdEncoding.WithPadding(base32.NoPadding), 5, 5}} {
+		for shift := range code.bytes {
+			if form := code.digits(secret, shift); len(form) >= minDigits {
+				n := newNeedle(form, Part)
+				n.coded = true
+				all = append(all, n)
+			}
 		}
 	}
 	return all
@@ -43,14 +50,18 @@ func newNeedle(text string, part int) needle {
 	return needle{text: fold(text), part: min(part, len(text)), loose: strings.ContainsFunc(text, blank)}
 }
 
-// inNumbers returns the bytes of secret as decimal numbers, as programs print them by mistake. The blanks
-// in between are ignored in every text.
-func inNumbers(secret string) string {
-	var b strings.Builder
-	for i := range len(secret) {
-		b.WriteString(strconv.Itoa(int(secret[i])))
+// inNumbers returns the bytes of secret as numbers, as programs print them by mistake, without anything in
+// between. Each has zeros before it up to the width.
+func inNumbers(secret string, base, width int) string {
+	b := make([]byte, 0, 3*len(secret))
+	for _, c := range []byte(secret) {
+		from := len(b)
+		b = strconv.AppendUint(b, uint64(c), base)
+		for len(b)-from < width {
+			b = slices.Insert(b, from, '0')
+		}
 	}
-	return b.String()
+	return string(b)
 }
 
 func reversed(s string) string {
@@ -59,13 +70,19 @@ func reversed(s string) string {
 	return string(b)
 }
 
-// inBase64 returns those digits of secret's base64 form that do not depend on what stands before and
-// after it, where shift bytes, or three more, stand before it.
-func inBase64(secret string, shift int) string {
-	const bits = 6
-	digits := base64.RawStdEncoding.EncodeToString([]byte("\x00\x00"[:shift] + secret))
-	from, to := (8*shift+bits-1)/bits, 8*(shift+len(secret))/bits
-	return digits[from:to]
+// code is base64 or base32.
+type code struct {
+	encoding interface{ EncodeToString([]byte) string }
+	bits     int // of a digit
+	bytes    int // that fill a number of digits
+}
+
+// digits returns those digits of secret's form that do not depend on what stands before and after it, where
+// shift bytes, or c.bytes more, stand before it.
+func (c code) digits(secret string, shift int) string {
+	all := c.encoding.EncodeToString([]byte("\x00\x00\x00\x00"[:shift] + secret))
+	from, to := (8*shift+c.bits-1)/c.bits, 8*(shift+len(secret))/c.bits
+	return all[from:to]
 }
 
 // sharedBy reports whether t may hold n or enough of it. Enough of it, wherever it begins, covers one
@@ -105,14 +122,15 @@ func (n needle) find(low string, units [][]unit) (found []span) {
 func (n needle) longest(low string, units [][]unit, i int) int {
 	end := i
 	for _, u := range units[i] {
-		if u.skip {
+		if u.skip || u.sep {
 			continue
 		}
-		for from := strings.IndexByte(n.text, u.b); from >= 0 && len(n.text)-from >= n.part; {
+		key := n.key(units, i, u)
+		for from := strings.Index(n.text, key); from >= 0 && len(n.text)-from >= n.part; {
 			if to, ok := n.run(low, units, i, from); ok {
 				end = max(end, to)
 			}
-			next := strings.IndexByte(n.text[from+1:], u.b)
+			next := strings.Index(n.text[from+1:], key)
 			if next < 0 {
 				break
 			}
@@ -120,6 +138,19 @@ func (n needle) longest(low string, units [][]unit, i int) int {
 		}
 	}
 	return end
+}
+
+// key returns the first bytes of every find at i that begins with u: u's own, and a few more if they can be read in
+// one way only.
+func (n needle) key(units [][]unit, i int, u unit) string {
+	var key [Shortest]byte
+	key[0] = u.b
+	size := 1
+	for i += u.n; size < min(n.part, Shortest) && i < len(units) && len(units[i]) == 1; i++ {
+		key[size] = units[i][0].b
+		size++
+	}
+	return string(key[:size])
 }
 
 // place is a pair of positions, in a text and in a needle.
@@ -159,9 +190,9 @@ func (n needle) advance(units []unit, at place, open []place, inside bool) (plac
 	for _, u := range units {
 		step := place{at.text + u.n, at.needle + 1}
 		switch {
-		case u.skip && inside:
+		case inside && (u.skip || u.sep && n.list):
 			step.needle--
-		case u.skip || u.b != n.text[at.needle]:
+		case u.skip || u.sep || u.b != n.text[at.needle]:
 			continue
 		}
 		if !more {

@@ -1,14 +1,24 @@
 // Package scrub takes known secrets out of texts that others wrote, such as the error texts of a
 // service that was sent the secret and may give it back in any spelling.
 //
-// It finds a secret in any case, as it is, in base64 (both alphabets, with or without padding, also
-// where it lies within a longer text that was encoded), in hex, as decimal numbers, backwards, and where some or all of its bytes are
-// written as in URLs (%41, encoded again and again), JSON (A, \/), C (\x41), HTML (&#65;, &sol;) or
-// quoted-printable (=41), perhaps with blanks and line breaks in between. It also takes out what has
-// the looks of a token, whoever's it is.
+// It finds a secret in any case, with blanks and line breaks in between,
+//   - as it is, backwards, and in UTF-16, where a NUL stands beside each byte;
+//   - where some or all of its bytes are written as in URLs (%41, encoded again and again, or %u0041), JSON and
+//     its kin (\u0041, \u{41}, \/), C (\x41, \101), HTML (&#65;, &sol;) or quoted-printable (=41);
+//   - as a list of its bytes in hex, in decimal, or in octal of three digits, with nothing or any of blanks and
+//     ,;:|-./"' in between, and 0x, 0o or U+ before each;
+//   - in base64 (both alphabets, with or without padding) and base32, also where it lies within a longer text that
+//     was encoded;
+//   - in base64 or hex, as it was written, of any of these, and of that in base64 or hex again, up to four layers.
 //
-// It does not find a secret that was encrypted, hashed, compressed or encoded in two
-// different ways of which one is base64 or hex.
+// It also takes out what has the looks of a token, whoever's it is: see HoldsToken.
+//
+// It does not find a secret shorter than Shortest bytes, nor a part of one below Part (of a list 16 digits in hex or
+// 24 others, of a code 12). It does not find one that was encrypted, hashed or compressed; one in other codes (base58, base85, base32
+// with another alphabet, UTF-7, letters named or replaced); decimal numbers with zeros before them, octal ones
+// without; characters with others than the above between them; several layers of which an outer one is
+// neither base64 nor hex, or has lines so short that none holds enough of it; nor the beginning in one text
+// and the end in another, but for what is given to Fields.
 package scrub
 
 import (
@@ -126,10 +136,18 @@ func replace(t string, spans []span) string {
 
 // find returns where in t a secret stands, or a long part of one.
 func (s Scrubber) find(t string) []span {
-	if !s.suspects(t) {
-		return nil
+	return s.findWithin(t, maxLayers)
+}
+
+// findWithin is find, where so many layers of encodings may be under each other.
+func (s Scrubber) findWithin(t string, layers int) (found []span) {
+	if s.suspects(t) {
+		found = s.thorough(t)
 	}
-	return s.thorough(t)
+	if layers > 1 && len(s.needles) > 0 {
+		found = append(found, s.layered(t, layers-1)...)
+	}
+	return found
 }
 
 // thorough is find, byte by byte.
@@ -151,18 +169,22 @@ func (s Scrubber) suspects(t string) bool {
 		return true
 	}
 	low := fold(t)
-	tight := tighten(low)
+	if strings.Contains(low, "0x") || strings.Contains(low, "0o") {
+		return true
+	}
+	tight, bare := tighten(low, ""), tighten(low, separators+"+") // a folded minus
 	return slices.ContainsFunc(s.needles, func(n needle) bool {
-		return n.sharedBy(low) || len(tight) < len(low) && n.sharedBy(tight)
+		return n.sharedBy(tight) || n.list && len(bare) < len(tight) && n.sharedBy(bare)
 	})
 }
 
-// tighten returns t without blanks.
-func tighten(t string) string {
-	if !strings.ContainsFunc(t, blank) {
+// tighten returns t without blanks and separators.
+func tighten(t, separators string) string {
+	gone := func(r rune) bool { return blank(r) || strings.ContainsRune(separators, r) }
+	if !strings.ContainsFunc(t, gone) {
 		return t
 	}
-	return strings.Join(strings.FieldsFunc(t, blank), "")
+	return strings.Join(strings.FieldsFunc(t, gone), "")
 }
 
 func blank(r rune) bool { return r == ' ' || r >= '\t' && r <= '\r' }

@@ -20,6 +20,9 @@ func TestTextKnowsEverySpelling(t *testing.T) {
 		for name, spell := range canary.Spellings {
 			said := spell.Write(secret)
 			for form, said := range map[string]string{"as it is": said, "upper": strings.ToUpper(said), "wrapped": wrap(said)} {
+				if strings.Contains(name, " of ") && form != "as it is" {
+					continue // a code within a code can't be read by anybody when it lost its case
+				}
 				got := s.Text("bad token <" + said + "> refused")
 				if (hunt.Search(name, got) > 0 || !strings.Contains(got, gone) || len(got) > 60) && !codeTooShort(name, said) {
 					t.Errorf("%s, %s, of %d bytes: %.200q becomes %.200q", name, form, len(secret), said, got)
@@ -31,12 +34,12 @@ func TestTextKnowsEverySpelling(t *testing.T) {
 
 // codeTooShort reports whether a base64 spelling shows too few digits of a short secret alone.
 func codeTooShort(name, said string) bool {
-	return strings.HasPrefix(name, "base64") && len(tighten(said)) < minDigits
+	return strings.HasPrefix(name, "base") && len(tighten(said, "")) < minDigits
 }
 
 // wrap breaks a text into short lines, but not within an escape: those are broken by nobody.
 func wrap(t string) string {
-	if strings.ContainsAny(t, encoders) {
+	if strings.ContainsAny(t, encoders) || strings.Contains(t, "0x") {
 		return t
 	}
 	var b strings.Builder
@@ -83,7 +86,8 @@ func TestTextLeavesTheRest(t *testing.T) {
 	for _, text := range []string{
 		"", "nothing to see", "abcdefghijk is but the beginning", "100% \\ &amp; + %zz %4 \\u00 &#; & = =\n =3", "Auth spec 'Acces Token' not found",
 		"bearer of bad news", "abc", "the latest tests attest it", "012345678", "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", "\xff\xfe", "https://platform.adobe.io/data",
-		"name==\"x\"&limit=100", "see the hvac system", "basic auth",
+		"name==\"x\"&limit=100", "1,2,3: 0x61, 0o141, U+0061", "10:20:30.400", "00:1b:44:11:3a:b7", "[97 98 99 100 101 102 103]", "dGhpcyBpcyBub3QgdGhlIHNlY3JldCBidXQgYW5vdGhlcg==",
+		"a\x00b\x00c", `\u{61}\142%u0063`, "ORUGS4ZANFZSA3TPOQQHI2DFEBZWKY3SMV2A====", "2026-11-22T03:00:00Z", "192.168.100.101:8200", "see the hvac system", "basic auth",
 	} {
 		if got := s.Text(text); got != text || !s.Clean(text) {
 			t.Errorf("%q became %q", text, got)
@@ -225,6 +229,7 @@ func BenchmarkText(b *testing.B) {
 	s := New(token)
 	for name, text := range map[string]string{
 		"id": "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", "text": strings.Repeat("Supplied version does not match. ", 6),
+		"code": strings.Repeat("U3VwcGxpZWQgdmVyc2lvbiBkb2VzIG5vdCBtYXRjaC4g", 40), "hex dump": strings.Repeat("53:75:70:70:6c:69:65:64:20:76:65:72:73 ", 40),
 		"suspect": strings.Repeat("Supplied version=%22aa%22 does not match. ", 5),
 	} {
 		b.Run(name, func(b *testing.B) {

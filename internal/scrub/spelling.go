@@ -10,12 +10,16 @@ import (
 type unit struct {
 	b    byte
 	n    int
-	skip bool // stands for nothing: a blank, or a break of a long line
+	skip bool // stands for nothing: a blank, a NUL, or a break of a long line
+	sep  bool // stands for nothing in a list of numbers
 }
 
 // encoders begin a spelling of a byte by others. A text without any holds of a secret only what it
 // shows.
-const encoders = `\%&+=`
+const encoders = "\\%&+=\x00"
+
+// separators stand between the numbers of a list.
+const separators = `,;:|-./"'`
 
 // How often an encoding is undone that was applied again and again.
 const (
@@ -50,15 +54,41 @@ func readAt(units []unit, t string, i int) []unit {
 		return backslash(units, rest)
 	case t[i] == '+':
 		return append(units, unit{b: ' ', n: 1})
-	case blank(rune(t[i])):
+	case strings.IndexByte(separators, t[i]) >= 0:
+		return append(units, unit{n: 1, sep: true})
+	case prefixes(t[i]) && len(rest) >= 2:
+		return prefix(units, rest)
+	case blank(rune(t[i])) || t[i] == 0:
 		return append(units, unit{n: 1, skip: true})
 	}
 	return units
 }
 
-// percent reads %XX, whose % may be encoded as %25 again and again.
+// prefixes reports whether c begins what says how a number is written.
+func prefixes(c byte) bool { return c == '0' || c == 'U' || c == 'u' }
+
+// prefix reads 0x, 0o and U+, with zeros after them.
+func prefix(units []unit, t string) []unit {
+	if c := folded[t[1]]; t[0] == '0' && c != 'x' && c != 'o' || t[0] != '0' && t[1] != '+' {
+		return units
+	}
+	for n := 2; n < len(t); n++ {
+		if units = append(units, unit{n: n, sep: true}); t[n] != '0' || n == maxZeros {
+			break
+		}
+	}
+	return units
+}
+
+const maxZeros = 8
+
+// percent reads %XX and %uXXXX, whose % may be encoded as %25 again and again.
 func percent(units []unit, t string) []unit {
 	for depth, n := 0, 1; depth < maxDepth && len(t) >= n+2; depth, n = depth+1, n+2 {
+		if len(t) >= n+5 && folded[t[n]] == 'u' && t[n+1:n+3] == "00" {
+			units = hexUnit(units, t[n+3:n+5], n+5)
+			break
+		}
 		units = hexUnit(units, t[n:n+2], n+2)
 		if t[n:n+2] != "25" {
 			break
@@ -93,17 +123,25 @@ func entity(units []unit, t string) []unit {
 	return units
 }
 
-// backslash reads what follows one or more backslashes: \uXXXX, \xXX, a line break, or a character
-// that needs none.
+// longestEscape is what follows the backslashes: u{000064}.
+const longestEscape = 9
+
+// backslash reads what follows one or more backslashes: \uXXXX, \u{X}, \xXX, \OOO, a line break, or a
+// character that needs none.
 func backslash(units []unit, t string) []unit {
-	rest := strings.TrimLeft(t[:min(len(t), maxBackslashes+5)], `\`)
-	n := min(len(t), maxBackslashes+5) - len(rest)
+	t = t[:min(len(t), maxBackslashes+longestEscape)]
+	rest := strings.TrimLeft(t, `\`)
+	n := len(t) - len(rest)
 	if rest == "" {
 		return units
 	}
 	switch { // before the character itself, or \x78 would be read as an x with 78 after it
 	case len(rest) >= 5 && folded[rest[0]] == 'u' && rest[1:3] == "00":
 		units = hexUnit(units, rest[3:5], n+5)
+	case len(rest) >= 4 && folded[rest[0]] == 'u' && rest[1] == '{':
+		units = braces(units, rest, n)
+	case rest[0] >= '0' && rest[0] <= '7':
+		units = octal(units, rest, n)
 	case len(rest) >= 3 && folded[rest[0]] == 'x':
 		units = hexUnit(units, rest[1:3], n+3)
 	case rest[0] == 'n' || rest[0] == 'r' || rest[0] == 't':
@@ -112,10 +150,39 @@ func backslash(units []unit, t string) []unit {
 	return append(units, unit{b: folded[rest[0]], n: n + 1})
 }
 
+// braces reads u{X}, after n backslashes.
+func braces(units []unit, rest string, n int) []unit {
+	digits, _, ok := strings.Cut(rest[len("u{"):], "}")
+	if digits = strings.TrimLeft(digits, "0"); !ok || digits == "" {
+		return units
+	}
+	return hexUnit(units, digits, n+strings.IndexByte(rest, '}')+1)
+}
+
+// octal reads one to three digits, and four that begin with 0, after n backslashes.
+func octal(units []unit, rest string, n int) []unit {
+	for end := 1; end <= min(4, len(rest)) && (end < 4 || rest[0] == '0'); end++ {
+		c, err := strconv.ParseUint(rest[:end], 8, 8)
+		if err != nil {
+			break
+		}
+		units = byteUnit(units, byte(c), n+end)
+	}
+	return units
+}
+
 func hexUnit(units []unit, digits string, n int) []unit {
 	c, err := strconv.ParseUint(digits, 16, 8)
 	if err != nil {
 		return units
 	}
-	return append(units, unit{b: folded[byte(c)], n: n})
+	return byteUnit(units, byte(c), n)
+}
+
+// byteUnit adds a reading as one byte. A NUL may also be half of a character, in UTF-16.
+func byteUnit(units []unit, c byte, n int) []unit {
+	if c == 0 {
+		units = append(units, unit{n: n, skip: true})
+	}
+	return append(units, unit{b: folded[c], n: n})
 }

@@ -76,6 +76,7 @@ const goodRef = "vault:dbx#accessToken"
 // everyFailure sends a request down each path, and waits for the end of all.
 func (w *leakWorld) everyFailure() {
 	w.t.Helper()
+	w.send("acme", "asleep", leakData("parrot|400|asleep|plain|2", goodRef)) // first, for it has a verdict that no other one has
 	w.refusedByUs()
 	w.sendMisplaced()
 	w.refusedByOthers()
