@@ -26,8 +26,9 @@ func Commands(rec provision.Record) []Command {
 	case rec.Final.Result.Error == nil:
 	case rec.Final.Result.Error.Reason == provision.ReasonOutcomeUnknown:
 		list = append(list,
-			Command{line("resolve", rec.Key, ""), "settles it by naming the connection that it made, or that it made none"},
-			Command{line("retry", rec.Key, ""), "sends it again: it is looked up before anything is posted"})
+			Command{line("retry", rec.Key, ""), "sends it again: it is looked up before anything is posted"},
+			Command{line("resolve", rec.Key, "--connection CONNECTION --reason WHY"), "settles it where a retry can't: you name the connection that it made"},
+			Command{line("resolve", rec.Key, "--absent --reason WHY"), "settles it where a retry can't: you say that it made none"})
 	case sentAgain(rec.Final.Result.Error.Reason):
 		list = append(list, Command{line("retry", rec.Key, "--dry-run"), "shows what would be sent again"},
 			Command{line("retry", rec.Key, ""), "sends it again, once its cause is mended; it is looked up before anything is posted"})
@@ -95,7 +96,7 @@ var remedies = map[provision.Reason]string{ // :: reason → what to do
 	provision.ReasonFlowDenied:       "Adobe refused the tenant's credentials or their rights. Mend the “adobe” secret or the rights in the Admin Console, then retry it.",
 	provision.ReasonFlowUnavailable:  "The Flow Service did not take it before its deadline. When it is well again, retry it.",
 	provision.ReasonVaultUnavailable: "Vault did not answer before the deadline, or denied the worker. Mend that (worker doctor tells what it is), then retry it.",
-	provision.ReasonOutcomeUnknown:   "Look in the sandbox for the connection, as the message tells, then settle it with resolve.",
+	provision.ReasonOutcomeUnknown:   "Retry it, which looks for its connection once more. Where that can't tell either, look in the sandbox yourself, as the message says, and settle it with resolve.",
 	provision.ReasonExpired:          "It was too late when it was first seen. Retry it if it is still wanted: a retry knows no expirytime.",
 	provision.ReasonCrashLoop:        "Workers died while they worked on it. Read their logs before you retry it.",
 	provision.ReasonInternal:         "A bug in flow-worker stopped it. Search the worker's log for the log id in the message, and report it.",

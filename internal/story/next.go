@@ -147,7 +147,7 @@ func endOf(rec provision.Record) Event {
 
 func eventOf(a provision.Attempt) Event {
 	e := Event{At: a.At, Took: time.Duration(a.Elapsed * float64(time.Second)), Retry: a.Retry, Worker: a.Owner, Detail: a.Detail}
-	line, known := phrases[a.Step+" "+a.Result]
+	line, known := phraseOf(a)
 	switch until, rests := restOf(a); {
 	case a.Step == "final" && a.Result == provision.OutcomeFailed:
 		line = Line{Tone: Bad, Text: "failed"}

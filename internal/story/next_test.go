@@ -82,6 +82,12 @@ func TestTimeline(t *testing.T) {
 	if got := story.Timeline(rec); len(got) != 2 || got[1].Text != "POST 2 is announced in the ledger and sent" {
 		t.Errorf("under way: %+v", got)
 	}
+	for detail, want := range map[string]string{"": "with this request's mark; adopted", "ifExists": "it is there; adopted", "on the word of ada; it is there, without a mark": "it is there; adopted"} {
+		rec := provision.Record{Attempts: []provision.Attempt{{Step: "lookup", Result: "adopted", Detail: detail}}}
+		if got := story.Timeline(rec)[0]; !strings.HasSuffix(got.Text, want) || got.Tone != story.Good {
+			t.Errorf("%q: %+v", detail, got)
+		}
+	}
 	if got := story.Timeline(provision.Record{}); len(got) != 0 {
 		t.Errorf("of nothing: %+v", got)
 	}
@@ -100,7 +106,7 @@ func TestCommands(t *testing.T) {
 	}
 	first := map[string]string{ // :: case → how its first command begins
 		"open": "worker status --tenant acme --source /portal --watch r-1", "created": "worker status --tenant acme --source /portal r-1",
-		"outcome_unknown": "worker resolve", "invalid_request": "worker status", "plaintext_secret": "worker status", "id_reused": "worker status",
+		"outcome_unknown": "worker retry", "invalid_request": "worker status", "plaintext_secret": "worker status", "id_reused": "worker status",
 		"vault_unavailable": "worker retry", "flow_rejected": "worker retry",
 	}
 	for name, rec := range all {
@@ -133,6 +139,10 @@ func TestWord(t *testing.T) {
 		if got := story.Word(text); got != want {
 			t.Errorf("%q: %s, want %s", text, got, want)
 		}
+	}
+	unknown := story.Commands(provision.Record{Key: provision.Key{Tenant: "acme", Source: "s", ID: "r"}, Final: failedWith(provision.ReasonOutcomeUnknown)})
+	if want := "worker resolve --tenant acme --source s --absent --reason WHY r"; unknown[2].Line != want {
+		t.Errorf("got %s, want %s", unknown[2].Line, want)
 	}
 	list := story.Commands(provision.Record{Key: provision.Key{Tenant: "acme", Source: "a b", ID: "--yes"}, Final: failedWith(provision.ReasonExpired)})
 	if want := "worker retry --tenant acme --source 'a b' --dry-run -- --yes"; list[0].Line != want {

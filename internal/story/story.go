@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -106,6 +107,10 @@ var phrases = map[string]Line{ // :: step and result → tone and text
 	"flow timeout":      {Tone: Odd, Text: "the Flow Service does not answer"},
 	"flow network":      {Tone: Odd, Text: "the Flow Service can't be reached"},
 	"flow throttled":    {Tone: Odd, Text: "the Flow Service throttles"},
+	"flow denied":       {Tone: Bad, Text: "the Flow Service denied it"},
+	"ims denied":        {Tone: Bad, Text: "Adobe's token service refused the tenant's credentials"},
+	"ims rejected":      {Tone: Bad, Text: "Adobe's token service refused the tenant's credentials"},
+	"ims unauthorized":  {Tone: Bad, Text: "Adobe's token service refused the tenant's credentials"},
 	"ims status":        {Tone: Odd, Text: "Adobe's token service fails"},
 	"ims timeout":       {Tone: Odd, Text: "Adobe's token service does not answer"},
 	"ims network":       {Tone: Odd, Text: "Adobe's token service can't be reached"},
@@ -116,8 +121,17 @@ var phrases = map[string]Line{ // :: step and result → tone and text
 	"vault throttled":   {Tone: Odd, Text: "Vault throttles"},
 }
 
-func tell(a provision.Attempt) Line {
+// phraseOf says in words what an attempt came to, and whether there are words for it.
+func phraseOf(a provision.Attempt) (Line, bool) {
 	line, known := phrases[a.Step+" "+a.Result]
+	if a.Step == "lookup" && a.Result == "adopted" && (a.Detail == "ifExists" || strings.HasPrefix(a.Detail, "on the word of ")) {
+		line.Text = "looked up: it is there; adopted" // it carries no mark of ours
+	}
+	return line, known
+}
+
+func tell(a provision.Attempt) Line {
+	line, known := phraseOf(a)
 	if !known {
 		line.Text = a.Step + ": " + a.Result
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -19,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/flow-worker/flow-worker/internal/canary"
+	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -43,6 +45,9 @@ func (w *leakWorld) sinks() []sink {
 		page("/readyz", http+"/readyz", "consumer", func(s string) { w.sick.Store(&s) }),
 		page("status page", status+"/", "flow-worker", w.plantOutcome),
 		page("status JSON", status+"/status.json", "outcomes", w.plantOutcome),
+		page("status page: last errors", status+"/", "Flow Service", func(s string) { w.worker.status.Erred(provision.TargetFlow, errors.New(s)) }),
+		{"status page: events", func() string { return w.firstEvent(status + "/events") }, w.plantOutcome, "data: {"},
+		{"status page: stories", func() string { return w.stories(status) }, nil, "worker retry"},
 		page("pprof goroutine?debug=1", status+"/debug/pprof/goroutine?debug=1", "goroutine profile", w.plantLabel),
 		page("pprof goroutine?debug=2", status+"/debug/pprof/goroutine?debug=2", "goroutine ", nil),
 		page("pprof goroutine", status+"/debug/pprof/goroutine", "runtime.", w.plantLabel),
@@ -86,6 +91,44 @@ func (w *leakWorld) get(url string) string {
 	var header strings.Builder
 	check(w.t, resp.Header.Write(&header))
 	return header.String() + string(body)
+}
+
+// firstEvent returns what a stream of events says first.
+func (w *leakWorld) firstEvent(url string) string {
+	w.t.Helper()
+	resp, err := http.Get(url)
+	check(w.t, err)
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, 4<<20)
+	for lines.Scan() {
+		if strings.HasPrefix(lines.Text(), "data: ") {
+			return lines.Text()
+		}
+	}
+	w.t.Fatalf("%s says nothing", url)
+	return ""
+}
+
+// stories returns a story of each outcome, as a page and as JSON, and what a search shows. The records of all
+// are searched elsewhere.
+func (w *leakWorld) stories(status string) string {
+	w.t.Helper()
+	var all strings.Builder
+	told := map[string]bool{} // :: state and reason
+	for e, err := range w.worker.book.Load().List(w.ctx, ledger.Filter{}) {
+		check(w.t, err)
+		kind := string(e.Record.State)
+		if f := e.Record.Final; f != nil && f.Result.Error != nil {
+			kind += " " + string(f.Result.Error.Reason)
+		}
+		if !told[kind] {
+			told[kind] = true
+			address := status + "/requests/" + e.Record.Key.String()
+			all.WriteString(w.get(address) + w.get(address+".json"))
+		}
+	}
+	return all.String() + w.get(status+"/requests?id=a")
 }
 
 // stored returns all messages of a stream, with their headers.

@@ -230,7 +230,7 @@ func (w *leakWorld) start(more ...string) {
 // keep it from the failures that are wanted.
 func (w *leakWorld) bend() {
 	w.worker.hubs.config.Gate = nil
-	w.worker.hubs.config.Connections = buggyFlow{w.worker.flow}
+	w.worker.hubs.config.Connections = watchedConnections{buggyFlow{w.worker.flow}, w.worker.status}
 	w.worker.consumer.Codec = buggyCodec{w.worker.consumer.Codec.(*event.Decoder)}
 	w.worker.health.Add("sick", func(context.Context) error {
 		if why := w.sick.Load(); why != nil {
