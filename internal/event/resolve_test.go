@@ -104,3 +104,23 @@ func TestDeadLetterForgetsTheResolution(t *testing.T) {
 		t.Errorf("%v", m.Headers)
 	}
 }
+
+// Whatever the header says, it is read as what ResolveHeader writes, or refused.
+func FuzzResolution(f *testing.F) {
+	for _, seed := range []string{"", "absent=true&by=ada&why=x", "connection=c1&by=a+b&why=%C3%BC", "absent=true&connection=c1&by=a&why=b", "%zz", "by;why"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		r, err := parseResolution([]string{value})
+		if err != nil {
+			return
+		}
+		again, err := ResolveHeader(r)
+		if err != nil {
+			t.Fatalf("%q was read as %+v: %v", value, r, err)
+		}
+		if back, err := parseResolution([]string{again}); err != nil || back != r {
+			t.Errorf("%+v, written %q, read %+v, %v", r, again, back, err)
+		}
+	})
+}

@@ -41,6 +41,7 @@ func (s *sim) randomWord() {
 	all := []*Resolution{nil, absent(), absent(), named("c1"), named("other"), named("nope")}
 	if s.rng.IntN(3) == 0 {
 		s.word = words(all[s.rng.IntN(len(all))], all[s.rng.IntN(len(all))])
+		s.both = s.rng.IntN(2) == 0
 	}
 }
 
@@ -88,6 +89,9 @@ func resolveScenarios() []scenario {
 				unsettled(1, false, absent())(s)
 				s.post = answers(promise(true))
 			})},
+		{name: "a person says absent, while another retries", or: ReasonOutcomeUnknown, // if the retry is first
+			setup: func(s *sim) { unsettled(1, false, absent())(s); s.both = true },
+			want:  OutcomeFailed, reason: ReasonFlowUnavailable, through: []string{viaUnknown, viaGone}},
 		{name: "a person names one while the list is down", want: OutcomeCreated, through: []string{viaUnknown, viaNoList, viaNamed},
 			setup: until(5*time.Minute, unsettled(1, false, named("other")))},
 	}

@@ -169,6 +169,10 @@ func (s *sim) told(res Result) {
 			r.Resolution = s.word(n)
 		}
 		s.send(r)
+		if r.Resolution != nil && s.both { // and another person, who doesn't know of it, retries
+			r.Resolution = nil
+			s.send(r)
+		}
 	}
 }
 

@@ -81,6 +81,7 @@ type weather struct {
 	turn  func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
 	retry func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
 	word  func(n int) *Resolution            // what a person says with that retry, if it is of an unknown outcome; nil if nothing
+	both  bool                               // and with the same number another one just retries it
 	cut   bool                               // upstream cuts the descriptions
 }
 
