@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/inquiry"
+	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -74,17 +77,52 @@ func pass(ctx context.Context, body []byte, results chan<- provision.Result) {
 	}
 }
 
-// submitBlind publishes m and waits for the next result of its identity, whatever the ledger says.
+// submitBlind publishes m and waits for the next result of its identity. Where workers answer questions it
+// asks, too, for news and for a result that was missed.
 func (c *Client) submitBlind(ctx context.Context, w *waiters, m Message) error {
 	results := w.enter(m.Key)
 	waiting := &wait{client: c, w: w, m: m}
 	if err := waiting.publish(ctx); err != nil {
 		return err
 	}
-	select {
-	case r := <-results:
-		return waiting.done(r)
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	tick := time.NewTicker(askAgain)
+	defer tick.Stop()
+	ask := tick.C
+	settled := 0 // ticks since the outcome could be told without an event
+	for {
+		select {
+		case r := <-results:
+			return waiting.done(r)
+		case <-ask:
+			r, over, err := waiting.asked(ctx)
+			if errors.Is(err, inquiry.ErrRefused) || errors.Is(err, inquiry.ErrNobody) {
+				ask = nil
+			}
+			if !over {
+				continue
+			}
+			if settled++; settled > 1 {
+				return waiting.done(r)
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
+}
+
+// askAgain is how often a tenant's own user asks after a request that it waits for.
+const askAgain = 3 * time.Second
+
+// asked asks the workers how the message's request stands, and returns its outcome if it has one.
+func (t *wait) asked(ctx context.Context) (provision.Result, bool, error) {
+	f := Filter{Filter: ledger.Filter{Tenant: t.m.Key.Tenant, Source: t.m.Key.Source, ID: t.m.Key.ID}}
+	recs, err := NewAsker(t.client.js.Conn()).Find(ctx, f)
+	if err != nil {
+		return provision.Result{}, false, err
+	}
+	t.news(recs[0])
+	if t.rec.Final == nil || t.rec.Fingerprint != t.m.Fingerprint {
+		return provision.Result{}, false, nil
+	}
+	return outcomeOf(t.rec.Final), true, nil
 }

@@ -1,6 +1,8 @@
 package requester_test
 
 import (
+	"context"
+	"iter"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -12,6 +14,7 @@ import (
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/inquiry"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/natstest"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -97,5 +100,58 @@ func TestWaitWithoutTheRightToResults(t *testing.T) {
 	subject := event.ResultSubject(provision.Result{Tenant: "acme", Outcome: "*"})
 	if err == nil || !strings.Contains(err.Error(), subject) || len(s.published) > 0 {
 		t.Errorf("got %v, published %v", err, s.published)
+	}
+}
+
+// withQuestions adds what a tenant needs to ask, and a worker to answer, unless it is there already.
+func withQuestions(s string) string {
+	if strings.Contains(s, "connections.status.") {
+		return s
+	}
+	for _, edit := range [][2]string{
+		{`{ service: "connections.requests.*", account_token_position: 3 }`, `{ service: "connections.status.*", account_token_position: 3 }`},
+		{`{ service: { account: FLOW, subject: "connections.requests.acme" } }`, `{ service: { account: FLOW, subject: "connections.status.acme" } }`},
+	} {
+		s = strings.Replace(s, edit[0], edit[0]+"\n"+edit[1], 1)
+	}
+	s = strings.Replace(s, `publish { allow: ["connections.requests.acme"`, `publish { allow: ["connections.status.acme", "connections.requests.acme"`, 1)
+	return strings.Replace(s, `subscribe { allow: ["_INBOX.worker.>"`, "allow_responses: { max: 1, expires: \"30s\" }\n"+`subscribe { allow: ["connections.status.*", "_INBOX.worker.>"`, 1)
+}
+
+// A result that was told while nobody listened is asked for.
+func TestWaitAsksForAMissedResult(t *testing.T) {
+	t.Parallel()
+	srv := asDeployed(t, withQuestions)
+	b := workerOn(t, srv)
+	ctx, stop := context.WithCancel(within(t))
+	ended := make(chan error, 1)
+	go func() {
+		ended <- inquiry.Run(ctx, inquiry.Config{Conn: as(t, srv, "worker").Conn(), Find: func(ctx context.Context, tenant, source, id string) iter.Seq2[provision.Record, error] {
+			return func(yield func(provision.Record, error) bool) {
+				for e, err := range b.book.List(ctx, ledger.Filter{Tenant: tenant, Source: source, ID: id}) {
+					if !yield(e.Record, err) {
+						return
+					}
+				}
+			}
+		}})
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme").Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s seen
+	err = client.SubmitAndWait(within(t), "acme", messages(t, "r-1", "A"), s.progress(func(m requester.Message) { b.store(m, "c-1") }))
+	if err != nil || s.results["A"].Connection == nil || s.results["A"].Connection.ID != "c-1" || s.results["A"].Outcome != provision.OutcomeCreated {
+		t.Errorf("got %+v, %v", s.results, err)
+	}
+	if got := strings.Join(s.news, "; "); got != "the POST made the connection; created connection c-1" {
+		t.Errorf("news: %s", got)
 	}
 }

@@ -247,9 +247,7 @@ func (t *wait) ours(ctx context.Context, r provision.Result) (provision.Record, 
 func (t *wait) recorded(ctx context.Context) (provision.Result, bool) {
 	switch {
 	case t.rec.Final != nil && t.rec.Fingerprint == t.m.Fingerprint:
-		r := t.rec.Final.Result
-		r.Outcome, r.EventID = t.rec.Final.Outcome, t.rec.Final.EventID
-		return r, true
+		return outcomeOf(t.rec.Final), true
 	case t.rec.Fingerprint != "" && t.rec.Fingerprint != t.m.Fingerprint && t.gone(ctx):
 		return provision.Result{
 			Outcome: provision.OutcomeFailed, Tenant: t.m.Key.Tenant, Name: t.m.Name,
@@ -258,6 +256,13 @@ func (t *wait) recorded(ctx context.Context) (provision.Result, bool) {
 		}, true
 	}
 	return provision.Result{}, false
+}
+
+// outcomeOf returns a result as the ledger keeps it.
+func outcomeOf(f *provision.FinalResult) provision.Result {
+	r := f.Result
+	r.Outcome, r.EventID = f.Outcome, f.EventID
+	return r
 }
 
 // gone reports whether a worker has settled the message.
