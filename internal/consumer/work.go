@@ -101,16 +101,23 @@ func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict
 	if out.Result != nil && v.settled == settledAck {
 		c.Metrics.concluded(d, out, took)
 	}
-	level, msg := slog.LevelDebug, "message settled"
+	ctx, finished := context.Background(), v.err == nil && out.Result != nil && v.settled == settledAck && outcomeOf(out) != outcomeDuplicate
+	level := slog.LevelDebug
 	switch {
 	case v.err != nil:
 		level = slog.LevelError
-	case out.Result != nil && v.settled == settledAck && outcomeOf(out) != outcomeDuplicate:
-		level, msg = slog.LevelInfo, "request finished"
+	case finished:
+		level = slog.LevelInfo
 	}
-	if ctx := context.Background(); c.Log.Enabled(ctx, level) {
-		c.Log.LogAttrs(ctx, level, msg, append(d.Errand(out.Attempts).Attrs(), settlement(out, v, took)...)...)
+	if !c.Log.Enabled(ctx, level) {
+		return
 	}
+	attrs := append(d.Errand(out.Attempts).Attrs(), settlement(out, v, took)...)
+	if finished {
+		c.Log.LogAttrs(ctx, level, "request finished", attrs...)
+		return
+	}
+	c.Log.LogAttrs(ctx, level, "message settled", attrs...)
 }
 
 // settlement says what became of a message.

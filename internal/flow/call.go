@@ -160,11 +160,10 @@ func (c *Client) told(ctx context.Context, op operation, as provision.Account, b
 		attrs = e.Attrs()
 	}
 	attrs = append(attrs, slog.String("operation", string(op)), slog.String("sandbox", as.Sandbox), slog.Duration("elapsed", time.Since(began)))
-	msg := "flow: call succeeded"
-	if err != nil {
-		msg = "flow: call failed"
-		attrs = append(attrs, slog.String("verdict", err.Verdict.String()), slog.String("target", string(err.Target)), slog.Int("status", err.Status),
-			slog.String("code", err.Code), slog.String("upstream_request_id", err.RequestID), slog.String("error", err.Error()))
+	if err == nil {
+		c.log.LogAttrs(ctx, slog.LevelDebug, "flow: call succeeded", attrs...)
+		return
 	}
-	c.log.LogAttrs(ctx, slog.LevelDebug, msg, attrs...)
+	c.log.LogAttrs(ctx, slog.LevelDebug, "flow: call failed", append(attrs, slog.String("verdict", err.Verdict.String()), slog.String("target", string(err.Target)), slog.Int("status", err.Status),
+		slog.String("code", err.Code), slog.String("upstream_request_id", err.RequestID), slog.String("error", err.Error()))...)
 }

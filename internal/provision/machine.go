@@ -58,6 +58,7 @@ func newTask(h *Hub, d Delivery) *task {
 func (t *task) log(level slog.Level, msg string, attrs ...slog.Attr) {
 	ctx := context.Background()
 	if t.hub.Log.Enabled(ctx, level) {
+		//nolint:sloglint // the callers' are constants
 		t.hub.Log.LogAttrs(ctx, level, msg, append(t.d.Errand(t.rec.Posts).Attrs(), attrs...)...)
 	}
 }

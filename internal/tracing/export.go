@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"sync"
@@ -148,10 +149,19 @@ func (r *reporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) er
 		if now := time.Now(); now.Sub(r.told) >= tellAgain {
 			r.told = now
 			r.log.Warn("spans can't be exported, and are lost; requests are worked on all the same", "lost", r.lost,
-				"error", r.known.Line(scrub.Unquoted(err), maxMessage))
+				"error", r.known.Line(scrub.Unquoted(withoutURL(err)), maxMessage))
 		}
 	}
 	return nil
+}
+
+// withoutURL returns what the network said.
+func withoutURL(err error) error {
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		return wrapped.Err
+	}
+	return err
 }
 
 // cut gives up what is under way.
