@@ -79,7 +79,7 @@ func (c *cli) examine(ctx context.Context, cfg doctor.Config, asJSON bool) error
 // printFinding prints one line. What is wrong stands out without colours, too.
 func (c *cli) printFinding(f doctor.Finding) error {
 	status := map[doctor.Status]string{doctor.OK: "ok", doctor.Warn: "warn", doctor.Fail: "FAIL"}[f.Status]
-	line := fmt.Sprintf("%-4s  %-14s  %s", status, f.Check, f.What)
+	line := fmt.Sprintf("%-4s  %-15s  %s", status, f.Check, f.What)
 	if f.Remedy != "" {
 		line += " → " + f.Remedy
 	}

@@ -216,7 +216,8 @@ func (w *testWorld) checkStoppedFlowService(as []string) {
 	}
 	w.flow.SetFaults()
 	away := append([]string{"--flow-url", "http://127.0.0.1:1"}, as...)
-	if code, all := w.examined(away...); code != exitFailed || !told(all, "flow service", doctor.Fail, "refused", "FLOW_URL") || !told(all, "vault", doctor.OK) {
+	if code, all := w.examined(away...); code != exitFailed || !told(all, "flow service", doctor.Fail, "refused", "FLOW_URL") || !told(all, "vault", doctor.OK) ||
+		told(all, "sandbox prod", doctor.Fail) || told(all, "connection spec", doctor.Fail) {
 		t.Errorf("stopped: exit %d: %+v", code, all)
 	}
 	plain := strings.Replace(w.natsURL, "nats://", "tls://", 1)

@@ -30,7 +30,7 @@ func (x *examination) adobe(ctx context.Context, credentials provision.Credentia
 	if credentials.AccessToken.IsZero() && !x.token(ctx, client, account) {
 		return
 	}
-	if x.Sandbox != "" {
+	if x.Sandbox != "" && x.flowUp {
 		x.list(ctx, client, account)
 		x.specs(ctx, client, account)
 	}
@@ -126,6 +126,7 @@ func (x *examination) flowService(ctx context.Context) {
 	if res.StatusCode >= http.StatusInternalServerError {
 		x.fail("flow service", "it answers "+res.Status, remedy)
 	} else {
+		x.flowUp = true
 		x.ok("flow service", "reachable at "+x.Settings.FlowURL)
 	}
 	if date, err := http.ParseTime(res.Header.Get("Date")); err == nil {

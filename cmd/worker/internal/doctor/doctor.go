@@ -56,6 +56,7 @@ type examination struct {
 	Config
 	tenants []string // seen in the ledger, sorted
 	specIDs []string // of connection specs, likewise
+	flowUp  bool     // the Flow Service answers
 }
 
 // Run makes all checks. What can't be checked because an earlier check failed is left out. It returns
