@@ -69,6 +69,7 @@ func TestStoryGoesOn(t *testing.T) {
 		t.Errorf("no command to follow it: %s", got)
 	}
 	w.assertNone("not sound", sound)
+	w.assertAccessible()
 	w.shoot("story-waiting")
 	w.await("its end", `document.querySelector(".headline .pill").textContent === "created" && /It made connection/.test(document.querySelector(".lead").textContent)`)
 	w.shoot("story-created")
@@ -110,6 +111,7 @@ func TestPausedIsLoud(t *testing.T) {
 	w.await("the queue", figure("Queued")+` === "1"`)
 	w.assertNone("not sound", sound)
 	w.assertNone("low contrast", dim)
+	w.assertAccessible()
 	w.shoot("paused-360")
 	d.run("resume")
 	w.await("the end of the alarm", `document.querySelector(".alarm").innerText === "" && !/PAUSED/.test(document.title)`)

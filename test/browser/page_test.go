@@ -89,6 +89,7 @@ func TestPagesAreSound(t *testing.T) {
 					}
 					w.assertNone("not sound", sound)
 					w.assertNone("low contrast", dim)
+					w.assertAccessible()
 					w.shoot(fmt.Sprintf("%s-%s-%d", name, scheme, width))
 				})
 			}
