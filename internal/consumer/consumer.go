@@ -46,7 +46,7 @@ type Config struct {
 	Tracer    provision.Tracer                            // nil means nobody looks at traces
 	Log       *slog.Logger                                // nil means no log
 
-	PullExpires    time.Duration // how long the broker keeps one pull; 0 means 30 s
+	PullExpires    time.Duration // how long the broker keeps one pull; 0 means 10 s
 	PollInterval   time.Duration // between looks at the queue's state; 0 means 5 s
 	PublishTimeout time.Duration // for one confirmation by the broker; 0 means 5 s
 	PublishElapsed time.Duration // for all tries of one confirmation; 0 means 30 s
@@ -66,7 +66,7 @@ func (c Config) withDefaults() Config {
 	c.Concurrency = or(c.Concurrency, 64)
 	c.ShutdownTimeout = or(c.ShutdownTimeout, 90*time.Second)
 	c.DelayMax = or(c.DelayMax, 15*time.Minute)
-	c.PullExpires = or(c.PullExpires, 30*time.Second)
+	c.PullExpires = or(c.PullExpires, 10*time.Second)
 	c.PollInterval = or(c.PollInterval, 5*time.Second)
 	c.PublishTimeout = or(c.PublishTimeout, 5*time.Second)
 	c.PublishElapsed = or(c.PublishElapsed, 30*time.Second)
