@@ -116,7 +116,7 @@ func figures(snap Snapshot) []figure {
 	}
 	flight := figure{Label: "In flight", Value: number(snap.InFlightTotal), Note: "in this worker"}
 	if q := snap.Queue; q != nil {
-		flight.Note = fmt.Sprintf("here; %s at work or resting in all", number(q.AckPending))
+		flight.Note = fmt.Sprintf("here; %s at work or resting in all", number(max(q.AckPending, uint64(snap.InFlightTotal)))) // the queue was asked a while ago
 	}
 	failed := figure{Label: "Failed", Value: number(snap.Failed), Note: "by this worker"}
 	if snap.Failed > 0 {

@@ -148,11 +148,12 @@ func (p *pages) story(ctx context.Context, name string) (st Story, code int, tro
 
 func (p *pages) requestEvents(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("key")
-	if _, code, trouble := p.story(r.Context(), name); code == http.StatusNotFound {
+	st, code, trouble := p.story(r.Context(), name)
+	if trouble != "" {
 		http.Error(w, trouble, code)
 		return
 	}
-	var last storyPage
+	last := p.storyPage(p.current(r.Context()), st)
 	p.stream(w, r, func(ctx context.Context) any {
 		if st, _, trouble := p.story(ctx, name); trouble == "" {
 			last = p.storyPage(p.current(ctx), st)

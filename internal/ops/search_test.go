@@ -71,7 +71,7 @@ func TestSearchInTrouble(t *testing.T) {
 	t.Parallel()
 	h, book := library(of("acme", "/a", "one"))
 	book.err = errors.New("no responders")
-	for _, target := range []string{"/requests?id=one", "/requests/acme.=2Fa.one", "/requests/acme.=2Fa.one.json"} {
+	for _, target := range []string{"/requests?id=one", "/requests/acme.=2Fa.one", "/requests/acme.=2Fa.one.json", "/requests/acme.=2Fa.one/events"} {
 		if w := ask(h, "GET", target); w.Code != http.StatusBadGateway || !strings.Contains(w.Body.String(), "no responders") {
 			t.Errorf("%s: %d %s", target, w.Code, w.Body)
 		}

@@ -205,3 +205,24 @@ func TestSearch(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// A window that nobody looks at does not listen, and is up to date as soon as somebody does.
+func TestHiddenWindowsRest(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t)
+	w := open(t, look{})
+	w.visit(d.page + "/")
+	w.await("the live mark", `document.getElementById("live").textContent === "Live"`)
+	const hide = `(() => { Object.defineProperty(document, "hidden", { get: () => %s, configurable: true }); document.dispatchEvent(new Event("visibilitychange")); })()`
+	w.eval(strings.Replace(hide, "%s", "true", 1), nil)
+	d.submit("acme", "unseen", "Databricks unseen")
+	other := open(t, look{})
+	other.visit(d.page + "/")
+	other.await("its row elsewhere", `document.querySelector('#rows a[href="`+story("acme", "/test", "unseen")+`"]')`)
+	var there bool
+	if w.eval(`Boolean(document.querySelector('#rows a[href="`+story("acme", "/test", "unseen")+`"]'))`, &there); there {
+		t.Error("a window that is hidden listens")
+	}
+	w.eval(strings.Replace(hide, "%s", "false", 1), nil)
+	w.await("its row", `document.querySelector('#rows a[href="`+story("acme", "/test", "unseen")+`"]')`)
+}

@@ -14,10 +14,10 @@
   // fill gives an element and what is in it its parts of data.
   function fill(el, data) {
     const { text, attr, each } = el.dataset;
-    if (text !== undefined && el.textContent !== String(data[text])) el.textContent = data[text];
+    if (text !== undefined && data[text] !== undefined && el.textContent !== String(data[text])) el.textContent = data[text];
     for (const pair of attr ? attr.split(" ") : []) {
       const at = pair.lastIndexOf(":");
-      setAttribute(el, pair.slice(0, at), String(data[pair.slice(at + 1)]));
+      setAttribute(el, pair.slice(0, at), String(data[pair.slice(at + 1)] ?? ""));
     }
     if (each !== undefined) return list(el, data[each] || []);
     const scope = el.classList.contains("chart") ? data.Chart : data;
@@ -65,8 +65,13 @@
     live.dataset.tone = tone;
   }
 
-  function listen(stream) {
-    const source = new EventSource(stream);
+  const stream = document.body.dataset.stream;
+  let source = null;
+
+  // listen begins to listen, unless nobody looks: a browser has few connections for all its windows.
+  function listen() {
+    if (source || document.hidden) return;
+    source = new EventSource(stream);
     source.onmessage = (event) => {
       latest = JSON.parse(event.data);
       if (held) return;
@@ -77,8 +82,14 @@
     source.onerror = () => {
       if (!held) say("No connection to the worker; as of", "bad");
       if (source.readyState !== EventSource.CLOSED) return; // it tries again by itself
-      setTimeout(() => listen(stream), 10000);
+      rest();
+      setTimeout(listen, 10000);
     };
+  }
+
+  function rest() {
+    source?.close();
+    source = null;
   }
 
   hold.addEventListener("click", () => {
@@ -109,8 +120,9 @@
   });
 
   offerCopies();
-  if (document.body.dataset.stream && window.EventSource) {
+  if (stream && window.EventSource) {
     hold.hidden = false;
-    listen(document.body.dataset.stream);
+    document.addEventListener("visibilitychange", () => (document.hidden ? rest() : listen()));
+    listen();
   }
 })();
