@@ -63,10 +63,7 @@ type sender struct {
 	at   time.Time
 }
 
-// begin takes the connection's read deadline away, too: it is that of the request, which has been read,
-// and the server would take its end for the reader's.
 func (s *sender) begin() error {
-	_ = s.c.SetReadDeadline(time.Time{}) // where that can't be had the stream ends early, and begins anew
 	s.w.Header().Set("Content-Type", "text/event-stream")
 	s.w.Header().Set("X-Accel-Buffering", "no") // proxies must not hold it back
 	return s.write([]byte("retry: " + retryMillis + "\n\n"))
