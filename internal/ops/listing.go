@@ -16,19 +16,31 @@ func storyURL(k provision.Key) string { return "/requests/" + k.String() }
 
 func rowOf(r Request, now time.Time) requestRow {
 	row := requestRow{URL: storyURL(r.Key), ID: text(r.Key.ID), Tenant: text(r.Key.Tenant), Source: text(r.Key.Source), Name: text(r.Name),
-		State: cmp.Or(stateNames[r.State], text(string(r.State))), Tone: stateTones[r.State], At: machine(r.UpdatedAt), Ago: ago(now, r.UpdatedAt),
+		At: machine(r.UpdatedAt), Ago: ago(now, r.UpdatedAt),
 		Posts: number(r.Posts), What: text(r.Hindrance)}
+	row.State, row.Tone = pill(r)
 	switch {
 	case r.Reason != "":
 		row.What = text(string(r.Reason) + ": " + r.Hindrance)
 	case r.Connection != "":
 		row.What = "connection " + text(r.Connection)
 	}
-	if r.Adopted {
-		row.State = "adopted"
-	}
 	return row
 }
+
+// pill says in a word or two where a request stands, and how that is to be taken.
+func pill(r Request) (words, tone string) {
+	switch {
+	case r.Adopted:
+		return "adopted", "good"
+	case r.heldUp():
+		return "held up", "odd"
+	}
+	return cmp.Or(stateNames[r.State], text(string(r.State))), stateTones[r.State]
+}
+
+// heldUp reports whether something was in the way before the first POST.
+func (r Request) heldUp() bool { return r.State == provision.StateClaimed && r.Hindrance != "" }
 
 // group is a choice of states to list.
 type group struct {
@@ -40,12 +52,14 @@ var groups = []group{
 	{"", "All", nil},
 	{"open", "Not ended", []provision.State{provision.StateClaimed, provision.StatePosting, provision.StateUnknown, provision.StateWaiting}},
 	{"unknown", "Looked up", []provision.State{provision.StateUnknown}},
-	{"waiting", "Waiting", []provision.State{provision.StateWaiting}},
+	{"waiting", "Waiting or held up", []provision.State{provision.StateWaiting}},
 	{"failed", "Failed", []provision.State{provision.StateFailed}},
 	{"created", "Created", []provision.State{provision.StateCreated}},
 }
 
-func (g group) has(r Request) bool { return len(g.states) == 0 || slices.Contains(g.states, r.State) }
+func (g group) has(r Request) bool {
+	return len(g.states) == 0 || slices.Contains(g.states, r.State) || g.name == "waiting" && r.heldUp()
+}
 
 // choice is what is to be listed, as the query of the page's URL says.
 type choice struct{ group, tenant string }

@@ -145,6 +145,10 @@ func TestListing(t *testing.T) {
 	if links[0].URL != "/?tenant=acme" || links[0].Count != "3" || links[4].Current != "true" || links[4].Count != "1" || links[4].URL != "/?state=failed&tenant=acme" || links[0].Current != "" {
 		t.Errorf("got %+v", links)
 	}
+	held := Request{Key: key("5"), State: provision.StateClaimed, Hindrance: "Vault is sealed"}
+	if rows, _ := listed([]Request{held, {State: provision.StateClaimed}}, choice{"waiting", ""}, noon); len(rows) != 1 || rows[0].State != "held up" || rows[0].Tone != "odd" {
+		t.Errorf("held up: %+v", rows)
+	}
 	many := make([]Request, 80)
 	if rows, note := listed(many, choice{}, noon); len(rows) != maxListed || !strings.Contains(note, "latest 50") {
 		t.Errorf("%d rows, %q", len(rows), note)

@@ -36,20 +36,17 @@ type eventRow struct{ At, Clock, Since, Text, Detail, Took, Worker, Tone string 
 func (s *Status) storyPage(snap Snapshot, st Story) storyPage {
 	rec := st.Record
 	p := storyPage{frame: s.frame(snap), ID: text(rec.Key.ID), Name: text(rec.Name), Tenant: text(rec.Key.Tenant),
-		State: cmp.Or(stateNames[rec.State], text(string(rec.State))), StateTone: stateTones[rec.State],
 		Next: sentence(st.Next.Text), NextAt: machine(st.Next.At), Help: st.Remedy,
 		Facts: facts(rec), Events: eventRows(st.Timeline), Stream: storyURL(rec.Key) + "/events", JSON: storyURL(rec.Key) + ".json"}
 	if !st.Next.At.IsZero() {
-		p.NextIn = st.Next.At.UTC().Format("15:04:05Z") + ", " + ago(snap.At, st.Next.At)
+		p.NextIn = st.Next.At.UTC().Format("15:04:05Z") + ", " + strings.TrimPrefix(ago(snap.At, st.Next.At), "just ")
 	}
 	for _, c := range st.Commands {
 		p.Commands = append(p.Commands, commandRow{text(c.Line), c.Does})
 	}
 	p.Title = p.ID + " · " + p.Title
+	p.State, p.StateTone = pill(requestOf(Written{Record: rec}))
 	p.Lead, p.Cause = lead(rec, snap.At)
-	if rec.Final != nil && rec.Final.Result.Adopted {
-		p.State = "adopted"
-	}
 	return p
 }
 
