@@ -47,16 +47,20 @@ func newExporter(cfg Config) (*reporter, error) {
 	if headers == nil {
 		headers = map[string]string{}
 	}
+	client := newClient(cfg.Timeout, tlsConfig)
 	exporter, err := otlptracehttp.New(context.Background(),
 		otlptracehttp.WithEndpointURL(cfg.Endpoint), otlptracehttp.WithHeaders(headers), otlptracehttp.WithCompression(compression),
-		otlptracehttp.WithHTTPClient(newClient(cfg.Timeout, tlsConfig)))
+		otlptracehttp.WithHTTPClient(client))
 	if err != nil {
 		return nil, fmt.Errorf("tracing: %w", err)
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &reporter{SpanExporter: exporter, log: cfg.Log, known: scrub.New(slices.Collect(maps.Values(headers))...)}, nil
+	return &reporter{
+		SpanExporter: exporter, log: cfg.Log, known: scrub.New(slices.Collect(maps.Values(headers))...),
+		idle: client.CloseIdleConnections, ended: make(chan struct{}),
+	}, nil
 }
 
 // newClient returns a client that follows no redirect: the headers go to the collector alone.
@@ -128,6 +132,9 @@ type reporter struct {
 	sdk.SpanExporter
 	log   *slog.Logger
 	known scrub.Scrubber // the headers' values
+	idle  func()         // closes idle connections
+	ended chan struct{}  // closed when the processor is done with it
+	once  sync.Once      // closes ended
 
 	mu   sync.Mutex
 	told time.Time // when the log was last told of failures; zero while exports work; guarded by mu
@@ -164,5 +171,19 @@ func withoutURL(err error) error {
 	return err
 }
 
-// cut gives up what is under way.
-func (r *reporter) cut(ctx context.Context) error { return r.Shutdown(ctx) }
+// Shutdown implements sdk.SpanExporter. The processor calls it last.
+func (r *reporter) Shutdown(ctx context.Context) error {
+	defer r.once.Do(func() { close(r.ended) })
+	defer r.idle()
+	return r.SpanExporter.Shutdown(ctx)
+}
+
+// cut gives up what is under way, and waits until the processor has seen it.
+func (r *reporter) cut(ctx context.Context) error {
+	err := r.SpanExporter.Shutdown(ctx)
+	select {
+	case <-r.ended:
+	case <-ctx.Done():
+	}
+	return err
+}
