@@ -18,7 +18,6 @@ import (
 	collector "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	otlp "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -49,7 +48,7 @@ type Collector struct {
 	status  int           // of answers, 0 means 200; guarded by mu
 	begun   int           // calls; guarded by mu
 	spans   []Span        // guarded by mu
-	raw     bytes.Buffer  // heads and bodies of all calls, as they came and as JSON; guarded by mu
+	raw     bytes.Buffer  // heads and bodies of all calls, unzipped; guarded by mu
 }
 
 // Start returns a collector.
@@ -136,7 +135,7 @@ func (c *Collector) take(r *http.Request) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.raw.Write(body)
-	c.raw.WriteString("\n" + protojson.Format(&export) + "\n")
+	c.raw.WriteByte('\n')
 	for _, rs := range export.GetResourceSpans() {
 		resource := texts(rs.GetResource().GetAttributes())
 		for _, ss := range rs.GetScopeSpans() {
@@ -208,7 +207,8 @@ func (c *Collector) Calls() int {
 	return c.begun
 }
 
-// Raw returns all that came, the headers too, as it was sent and as JSON.
+// Raw returns all that came, the headers too, unzipped. Texts stand in it as they are: protocol buffers don't
+// encode them.
 func (c *Collector) Raw() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -23,7 +23,7 @@ func TestSpansTellNoSecret(t *testing.T) {
 		"OTEL_EXPORTER_OTLP_ENDPOINT="+collector.URL(), "OTEL_EXPORTER_OTLP_HEADERS=x-key="+url.QueryEscape(w.canaries["collector's key"]),
 		"OTEL_BSP_MAX_QUEUE_SIZE=100000", "OTEL_BSP_SCHEDULE_DELAY=100")
 	w.everyFailure()
-	w.whileOneHangs()
+	w.send("acme", "hangs", leakData("parrot|500|hang|plain|1", goodRef))
 	w.secondThoughts()
 	w.stop()
 	hunt := w.hunt([]sink{{"log", w.log.String, nil, "worker is ready"}})
