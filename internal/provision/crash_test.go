@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,7 +45,7 @@ func runScenario(t testing.TB, sc scenario, faults ...fault) (*sim, Result) {
 func checkScenario(t testing.TB, sc scenario, faults ...fault) *sim {
 	t.Helper()
 	s, res := runScenario(t, sc, faults...)
-	if res.Outcome != sc.want && (sc.or == "" || res.Error == nil || res.Error.Reason != sc.or) {
+	if res.Outcome != sc.want && (res.Error == nil || !slices.Contains(sc.or, res.Error.Reason)) {
 		s.fatal("%v: %s (%v), want %s", faults, res.Outcome, res.Error, sc.want)
 	}
 	return s

@@ -11,7 +11,7 @@ type scenario struct {
 	setup   func(*sim)
 	want    string   // outcome, whatever faults there are
 	reason  Reason   // of a failure without any fault
-	or      Reason   // a failure that faults may lead to as well
+	or      []Reason // failures that faults may lead to as well, for they take time from the deadline
 	through []string // paths that it is there for: it must take each of them without any fault
 	never   []string // paths that it must not take without any fault
 }
