@@ -194,6 +194,7 @@ func TestHalfWrittenCredential(t *testing.T) {
 		server, logins := misconfigured(t)
 		conf := logins["approle"]
 		h := start(t, server, conf)
+		<-time.After(lookAgain / 2) // so that each of these is met by one look
 		for _, content := range []string{"", "wrong-" + canary, " wrong-" + canary + "\n", "", "ri", "right-" + canary} {
 			<-time.After(lookAgain)
 			rewriteFile(t, conf.SecretIDFile, content)
