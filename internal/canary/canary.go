@@ -38,7 +38,7 @@ type Hunt struct {
 
 	mu     sync.Mutex
 	needle map[int]map[string]origin // :: length → folded block of a spelling → where it is from
-	first  [1 << 16]bool             // the first two bytes of any block
+	first  []bool                    // by slot, of any block
 	sinks  map[string]*sink
 	hits   []Hit
 }
@@ -52,7 +52,7 @@ type sink struct{ bytes, texts, hits int }
 // NewHunt returns a hunt for the secrets, which go by their names.
 func NewHunt(canaries map[string]string) *Hunt {
 	h := &Hunt{
-		names: slices.Sorted(maps.Keys(canaries)), needle: map[int]map[string]origin{}, sinks: map[string]*sink{},
+		names: slices.Sorted(maps.Keys(canaries)), needle: map[int]map[string]origin{}, sinks: map[string]*sink{}, first: make([]bool, 1<<slotBits),
 	}
 	for name, secret := range canaries {
 		for spelling, s := range Spellings {
@@ -70,11 +70,20 @@ func (h *Hunt) addBlocks(from origin, text string, size int) {
 			h.needle[size] = map[string]origin{}
 		}
 		h.needle[size][text[:size]] = from
-		h.first[pair(text)] = true
+		h.first[slot(text)] = true
 	}
 }
 
-func pair(t string) int { return int(t[0])<<8 | int(t[1]) }
+// slotBits makes so many slots that few of them are of any block, and looking them up stays cheap.
+const slotBits = 20
+
+// head is how many bytes choose a slot. No block is shorter.
+const head = 4
+
+// slot returns a number made of the first bytes of t: most places of a text are ruled out by it.
+func slot(t string) uint32 {
+	return (uint32(t[0]) | uint32(t[1])<<8 | uint32(t[2])<<16 | uint32(t[3])<<24) * 2654435761 >> (32 - slotBits)
+}
 
 // Search looks through one text of a sink, for all secrets but those named, which belong there. It returns
 // how many it found; one that stands there in several spellings or parts counts once.
@@ -90,8 +99,8 @@ func (h *Hunt) Search(sinkName, text string, but ...string) int {
 	s.texts++
 	found := map[string]bool{}
 	low := fold(text)
-	for i := 0; i+1 < len(low); i++ {
-		if !h.first[pair(low[i:])] {
+	for i := 0; i+head <= len(low); i++ {
+		if !h.first[slot(low[i:])] {
 			continue
 		}
 		for size, blocks := range h.needle {
