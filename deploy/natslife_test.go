@@ -15,6 +15,7 @@ import (
 
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/inquiry"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/natstest"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -216,10 +217,30 @@ func (l *life) live() {
 	l.until("its dead letter", func() bool { return l.queued() == 0 })
 	useLedger(l.ctx, l.t, l.js, l.manage)
 	l.fillLedger()
+	l.question()
 	l.pause(con)
 	if l.manage {
 		l.loseObjects(con)
 	}
+}
+
+// question has the tenant ask what became of a request.
+func (l *life) question() {
+	ctx, stop := context.WithCancel(l.ctx)
+	done := make(chan error, 1)
+	go func() {
+		done <- inquiry.Run(ctx, inquiry.Config{Conn: l.js.Conn(), Find: func(_ context.Context, tenant, _, id string) iter.Seq2[provision.Record, error] {
+			return func(yield func(provision.Record, error) bool) {
+				yield(provision.Record{Key: provision.Key{Tenant: tenant, ID: id}}, nil)
+			}
+		}})
+	}()
+	l.until("the tenant's question is answered", func() bool {
+		recs, err := inquiry.Ask(l.ctx, l.tenant.Conn(), "acme", inquiry.Question{ID: "r-1"})
+		return err == nil && len(recs) == 1 && recs[0].Key.Tenant == "acme"
+	})
+	stop()
+	l.must("answer", <-done)
 }
 
 // pause has a request wait amid a pause, where the sweepers look at it, and a worker that may change the

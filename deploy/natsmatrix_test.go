@@ -49,10 +49,11 @@ var plainProbes = []struct {
 	subjects []string
 }{
 	{"pub", strings.Fields(`connections.requests.acme connections.requests.globex connections.requests._invalid connections.requests.* connections.requests.>
-		connections.results.acme.created connections.results.globex.failed connections.deadletters.acme connections.deadletters._invalid connections.other`)},
+		connections.results.acme.created connections.results.globex.failed connections.deadletters.acme connections.deadletters._invalid connections.status.acme
+		connections.status.globex connections.status.* connections.other`)},
 	{"sub", strings.Fields(`connections.requests.acme connections.requests.globex connections.requests.* connections.results.acme.created
 		connections.results.acme.* connections.results.globex.* connections.results.*.* connections.results.> connections.deadletters.acme
-		connections.deadletters.* connections.> > *.*.* *`)},
+		connections.deadletters.* connections.status.acme connections.status.* connections.> > *.*.* *`)},
 	{"pub", strings.Fields(`$KV.connection-ledger.acme.x.y $KV.connection-ledger.globex.x.y $KV.connection-ledger._flow-worker.complete $KV.other.x`)},
 	{"sub", strings.Fields(`$KV.connection-ledger.> $KV.>`)},
 	{"pub", strings.Fields(`_INBOX.abc.1 _R_.abc.1 _GR_.abc`)},

@@ -25,6 +25,9 @@ func TestNATSRights(t *testing.T) {
 	}{
 		{"acme", "pub", "connections.requests.acme", true},
 		{"acme", "pub", "connections.requests.globex", false},
+		{"acme", "pub", "connections.status.acme", true},
+		{"acme", "pub", "connections.status.globex", false},
+		{"acme", "sub", "connections.status.acme", false},
 		{"acme", "pub", "connections.results.acme.created", false},
 		{"acme", "pub", "connections.deadletters.acme", false},
 		{"acme", "pub", "$KV.connection-ledger.acme.x.y", false},
@@ -42,6 +45,8 @@ func TestNATSRights(t *testing.T) {
 		{"worker", "pub", "connections.results.acme.created", true},
 		{"worker", "pub", "connections.deadletters._invalid", true},
 		{"worker", "pub", "connections.requests.acme", false},
+		{"worker", "sub", "connections.status.*", true},
+		{"worker", "pub", "connections.status.acme", false},
 		{"worker", "pub", "$JS.API.STREAM.DELETE.CONNECTION_REQUESTS", false},
 		{"worker", "pub", "$JS.API.STREAM.PURGE.KV_connection-ledger", false},
 		{"worker", "pub", "$JS.API.STREAM.MSG.DELETE.CONNECTION_REQUESTS", false},
@@ -66,6 +71,7 @@ func TestNATSRights(t *testing.T) {
 		{"init", "sub", "_INBOX.>", false},
 
 		{"operator", "pub", "connections.requests.acme", true},
+		{"operator", "pub", "connections.status.acme", false},
 		{"operator", "pub", "$JS.API.STREAM.UPDATE.CONNECTION_REQUESTS", false},
 		{"operator", "pub", "$JS.API.STREAM.CREATE.CONNECTION_REQUESTS", false},
 		{"operator", "pub", "$JS.API.CONSUMER.CREATE.CONNECTION_REQUESTS.flow-worker", false},
