@@ -55,7 +55,7 @@ func (c Config) refuse(f *failure, err error, secret string) {
 	case c.Auth != AuthAppRole:
 	case answer.StatusCode == http.StatusForbidden: // which is not counted
 		hint = " (it may have locked the role after five refused logins; see: vault read sys/locked-users)"
-	default:
+	case !answer.RawError: // a page of a proxy's own is as a rule nothing that Vault has counted
 		r.wait = countedWait
 	}
 	f.refusal = r

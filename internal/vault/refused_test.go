@@ -125,6 +125,35 @@ func TestWhatIsARefusal(t *testing.T) {
 	}
 }
 
+// TestProxysPageIsNotWaitedForLong: Vault has not counted what it never saw.
+func TestProxysPageIsNotWaitedForLong(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		body string
+		wait time.Duration
+	}{"Vault's own": {"", countedWait}, "a proxy's": {"<html>", refusedWait}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				role, conf := approle(t, 0, 0)
+				server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
+				server.SetOutage(vaulttest.Outage{Path: "/v1/auth/", Status: 400, Body: tc.body})
+				h := start(t, server, conf)
+				<-time.After(time.Second)
+				server.SetOutage(vaulttest.Outage{})
+				<-time.After(tc.wait - 10*time.Second)
+				if h.client.Ready() == nil {
+					t.Errorf("ready before %v", tc.wait)
+				}
+				<-time.After(20 * time.Second)
+				if err := h.client.Ready(); err != nil {
+					t.Errorf("after %v: %v", tc.wait, err)
+				}
+			})
+		})
+	}
+}
+
 // TestRefusedLoginKeepsTheOldToken: a secret id that is good for one login is no use when a read that lacks
 // rights asks for another one.
 func TestRefusedLoginKeepsTheOldToken(t *testing.T) {
