@@ -25,6 +25,8 @@ var natsTricks = []trick{
 	{"acme", "`KV-Operation: PURGE`", headed("acme", "KV-Operation", "PURGE", "Nats-Rollup", "sub")},
 	{"acme", "`Nats-Batch-Id` and `Nats-Batch-Commit`", headed("acme", "Nats-Batch-Id", "b", "Nats-Batch-Sequence", "1", "Nats-Batch-Commit", "1")},
 	{"acme", "a message under the guessable `Nats-Msg-Id` of globex's next request has the broker swallow that one", swallowed},
+	{"acme", "`Nats-Expected-Last-Subject-Sequence` of globex's subject: the error tells the sequence of globex's last request", toldSequence},
+	{"acme", "`Nats-Expected-Last-Msg-Id`: the error tells the last `Nats-Msg-Id`, which is globex's", toldID},
 	{"acme", "globex's inbox is overheard", overheard("acme", "_INBOX.>", func(s *scene) {
 		_, err := s.as("globex").Publish(s.ctx, victim, []byte(`{}`))
 		s.must(err)
@@ -111,6 +113,8 @@ var natsTricks = []trick{
 	{"operator", "a push consumer on the results delivers, without bodies, to the call that deletes them", func(s *scene) bool {
 		return s.loses(func() { s.delivers("operator", deleteResults) })
 	}},
+	{"operator", "… to the call that takes a request: it is taken, and nobody gets it", pulledForNobody},
+	{"operator", "… to the call that resets the workers' consumer: what they have in hand is delivered again", resetByPush},
 	{"operator", "the answer to a pull that finds nothing, which is empty, comes out as the call that deletes the results", func(s *scene) bool {
 		return s.loses(func() {
 			_, err := s.as("operator").CreateConsumer(short(s), consumer.StreamDeadLetters, jetstream.ConsumerConfig{Name: "x", AckPolicy: jetstream.AckNonePolicy})
