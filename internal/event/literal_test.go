@@ -181,6 +181,10 @@ func TestTokenAsANameIsNotTold(t *testing.T) {
 var innocent = []string{"0601-182128-dcbte59m", "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", "9f2c4b5e8d7a6c3b2a1f0e9d8c7b6a594837261509f8e7d6c5b4a39281706f5e",
 	"01JD9Z7Q8W3E4R5T6Y7U8I9O0P", "A connection with bearer authentication", "basic characterization of a dose", "https://host.example/a?b=c@d",
 	"eyJpZCI6IjEyMzQ1Njc4OTAiLCJuIjoxfQ", "p8e-production-cluster-name", "https://user@host.example/portal", "urn:uuid:e9d7ec6b-0873-4e57-ad21-b3a7c65e310b",
+	"see http://grafana:3000?orgId=1&user=ada@example.com for details", "https://idp.example.com:8443?login_hint=ada@example.com",
+	"jdbc:sqlserver://srv.database.windows.net:1433;database=x;user=ada@srv", "https://portal.example.com:8443?user=ada@example.com", "urn://portal:onboarding@2026",
+	"oci://registry.local:5000@v2", "hvs.Databricks-Production-EU", "p8e-databricks-production-2026", "Do not paste a -----BEGIN PRIVATE KEY----- block here",
+	"(Bearer Databricks2Experience4Platform)",
 	"hive_metastore", "dapi-team", "日本 ä €", "SGVsbG8gV29ybGQsIGhlbGxvIHdvcmxkIQ=="}
 
 func TestInnocentValuesPass(t *testing.T) {
@@ -239,13 +243,20 @@ func wantUntold(t *testing.T, issuer, token, body string) {
 	}
 }
 
-// TestTokenAnywhereIsNotTold puts tokens in the place of every string of a request, values and names.
+// TestTokenAnywhereIsNotTold puts tokens in the place of every string of a request, values and names, and into what is
+// said with a retry of it.
 func TestTokenAnywhereIsNotTold(t *testing.T) {
 	t.Parallel()
 	for issuer, token := range canary.Tokens() {
 		for _, text := range fullRequests(t) {
 			for _, body := range everyString(t, text, token) {
 				wantUntold(t, issuer, token, body)
+			}
+		}
+		for _, said := range []string{"connection=%s&by=a&why=x", "absent=true&by=%s&why=x", "absent=true&by=a&why=%s", "absent=%s&by=a&why=x", "%s=true&by=a&why=x"} {
+			said = fmt.Sprintf(said, url.QueryEscape(token))
+			if d, _, text := told(letter(head(HeaderResolve, said, HeaderRetry, "1"), goodData)); strings.Contains(text, token) || strings.Contains(text, url.QueryEscape(token)) || d.Invalid == nil {
+				t.Errorf("%s: %s is told in %s", issuer, said, text)
 			}
 		}
 	}

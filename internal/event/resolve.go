@@ -3,6 +3,7 @@ package event
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -12,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // HeaderResolve comes with HeaderRetry, and says what a person found out of a POST that nobody could settle:
@@ -24,10 +26,14 @@ const (
 	MaxResolveWhy = 512
 )
 
+// ErrTokenInResolution is of a part of a resolution that nobody may be shown: all of them go into the ledger,
+// results and stories.
+var ErrTokenInResolution = errors.New("holds what looks like a token or a password; write none there, and change the one that was")
+
 var connectionID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 
 // ResolveHeader returns the value of HeaderResolve that says r. It fails, naming the part, on what Decode
-// would refuse.
+// would refuse, with ErrTokenInResolution where that is a token.
 func ResolveHeader(r provision.Resolution) (string, error) {
 	if err := checkResolution(r); err != nil {
 		return "", err
@@ -42,17 +48,26 @@ func ResolveHeader(r provision.Resolution) (string, error) {
 }
 
 func checkResolution(r provision.Resolution) error {
+	if scrub.HoldsToken(r.Connection) {
+		return fmt.Errorf("connection: %w", ErrTokenInResolution)
+	}
 	if r.Connection != "" && !connectionID.MatchString(r.Connection) {
 		return fmt.Errorf("connection: want the id of a connection, 1 to 64 letters, digits, %q and %q", "-", "_")
 	}
-	for _, part := range []struct {
-		name, value string
-		max         int
-	}{{"by", r.By, MaxResolver}, {"why", r.Why, MaxResolveWhy}} {
-		hidden := func(c rune) bool { return !unicode.IsPrint(c) }
-		if strings.TrimSpace(part.value) == "" || len(part.value) > part.max || !utf8.ValidString(part.value) || strings.ContainsFunc(part.value, hidden) {
-			return fmt.Errorf("%s: want 1 to %d bytes of printable text", part.name, part.max)
-		}
+	if err := checkPart("by", r.By, MaxResolver); err != nil {
+		return err
+	}
+	return checkPart("why", r.Why, MaxResolveWhy)
+}
+
+// checkPart judges what a person wrote. A token is one however long it is.
+func checkPart(name, value string, most int) error {
+	hidden := func(c rune) bool { return !unicode.IsPrint(c) }
+	switch {
+	case scrub.HoldsToken(value):
+		return fmt.Errorf("%s: %w", name, ErrTokenInResolution)
+	case strings.TrimSpace(value) == "" || len(value) > most || !utf8.ValidString(value) || strings.ContainsFunc(value, hidden):
+		return fmt.Errorf("%s: want 1 to %d bytes of printable text", name, most)
 	}
 	return nil
 }
@@ -71,7 +86,11 @@ func (m *message) resolution(retry int) (r *provision.Resolution, salt string) {
 	if err == nil {
 		return &parsed, ""
 	}
-	m.bad.add("header "+HeaderResolve, "%s", err)
+	reason := provision.ReasonInvalidRequest
+	if errors.Is(err, ErrTokenInResolution) {
+		reason = provision.ReasonPlaintextSecret
+	}
+	m.bad.addAs(reason, "header "+HeaderResolve, err.Error())
 	h := sha256.New()
 	for _, v := range values {
 		h.Write([]byte(strconv.Quote(v)))

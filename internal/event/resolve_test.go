@@ -1,6 +1,7 @@
 package event
 
 import (
+	"errors"
 	"net/url"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/flow-worker/flow-worker/internal/canary"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -80,6 +82,33 @@ func TestMalformedResolutionSpeaksOfItsMessageOnly(t *testing.T) {
 			t.Errorf("%s and %s have one salt", name, other)
 		}
 		salts[d.EventSalt] = name
+	}
+}
+
+// A token in any part of a resolution is refused, and told nowhere.
+func TestTokenInAResolutionIsRefused(t *testing.T) {
+	t.Parallel()
+	for issuer, token := range canary.Tokens() {
+		for _, part := range []string{"connection", "by", "why"} {
+			said := map[string]string{"by": "ada", "why": "x", part: token}
+			if part != "connection" {
+				said["absent"], said[part] = "true", "it is "+token+", see"
+			}
+			q := url.Values{}
+			for name, value := range said {
+				q.Set(name, value)
+			}
+			l := letter(map[string][]string{HeaderResolve: {q.Encode()}, HeaderRetry: {"1"}}, goodData)
+			d, _, text := told(l)
+			wantInvalid(t, d, provision.ReasonPlaintextSecret, "header "+HeaderResolve+": "+part+": holds what looks like a token")
+			if strings.Contains(text, token) || d.Request.Resolution != nil || !d.Detached {
+				t.Errorf("%s in %s: %s", issuer, part, text)
+			}
+			r := provision.Resolution{Connection: said["connection"], By: said["by"], Why: said["why"]}
+			if _, err := ResolveHeader(r); !errors.Is(err, ErrTokenInResolution) || strings.Contains(err.Error(), token) {
+				t.Errorf("%s in %s: written with %v", issuer, part, err)
+			}
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package scrub
 
 import (
-	"encoding/base64"
 	"regexp"
 	"strings"
 )
@@ -18,21 +17,33 @@ type shape struct {
 // shapes are those of all tokens that are recognized, whoever's they are. Where sure is set, words and names
 // may have the shape, too, and it reports whether what was found is a token nevertheless. It is never changed.
 var shapes = []shape{
-	{sign: "bearer", form: regexp.MustCompile(`^(?i:bearer)\s+[A-Za-z0-9._~+/=-]{8,}`), sure: random},
-	{sign: "basic", form: regexp.MustCompile(`^(?i:basic)\s+[A-Za-z0-9+/]{16,}=*`), sure: userAndPassword},
-	{sign: "eyj", form: regexp.MustCompile(`^eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}`), sure: webToken},
+	{sign: "bearer", form: regexp.MustCompile(`^(?i:bearer)(?:\s|%20|[:=+"])+[A-Za-z0-9._~+/=-]{8,}`), sure: random},
+	{sign: "basic", form: regexp.MustCompile(`^(?i:basic)(?:\s|%20|[:=+"])+[A-Za-z0-9+/]{16,}=*`), sure: userAndPassword},
+	{sign: "eyj", form: inJSON, sure: webToken},
+	{sign: "eya", form: inJSON, sure: webToken},
+	{sign: "ewo", form: inJSON, sure: webToken},
+	{sign: "ew0", form: inJSON, sure: webToken},
 	{sign: "dapi", form: regexp.MustCompile(`^(?i:dapi[0-9a-f]{16,})(?:-[0-9]+)?`), glue: true},                     // Databricks, of a person
 	{sign: "dose", form: regexp.MustCompile(`^(?i:dose[0-9a-f]{16,})`), glue: true},                                 // Databricks, OAuth secret
 	{sign: "doau", form: regexp.MustCompile(`^(?i:doau[0-9a-f]{16,})`), glue: true},                                 // Databricks, refresh token
 	{sign: "q~", back: 4, form: regexp.MustCompile(`^[A-Za-z0-9_~.-]{3}[0-9]Q~[A-Za-z0-9_~.-]{31,34}`), glue: true}, // Entra ID
-	{sign: "p8e-", form: regexp.MustCompile(`^p8e-[A-Za-z0-9_-]{16,}`), sure: mixed},                                // Adobe
-	{sign: "hvs.", form: regexp.MustCompile(`^hvs\.[A-Za-z0-9_-]{16,}`), sure: bothCases},                           // Vault
-	{sign: "hvb.", form: regexp.MustCompile(`^hvb\.[A-Za-z0-9_-]{16,}`), sure: bothCases},                           // Vault, batch
-	{sign: "hvr.", form: regexp.MustCompile(`^hvr\.[A-Za-z0-9_-]{16,}`), sure: bothCases},                           // Vault, recovery
+	{sign: "p8e-", form: regexp.MustCompile(`^p8e-[A-Za-z0-9_-]{16,}`), sure: noName},                               // Adobe
+	{sign: "hvs.", form: regexp.MustCompile(`^hvs\.[A-Za-z0-9_-]{16,}`), sure: noName},                              // Vault
+	{sign: "hvb.", form: regexp.MustCompile(`^hvb\.[A-Za-z0-9_-]{16,}`), sure: noName},                              // Vault, batch
+	{sign: "hvr.", form: regexp.MustCompile(`^hvr\.[A-Za-z0-9_-]{16,}`), sure: noName},                              // Vault, recovery
 	{sign: "su", form: regexp.MustCompile(`^SU[A-Z2-7]{56}`)},                                                       // NATS, a user's seed
-	{sign: userInfo, form: regexp.MustCompile(`^://[^\s/@"'<>]+@`), glue: true, sure: hasPassword},
-	{sign: "-----begin ", form: regexp.MustCompile(`^-----BEGIN (?:[A-Z]{2,9} )?PRIVATE KEY-----[^-]*-*`), glue: true}, // PEM
+	{sign: userInfo, form: regexp.MustCompile(`^://[^\s/@"'<>]+@[^\s/?#;,"'<>]*`), glue: true, sure: hasPassword},
+	{sign: "-----begin ", form: regexp.MustCompile(`^` + pemBegin + `(?:[^-]|-[^-])*(?:-----END (?:[A-Z]{2,9} )?PRIVATE KEY-----)?`), glue: true, sure: hasKey},
 }
+
+// inJSON is the form of a web token: each of its first parts is JSON, which begins with {" or with a blank or a
+// line break between the two.
+var inJSON = regexp.MustCompile(`^` + jsonBegins + `[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}`)
+
+const (
+	jsonBegins = `(?:eyJ|eyA[gi]|ewo[gJi]|ew0K)`
+	pemBegin   = `-----BEGIN (?:[A-Z]{2,9} )?PRIVATE KEY-----`
+)
 
 // userInfo begins the part of an address that may name a user and a password.
 const userInfo = "://"
@@ -42,8 +53,10 @@ const userInfo = "://"
 const leastToken = 15
 
 // HoldsToken reports whether there is a token in t, whoever's it is. It knows the shapes that Text takes
-// out of every text, but is stricter where a word or a name may have that shape, too: "bearer
-// authentication" holds none, nor does an address with a user's name alone.
+// out of every text, but is stricter where words, a name or an address may have that shape, too, for a text
+// without needs is soon told, and a request that is refused is not: "bearer authentication" holds none, nor does
+// an address with a user's name or a port alone. A password in an address is not seen where it holds one of
+// /?#;, or a blank, or is of one to five digits, like a port.
 func HoldsToken(t string) bool {
 	if len(t) < leastToken && !strings.Contains(t, userInfo) {
 		return false
@@ -75,7 +88,7 @@ func looksLikeToken(t string) string {
 			}
 			at = next.to
 			if s.sign == userInfo {
-				next = span{next.from + len(userInfo), next.to - 1}
+				next = span{next.from + len(userInfo), next.from + strings.LastIndexByte(t[next.from:next.to], '@')}
 			}
 			found = append(found, next)
 		}
@@ -114,40 +127,3 @@ func lower(t string) string {
 	}
 	return string(b)
 }
-
-// webToken reports whether what begins like one has the header of a JSON Web Token, or two parts in JSON.
-func webToken(t string) bool {
-	header, rest, _ := strings.Cut(t, ".")
-	text, err := base64.RawURLEncoding.DecodeString(header)
-	return err == nil && strings.Contains(string(text), `"alg"`) || strings.HasPrefix(rest, "eyJ")
-}
-
-// userAndPassword reports whether it is what HTTP's basic authentication sends.
-func userAndPassword(t string) bool {
-	text, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(strings.Fields(t)[1], "="))
-	return err == nil && strings.Contains(string(text), ":") &&
-		!strings.ContainsFunc(string(text), func(r rune) bool { return r < ' ' || r > '~' })
-}
-
-func hasPassword(t string) bool { return strings.Contains(t[len(userInfo):], ":") }
-
-// longRun is how many letters and digits in a row are no word.
-const longRun = 20
-
-// random reports whether there is a long run of letters and digits that has some of both.
-func random(t string) bool {
-	for run := range strings.FieldsFuncSeq(lower(t), func(r rune) bool { return r > '~' || !wordByte(byte(r)) }) {
-		if len(run) >= longRun && strings.ContainsAny(run, digits) && strings.Trim(run, digits) != "" {
-			return true
-		}
-	}
-	return false
-}
-
-const digits = "0123456789"
-
-// mixed reports whether there are digits, or letters of both cases, after the sign of Adobe.
-func mixed(t string) bool { return strings.ContainsAny(t[len("p8e-"):], digits) || bothCases(t) }
-
-// bothCases reports whether there are letters in upper case beside the sign, which is in lower case.
-func bothCases(t string) bool { return lower(t) != t }
