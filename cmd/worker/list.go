@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,12 +23,12 @@ func (c *cli) listCommand() *cobra.Command {
 		Short: "List requests by state, tenant and age",
 		Long: `List the requests that the ledger knows, by state, tenant, source and age: of those that match the latest
 100, oldest first. Requests that no worker has taken up yet are in the queue only: see "worker status ID".`,
-		Example: "  worker list --state failed --newer-than 24h\n  worker list --tenant acme --state posting,unknown --older-than 10m\n  worker list --stuck",
+		Example: "  worker list --state failed --newer-than 24h\n  worker list --tenant acme --state open --older-than 10m\n  worker list --stuck",
 		Args:    cobra.NoArgs,
 	}
 	var filter requester.Filter
 	f := cmd.Flags()
-	states := f.StringSlice("state", nil, "only these states: claimed, posting, unknown, waiting, created, failed")
+	states := f.StringSlice("state", nil, "only these: "+strings.Join(stateNames(), ", "))
 	f.StringVar(&filter.Tenant, "tenant", "", "only this tenant")
 	f.StringVar(&filter.Source, "source", "", "only this source")
 	f.DurationVar(&filter.OlderThan, "older-than", 0, "only those that entered the stream at least so long ago")
@@ -41,7 +42,7 @@ func (c *cli) listCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if filter.States, err = parseStates(*states); err != nil {
+		if err := setStates(&filter, *states); err != nil {
 			return err
 		}
 		if err := checkFilter(filter); err != nil {
@@ -82,15 +83,37 @@ func (c *cli) leftOut(n int) {
 	}
 }
 
-func parseStates(names []string) ([]provision.State, error) {
-	var states []provision.State
-	for _, n := range names {
-		if !slices.Contains(provision.States, provision.State(n)) {
-			return nil, usagef("--state is %q; want some of %v, separated by commas", n, provision.States)
-		}
-		states = append(states, provision.State(n))
+// Names that --state takes beside those of the ledger's states.
+const (
+	stateOpen    = "open"    // all of those that have not ended
+	stateAdopted = "adopted" // of those created, the ones that were found rather than made
+)
+
+// stateNames returns what --state takes.
+func stateNames() []string {
+	names := []string{stateOpen}
+	for _, s := range provision.States {
+		names = append(names, string(s))
 	}
-	return states, nil
+	return append(names, stateAdopted)
+}
+
+// setStates makes f let through what --state names.
+func setStates(f *requester.Filter, names []string) error {
+	for _, n := range names {
+		switch {
+		case !slices.Contains(stateNames(), n):
+			return usagef("--state is %q; want some of %s, separated by commas", n, strings.Join(stateNames(), ", "))
+		case n == stateOpen:
+			f.States = append(f.States, openStates...)
+		case n != stateAdopted:
+			f.States = append(f.States, provision.State(n))
+		}
+	}
+	if slices.Contains(names, stateAdopted) && !slices.Contains(f.States, provision.StateCreated) {
+		f.States, f.AdoptedOnly = append(f.States, provision.StateCreated), true
+	}
+	return nil
 }
 
 func (c *cli) printRecords(recs []provision.Record, asJSON bool) error {

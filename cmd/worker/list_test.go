@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +39,42 @@ func TestListIsBounded(t *testing.T) {
 	r := w.worker("", "list", "--limit", "1")
 	if !strings.Contains(r.stdout, "r-104") {
 		t.Errorf("not the latest:\n%s", r.stdout)
+	}
+}
+
+// What waits for a target rests in any state that is none of an end: "open" finds them all.
+func TestListByStandsAndEnds(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.worker("", "init")
+	js := w.jetStream()
+	for i, state := range provision.States {
+		w.store(js, "is-"+string(state), state, uint64(i+1))
+	}
+	adopted := provision.Record{
+		Key: provision.Key{Tenant: "acme", Source: "/s", ID: "is-adopted"}, State: provision.StateCreated, Nonce: "n",
+		Final: &provision.FinalResult{EventID: "e", Outcome: "created", Result: provision.Result{Adopted: true}},
+	}
+	w.write(js, adopted)
+	for states, want := range map[string]string{
+		"open":            "claimed posting unknown waiting",
+		"waiting":         "waiting",
+		"adopted":         "adopted",
+		"created":         "adopted created",
+		"adopted,failed":  "adopted failed",
+		"adopted,created": "adopted created",
+		"open,adopted":    "adopted claimed posting unknown waiting",
+	} {
+		r := w.worker("", "list", "--state", states)
+		ids := regexp.MustCompile(`is-(\w+)`).FindAllStringSubmatch(r.stdout, -1)
+		var got []string
+		for _, id := range ids {
+			got = append(got, id[1])
+		}
+		slices.Sort(got)
+		if strings.Join(got, " ") != want {
+			t.Errorf("--state %s: exit %d, got %q, want %q:\n%s%s", states, r.code, got, want, r.stdout, r.stderr)
+		}
 	}
 }
 

@@ -31,6 +31,30 @@ func TestDocumentedCommandsExist(t *testing.T) {
 	}
 }
 
+// In an outage hardly a request is "waiting", which only means that its last POST made nothing: nobody who looks
+// for what waits is sent there.
+func TestNobodyIsSentToListWaiting(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../docs/runbooks/*.md")
+	if err != nil || len(files) < 15 {
+		t.Fatalf("%d runbooks, %v", len(files), err)
+	}
+	open := 0
+	for _, file := range append(files, "../../docs/operations.md", "../../deploy/grafana/dashboard.json", "../../deploy/prometheus/rules.yml") {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if regexp.MustCompile(`worker list[^\n#]*--state [a-z,]*waiting`).Match(b) {
+			t.Errorf("%s lists only what waits after a POST", file)
+		}
+		open += strings.Count(string(b), "--state open")
+	}
+	if open < 7 {
+		t.Errorf("only %d places list what is open", open)
+	}
+}
+
 var (
 	inBlock = regexp.MustCompile(`(?m)^(?:kubectl exec .* -- /usr/local/bin/)?worker ([a-z].*)$`)
 	block   = regexp.MustCompile("(?s)```sh\n(.*?)```")

@@ -17,14 +17,20 @@ import (
 // store writes a record that its worker left an hour ago.
 func (w *testWorld) store(js jetstream.JetStream, id string, state provision.State, seq uint64) {
 	w.t.Helper()
-	book, err := ledger.Open(w.t.Context(), js, ledger.Config{})
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	at := time.Now().Add(-time.Hour)
 	rec := provision.Record{
 		Key: provision.Key{Tenant: "acme", Source: "/worker/submit", ID: id}, State: state, Nonce: id, Owner: "gone", Held: true,
 		HeldSeq: seq, HeldUntil: at, UpdatedAt: at, RequestedAt: at, StartedAt: at, Deadline: at.Add(24 * time.Hour),
+	}
+	w.write(js, rec)
+}
+
+// write stores the first version of a record.
+func (w *testWorld) write(js jetstream.JetStream, rec provision.Record) {
+	w.t.Helper()
+	book, err := ledger.Open(w.t.Context(), js, ledger.Config{})
+	if err != nil {
+		w.t.Fatal(err)
 	}
 	if _, err := book.Store(w.t.Context(), rec.Key, rec, 0); err != nil {
 		w.t.Fatal(err)

@@ -13,13 +13,17 @@ import (
 // Filter says which records List returns; empty fields match all.
 type Filter struct {
 	ledger.Filter
-	OlderThan time.Duration // since the request entered the stream
-	NewerThan time.Duration
-	Limit     int // only so many, those that entered the stream last; 0 means all
+	OlderThan   time.Duration // since the request entered the stream
+	NewerThan   time.Duration
+	AdoptedOnly bool // of those created, only the ones whose connection was adopted
+	Limit       int  // only so many, those that entered the stream last; 0 means all
 }
 
 func (f Filter) match(rec provision.Record, now time.Time) bool {
 	age := now.Sub(rec.RequestedAt)
+	if f.AdoptedOnly && rec.State == provision.StateCreated && (rec.Final == nil || !rec.Final.Result.Adopted) {
+		return false
+	}
 	return (f.OlderThan == 0 || age >= f.OlderThan) && (f.NewerThan == 0 || age <= f.NewerThan)
 }
 
