@@ -36,6 +36,7 @@ func (x *examination) nats(ctx context.Context) {
 	}
 	x.replicas(ctx, nc, js)
 	x.rights(nc)
+	x.consumers(ctx, js)
 	x.intake(ctx, js)
 	x.natsClock(ctx, js)
 	x.orphans(ctx, js)
@@ -50,11 +51,20 @@ func (x *examination) version(nc *nats.Conn) {
 	}
 }
 
+// lookRight is the first thing that is asked about the objects.
+var lookRight = right{"look", "$JS.API.STREAM.INFO.KV_" + ledger.DefaultBucket, ""}
+
+const credentialsRemedy = "use the worker's or an operator's credentials; see deploy/nats/accounts.conf"
+
 // objects compares streams, consumer and bucket with what is needed. It reports whether all are there
 // and good enough.
 func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	if may, err := tryRight(js.Conn(), lookRight); err == nil && !may { // else the question would have no answer
+		x.fail("nats objects", "this user may not look at them: it may not publish on "+lookRight.subject, credentialsRemedy)
+		return false
+	}
 	s := x.Settings
 	s.ManageStreams = false // only look
 	objects, err := app.EnsureObjects(ctx, js, s)
@@ -70,7 +80,7 @@ func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool 
 		x.ok("nats objects", what)
 	}
 	if refused := js.Conn().LastError(); err != nil && errors.Is(refused, nats.ErrPermissionViolation) {
-		x.fail("nats objects", "this user may not look at them: "+refused.Error(), "use the worker's or an operator's credentials; see deploy/nats/accounts.conf")
+		x.fail("nats objects", "this user may not look at them: "+refused.Error(), credentialsRemedy)
 	} else if err != nil {
 		x.fail("nats objects", err.Error(), `run "worker init", if nothing else is said`)
 	}

@@ -91,7 +91,7 @@ func (x *examination) tellRights(may, mayNot []string, submit bool) {
 	case submit:
 		x.ok("nats rights", "this user may submit and retry requests, but not work on them; run doctor with the worker's credentials to try those")
 	default:
-		x.warn("nats rights", "this user may neither work on requests nor submit them", "use the worker's or an operator's credentials; see deploy/nats/accounts.conf")
+		x.warn("nats rights", "this user may neither work on requests nor submit them", credentialsRemedy)
 	}
 }
 
