@@ -54,9 +54,10 @@ const clockTolerance = 5 * time.Second
 // examination is one run.
 type examination struct {
 	Config
-	tenants []string // seen in the ledger, sorted
-	specIDs []string // of connection specs, likewise
-	flowUp  bool     // the Flow Service answers
+	tenants []string        // seen in the ledger, sorted
+	specIDs []string        // of connection specs, likewise
+	flowUp  bool            // the Flow Service answers
+	sound   map[string]bool // check → it was made, and nothing but OK was found
 }
 
 // Run makes all checks. What can't be checked because an earlier check failed is left out. It returns
@@ -69,9 +70,19 @@ func Run(ctx context.Context, cfg Config) {
 	}
 }
 
-func (x *examination) ok(check, what string)           { x.Report(Finding{check, OK, what, ""}) }
-func (x *examination) warn(check, what, remedy string) { x.Report(Finding{check, Warn, what, remedy}) }
-func (x *examination) fail(check, what, remedy string) { x.Report(Finding{check, Fail, what, remedy}) }
+func (x *examination) ok(check, what string)           { x.tell(Finding{check, OK, what, ""}) }
+func (x *examination) warn(check, what, remedy string) { x.tell(Finding{check, Warn, what, remedy}) }
+func (x *examination) fail(check, what, remedy string) { x.tell(Finding{check, Fail, what, remedy}) }
+
+// tell reports a finding, and notes it for the checks that build on this one.
+func (x *examination) tell(f Finding) {
+	if x.sound == nil {
+		x.sound = map[string]bool{}
+	}
+	was, made := x.sound[f.Check]
+	x.sound[f.Check] = f.Status == OK && (was || !made)
+	x.Report(f)
+}
 
 // failed reports that a server could not be used, with the remedy for TLS where it is that.
 func (x *examination) failed(check string, server Peer, err error, remedy string) {

@@ -89,11 +89,36 @@ func TestVaultTokens(t *testing.T) {
 		{vaulttest.Role{TTL: time.Hour}, OK, "left"},
 	} {
 		got := found(func(x *examination) {
-			x.Settings = load(t, "VAULT_ADDR="+srv.URL, "VAULT_TOKEN="+vault.NewToken(tc.role), "FLOW_URL="+srv.URL)
+			x.Settings = load(t, "VAULT_ADDR="+srv.URL, "VAULT_TOKEN="+vault.NewToken(tc.role), "FLOW_URL="+srv.URL, "IMS_URL="+srv.URL)
+			x.ok("ledger", "0 requests")
 			x.upstream(testContext(t))
 		})
 		if !has(got, "vault login", tc.status, tc.text) || !has(got, "tenants", OK, "none has sent a request yet") {
 			t.Errorf("%v: %+v", tc.role.TTL, got)
+		}
+	}
+}
+
+// Nobody is told that there are no tenants by whom the ledger was not read.
+func TestTenantsOfALedgerThatWasNotRead(t *testing.T) {
+	t.Parallel()
+	vault := vaulttest.New(vaulttest.Config{})
+	srv := httptest.NewServer(vault)
+	t.Cleanup(srv.Close)
+	for name, ledger := range map[string]func(*examination){
+		"not reached":          func(*examination) {},
+		"failed":               func(x *examination) { x.fail("ledger", "gone", "") },
+		"read in part":         func(x *examination) { x.warn("ledger", "only 3", "") },
+		"with records unread":  func(x *examination) { x.warn("ledger", "1 can't be read", ""); x.ok("ledger", "0 requests") },
+		"failed after reading": func(x *examination) { x.ok("ledger", "0 requests"); x.fail("ledger", "gone", "") },
+	} {
+		got := found(func(x *examination) {
+			x.Settings = load(t, "VAULT_ADDR="+srv.URL, "VAULT_TOKEN="+vault.Token(), "FLOW_URL="+srv.URL, "IMS_URL="+srv.URL)
+			ledger(x)
+			x.upstream(testContext(t))
+		})
+		if !has(got, "tenants", Warn, "not looked at") || has(got, "tenants", OK, "") {
+			t.Errorf("%s: %+v", name, got)
 		}
 	}
 }
@@ -130,7 +155,7 @@ func TestManyTenantsTakeOneLine(t *testing.T) {
 	x.tenants = append(x.tenants, "without")
 	var all []Finding
 	x.Report = func(f Finding) { all = append(all, f) }
-	x.Settings = load(t, "VAULT_ADDR="+srv.URL, "VAULT_TOKEN="+vault.Token(), "FLOW_URL="+srv.URL)
+	x.Settings = load(t, "VAULT_ADDR="+srv.URL, "VAULT_TOKEN="+vault.Token(), "FLOW_URL="+srv.URL, "IMS_URL="+srv.URL)
 	x.upstream(testContext(t))
 	if !has(all, "tenants", OK, "t09 and 2 more") || !has(all, "tenant without", Fail, "vault kv put") {
 		t.Errorf("got %+v", all)

@@ -131,6 +131,8 @@ func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
 	}
 	const most = 10
 	switch {
+	case len(x.tenants) == 0 && !x.sound["ledger"]:
+		x.warn("tenants", "not looked at: the ledger, which names them, could not be read", "mend what is said of NATS above, or name one by --tenant")
 	case len(x.tenants) == 0:
 		x.ok("tenants", "none has sent a request yet; --tenant looks at one")
 	case len(good) > most:
