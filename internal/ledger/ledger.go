@@ -119,6 +119,9 @@ func (l *Ledger) saw(info *jetstream.StreamInfo) {
 // Load implements provision.Ledger. Its error is ErrUndecodable where a record is there that this
 // version doesn't understand in full: to write it back would lose what another version put in.
 func (l *Ledger) Load(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
+	if key.Validate() != nil { // it would not fit into a subject, so it was never stored
+		return provision.Record{}, 0, provision.ErrNoRecord
+	}
 	entry, err := l.kv.Get(ctx, key.String())
 	switch {
 	case errors.Is(err, jetstream.ErrKeyNotFound): // ErrKeyDeleted is one of its kind
@@ -134,7 +137,7 @@ func (l *Ledger) Load(ctx context.Context, key provision.Key) (provision.Record,
 }
 
 // Store implements provision.Ledger. A key whose record was deleted or expired counts as one without
-// a record. Its error is ErrTooLarge where nothing was sent.
+// a record. Its error is ErrTooLarge, or that of key.Validate, where nothing was sent.
 func (l *Ledger) Store(ctx context.Context, key provision.Key, rec provision.Record, rev uint64) (uint64, error) {
 	value, err := encode(key, rec)
 	if err != nil {
@@ -181,6 +184,9 @@ func explain(err error) error {
 }
 
 func encode(key provision.Key, rec provision.Record) ([]byte, error) {
+	if err := key.Validate(); err != nil {
+		return nil, fmt.Errorf("ledger: store: %w", err)
+	}
 	if rec.Key != key {
 		return nil, fmt.Errorf("ledger: store %s: the record is that of %s", key, rec.Key)
 	}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -22,15 +23,19 @@ type Filter struct {
 	From   uint64            // only what was written at this revision or later; 0 means whenever
 }
 
-// pattern returns the filter as a pattern of bucket keys.
-func (f Filter) pattern() string {
+// pattern returns the filter as a pattern of bucket keys. Its error says which part no record can have.
+func (f Filter) pattern() (string, error) {
+	whole := provision.Key{Tenant: cmp.Or(f.Tenant, "any"), Source: cmp.Or(f.Source, "any"), ID: cmp.Or(f.ID, "any")}
+	if err := whole.Validate(); err != nil {
+		return "", err
+	}
 	parts := strings.Split(provision.Key{Tenant: f.Tenant, Source: f.Source, ID: f.ID}.String(), ".")
 	for i, p := range parts {
 		if p == "" {
 			parts[i] = "*"
 		}
 	}
-	return strings.Join(parts, ".")
+	return strings.Join(parts, "."), nil
 }
 
 // Entry is one record as the bucket keeps it.
@@ -42,18 +47,20 @@ type Entry struct {
 
 // List yields the records that the filter lets through, in the order of their last writes. A record
 // that can't be decoded is yielded as an error with only its key in Entry.Record, and the list goes
-// on; after any other error it ends.
+// on; after any other error it ends, such as that of a filter with a tenant, source or id that no
+// request can have.
 func (l *Ledger) List(ctx context.Context, f Filter) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		if f.Tenant != "" && !provision.ValidTenant(f.Tenant) {
-			yield(Entry{}, fmt.Errorf("ledger: list: %q is no tenant", f.Tenant))
+		pattern, err := f.pattern()
+		if err != nil {
+			yield(Entry{}, fmt.Errorf("ledger: list: %w", err))
 			return
 		}
 		opts := []jetstream.WatchOpt{jetstream.IgnoreDeletes()}
 		if f.From > 0 {
 			opts = append(opts, jetstream.ResumeFromRevision(f.From))
 		}
-		for kve, err := range l.follow(ctx, f.pattern(), opts...) {
+		for kve, err := range l.follow(ctx, pattern, opts...) {
 			if err != nil {
 				yield(Entry{}, fmt.Errorf("ledger: list: %w", err))
 				return
@@ -74,8 +81,13 @@ func (l *Ledger) List(ctx context.Context, f Filter) iter.Seq2[Entry, error] {
 
 // Watch yields the record as it is and then after every change, until ctx ends, which is yielded as
 // its error. While there is none, and when it is deleted, ErrNoRecord is yielded and the watch goes on.
+// A key that no request can have is an error at once.
 func (l *Ledger) Watch(ctx context.Context, key provision.Key) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
+		if err := key.Validate(); err != nil {
+			yield(Entry{}, fmt.Errorf("ledger: watch: %w", err))
+			return
+		}
 		seen := false
 		for kve, err := range l.follow(ctx, key.String()) {
 			var e Entry

@@ -22,15 +22,45 @@ var tenantPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 // "_" and "-", at most 63 bytes.
 func ValidTenant(s string) bool { return tenantPattern.MatchString(s) }
 
+// MaxKeyPart is how many bytes the source or the id of a request may have; each has at least one.
+const MaxKeyPart = 256
+
+// maxKeyText is the length of the longest Key.String: a tenant, and two parts with every byte escaped.
+const maxKeyText = 63 + 2*(1+3*MaxKeyPart)
+
+// Validate returns an error that names the part which no request has, or nil. What becomes a subject
+// passes through it, for the text of a NATS operation has a bound, and a server closes the connection
+// of a client that exceeds it.
+func (k Key) Validate() error {
+	if !ValidTenant(k.Tenant) {
+		return fmt.Errorf("provision: a text of %d bytes is no tenant; want 1 to 63 of a-z, 0-9, \"_\" and \"-\"", len(k.Tenant))
+	}
+	if err := validPart("source", k.Source); err != nil {
+		return err
+	}
+	return validPart("id", k.ID)
+}
+
+func validPart(name, s string) error {
+	if s == "" || len(s) > MaxKeyPart {
+		return fmt.Errorf("provision: the %s has %d bytes; a request's has 1 to %d", name, len(s), MaxKeyPart)
+	}
+	return nil
+}
+
 // String returns "<tenant>.<esc(source)>.<esc(id)>", the key of the request's ledger record. It is
 // injective, because esc writes every byte outside [A-Za-z0-9_-] as "=XX", and it is a valid NATS
-// KV key.
+// KV key where Validate is nil.
 func (k Key) String() string {
 	return k.Tenant + "." + escape(k.Source) + "." + escape(k.ID)
 }
 
-// ParseKey is the inverse of Key.String. It fails on text that String could not have written.
+// ParseKey is the inverse of Key.String. It fails on text that String could not have written of a key
+// that is valid.
 func ParseKey(s string) (Key, error) {
+	if len(s) > maxKeyText {
+		return Key{}, fmt.Errorf("provision: a text of %d bytes is no request key; the longest has %d", len(s), maxKeyText)
+	}
 	parts := strings.Split(s, ".")
 	if len(parts) != 3 || !ValidTenant(parts[0]) {
 		return Key{}, fmt.Errorf("provision: %q is no request key; want <tenant>.<source>.<id>", s)
@@ -43,7 +73,11 @@ func ParseKey(s string) (Key, error) {
 	if err != nil {
 		return Key{}, err
 	}
-	return Key{Tenant: parts[0], Source: source, ID: id}, nil
+	k := Key{Tenant: parts[0], Source: source, ID: id}
+	if err := k.Validate(); err != nil {
+		return Key{}, err
+	}
+	return k, nil
 }
 
 // Mark returns the text that identifies this request's connection at the Flow Service: it ends the

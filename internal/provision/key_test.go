@@ -28,7 +28,8 @@ func TestKeyString(t *testing.T) {
 
 func TestParseKeyRefusesWhatStringCannotWrite(t *testing.T) {
 	t.Parallel()
-	for _, s := range []string{"", "a.b", "a.b.c.d", "A.b.c", "t.=4.x", "t.=41.x", "t.=2f.x", "t.a b.x", "..", "t.=.x"} {
+	for _, s := range []string{"", "a.b", "a.b.c.d", "A.b.c", "t.=4.x", "t.=41.x", "t.=2f.x", "t.a b.x", "..", "t.=.x",
+		"acme..", "acme..b", "acme.a.", "acme." + strings.Repeat("a", 257) + ".b", "acme.a." + strings.Repeat("=2F", 257), strings.Repeat("a", 10_000)} {
 		if k, err := ParseKey(s); err == nil {
 			t.Errorf("ParseKey(%q) = %+v, want an error", s, k)
 		}
@@ -44,10 +45,41 @@ func FuzzKeyIsInjective(f *testing.F) {
 		if (a == b) != (a.String() == b.String()) || (a == b) != (a.Mark() == b.Mark()) {
 			t.Errorf("%+v and %+v: %q, %q", a, b, a, b)
 		}
-		if back, err := ParseKey(a.String()); err != nil || back != a {
+		switch back, err := ParseKey(a.String()); {
+		case a.Validate() != nil && err == nil:
+			t.Errorf("%+v came back, and is not valid: %v", a, a.Validate())
+		case a.Validate() == nil && (err != nil || back != a):
 			t.Errorf("%+v came back as %+v, %v", a, back, err)
 		}
 	})
+}
+
+func TestKeyValidate(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("é", MaxKeyPart/2)
+	for _, c := range []struct {
+		key  Key
+		want string // part of the error; empty means none
+	}{
+		{Key{"t", "s", "i"}, ""},
+		{Key{strings.Repeat("t", 63), long, long}, ""},
+		{Key{}, "no tenant"},
+		{Key{strings.Repeat("t", 64), "s", "i"}, "a text of 64 bytes is no tenant"},
+		{Key{"a.b", "s", "i"}, "no tenant"},
+		{Key{"*", "s", "i"}, "no tenant"},
+		{Key{"t", "", "i"}, "the source has 0 bytes"},
+		{Key{"t", "s", ""}, "the id has 0 bytes"},
+		{Key{"t", long + "x", "i"}, "the source has 257 bytes; a request's has 1 to 256"},
+		{Key{"t", "s", strings.Repeat("x", 10_000)}, "the id has 10000 bytes"},
+	} {
+		err := c.key.Validate()
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || len(err.Error()) > 200) {
+			t.Errorf("%.100v: %v, want %q", c.key, err, c.want)
+		}
+		if back, parseErr := ParseKey(c.key.String()); (parseErr == nil) != (err == nil) || err == nil && (back != c.key || len(c.key.String()) > maxKeyText) {
+			t.Errorf("%.100v: Validate says %v, ParseKey %v", c.key, err, parseErr)
+		}
+	}
 }
 
 // TestMarkIsStable: connections made by earlier releases must be found by later ones.
