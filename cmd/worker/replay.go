@@ -10,6 +10,7 @@ import (
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // replayed is one line of retry's --json.
@@ -128,6 +129,6 @@ func (r *replay) tell(one requester.Retry, status, detail string, seq uint64) {
 	case status == "error":
 		fmt.Fprintf(r.stderr, "%s  not sent: %s\n", plain(one.Key.ID), plain(detail))
 	default:
-		fmt.Fprintf(r.stdout, "%s  sent as retry %d; see \"worker status %s\"\n", plain(one.Key.ID), one.Number, plain(one.Key.ID))
+		fmt.Fprintf(r.stdout, "%s  sent as retry %d; see: %s\n", plain(one.Key.ID), one.Number, story.CommandLine("status", one.Key, ""))
 	}
 }

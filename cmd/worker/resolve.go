@@ -174,13 +174,14 @@ func (r *resolution) await(ctx context.Context, key provision.Key, number int) e
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)
 	defer cancel()
 	rec, err := r.client.Settled(ctx, key, number)
+	see := story.CommandLine("status", key, "")
 	switch {
 	case err != nil:
-		return fmt.Errorf("it was sent, but what became of it can't be read; see \"worker status %s\": %w", key.ID, err)
+		return fmt.Errorf("it was sent, but what became of it can't be read: %w; see: %s", err, see)
 	case rec.Retry < number || rec.Final == nil:
-		return fmt.Errorf("it was sent, but no worker has settled it yet; it goes on: see \"worker status %s --watch\"", key.ID)
+		return fmt.Errorf("it was sent, but no worker has settled it yet; it goes on, see: %s", story.CommandLine("status", key, "--watch"))
 	case rec.Retry > number || rec.Resolution == nil || *rec.Resolution != r.said:
-		return fmt.Errorf("somebody else retried or settled request %s first; see \"worker status %s\"", key.ID, key.ID)
+		return fmt.Errorf("somebody else retried or settled this request first; see: %s", see)
 	}
 	return r.verdict(rec)
 }
@@ -195,7 +196,7 @@ func (r *resolution) verdict(rec provision.Record) error {
 			text += ", which carries this request's mark; what was said did not count"
 		}
 	case v.Error.Reason == provision.ReasonFlowUnavailable:
-		v.Status, text = "absent", fmt.Sprintf("settled: its POST made no connection; \"worker retry %s\" has one made", rec.Key.ID)
+		v.Status, text = "absent", "settled: its POST made no connection; to have one made: "+story.CommandLine("retry", rec.Key, "")
 	default:
 		v.Status, text = "not_resolved", v.Error.Message
 	}

@@ -229,7 +229,7 @@ func (s *submission) published(m requester.Message, seq uint64) {
 	case s.asJSON:
 		_ = s.printJSON(receipt{m.Key.ID, m.Key.Source, m.Key.Tenant, seq})
 	default:
-		fmt.Fprintf(s.stdout, "%s  published for %s; see \"worker status %s\"\n", plain(m.Key.ID), s.tenant, plain(m.Key.ID))
+		fmt.Fprintf(s.stdout, "%s  published for %s; see: %s\n", plain(m.Key.ID), s.tenant, story.CommandLine("status", m.Key, ""))
 	}
 }
 

@@ -20,20 +20,20 @@ func Commands(rec provision.Record) []Command {
 	switch {
 	case rec.Final == nil:
 		return []Command{
-			{line("status", rec.Key, "--watch"), "follows it until it has ended"},
+			{CommandLine("status", rec.Key, "--watch"), "follows it until it has ended"},
 			{"worker list --stuck --tenant " + Word(rec.Key.Tenant), "tells whether a message still carries it"},
 		}
 	case rec.Final.Result.Error == nil:
 	case rec.Final.Result.Error.Reason == provision.ReasonOutcomeUnknown:
 		list = append(list,
-			Command{line("retry", rec.Key, ""), "sends it again: it is looked up before anything is posted"},
-			Command{line("resolve", rec.Key, "--connection CONNECTION --reason WHY"), "settles it where a retry can't: you name the connection that it made"},
-			Command{line("resolve", rec.Key, "--absent --reason WHY"), "settles it where a retry can't: you say that it made none"})
+			Command{CommandLine("retry", rec.Key, ""), "sends it again: it is looked up before anything is posted"},
+			Command{CommandLine("resolve", rec.Key, "--connection CONNECTION --reason WHY"), "settles it where a retry can't: you name the connection that it made"},
+			Command{CommandLine("resolve", rec.Key, "--absent --reason WHY"), "settles it where a retry can't: you say that it made none"})
 	case sentAgain(rec.Final.Result.Error.Reason):
-		list = append(list, Command{line("retry", rec.Key, "--dry-run"), "shows what would be sent again"},
-			Command{line("retry", rec.Key, ""), "sends it again, once its cause is mended; it is looked up before anything is posted"})
+		list = append(list, Command{CommandLine("retry", rec.Key, "--dry-run"), "shows what would be sent again"},
+			Command{CommandLine("retry", rec.Key, ""), "sends it again, once its cause is mended; it is looked up before anything is posted"})
 	}
-	return append(list, Command{line("status", rec.Key, ""), "tells this story in a terminal"})
+	return append(list, Command{CommandLine("status", rec.Key, ""), "tells this story in a terminal"})
 }
 
 // sentAgain reports whether sending a request again unchanged is of any use, after its cause was mended.
@@ -41,7 +41,10 @@ func sentAgain(r provision.Reason) bool {
 	return r != provision.ReasonInvalidRequest && r != provision.ReasonPlaintextSecret && r != provision.ReasonIDReused
 }
 
-func line(command string, key provision.Key, flag string) string {
+// CommandLine returns the line that has a subcommand of worker act on a request, for a POSIX shell as in Command.
+// The flag goes with it as it is; it may be empty. Don't put the line into quotes of any kind: who copies them with
+// it takes its own quotes away.
+func CommandLine(command string, key provision.Key, flag string) string {
 	words := []string{"worker", command, "--tenant", Word(key.Tenant), "--source", Word(key.Source)}
 	if flag != "" {
 		words = append(words, flag)
