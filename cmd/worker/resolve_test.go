@@ -68,6 +68,24 @@ func (w *testWorld) outcomes(id string) (told []string) {
 	return told
 }
 
+// A token is refused before anything is sent: it would have to be changed.
+func TestResolveRefusesATokenBeforeItIsSent(t *testing.T) {
+	t.Parallel()
+	const token = "dapi0123456789abcdef0123456789abcdef"
+	for flag, args := range map[string][]string{
+		"--reason":     {"--absent", "--reason", "looked with " + token, "--by", "ada"},
+		"--by":         {"--absent", "--reason", "x", "--by", token},
+		"--connection": {"--connection", token, "--reason", "x", "--by", "ada"},
+	} {
+		for _, as := range []string{"--json=false", "--json"} { // there is no NATS to send it to
+			r := worker(t, []string{"NATS_URL=nats://127.0.0.1:1"}, "", append([]string{"resolve", "r-1", "--yes", as}, args...)...)
+			if r.code != exitUsage || !strings.Contains(r.stdout+r.stderr, flag+": holds what looks like a token") || strings.Contains(r.stdout+r.stderr, token) {
+				t.Errorf("%s: exit %d:\n%s%s", flag, r.code, r.stdout, r.stderr)
+			}
+		}
+	}
+}
+
 // What the POST made is there, but without its mark: no look-up can tell that it is this request's.
 func TestResolveByNamingTheConnection(t *testing.T) {
 	t.Parallel()
@@ -88,7 +106,7 @@ func TestResolveByNamingTheConnection(t *testing.T) {
 		t.Errorf("%d POSTs", n)
 	}
 	s := w.worker("", "status", "r-1")
-	if !strings.Contains(s.stdout, "ada says that it made "+made+": found in the UI by its name") {
+	if !strings.Contains(s.stdout, "the message says that it made "+made+", said to be by ada: found in the UI by its name") {
 		t.Errorf("its story:\n%s", s.stdout)
 	}
 	w.awaitEmpty(w.jetStream())

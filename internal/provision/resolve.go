@@ -16,7 +16,7 @@ import (
 // was said, and one that was named must be there.
 type Resolution struct {
 	Connection string `json:"connection,omitempty"` // its id; empty means that there is none
-	By         string `json:"by"`                   // who says so, as they call themselves
+	By         string `json:"by"`                   // who says so, as the message has it: whoever may publish for the tenant chooses it
 	Why        string `json:"why"`
 }
 
@@ -26,11 +26,11 @@ const (
 	saysAbsent     = "absent"
 )
 
-// attempt returns how the record tells of r.
+// attempt returns how the record tells of r: as what the message says, for nobody proves who wrote it.
 func (r Resolution) attempt(at time.Time) Attempt {
-	a := Attempt{At: at, Step: stepResolve, Result: saysAbsent, Detail: fmt.Sprintf("%s says that it made none: %s", r.By, r.Why)}
+	a := Attempt{At: at, Step: stepResolve, Result: saysAbsent, Detail: fmt.Sprintf("the message says that it made none, said to be by %s: %s", r.By, r.Why)}
 	if r.Connection != "" {
-		a.Result, a.Detail = saysConnection, fmt.Sprintf("%s says that it made %s: %s", r.By, r.Connection, r.Why)
+		a.Result, a.Detail = saysConnection, fmt.Sprintf("the message says that it made %s, said to be by %s: %s", r.Connection, r.By, r.Why)
 	}
 	return a
 }
@@ -57,7 +57,7 @@ func (t *task) resolve(ctx context.Context, began time.Time, found []Found) step
 	t.hub.Observer.Reconciled(ReconciledAbsent)
 	t.noteLookup(began, string(ReconciledAbsent), "nothing with this request's mark")
 	t.rec.Doubt = false
-	t.fail(Fail(ReasonFlowUnavailable, fmt.Sprintf("%s settled that the POST made no connection (%s); retry this request to have it made", r.By, r.Why)))
+	t.fail(Fail(ReasonFlowUnavailable, fmt.Sprintf("settled by a message that is said to be by %s: the POST made no connection (%s); retry this request to have it made", r.By, r.Why)))
 	return t.conclude
 }
 
@@ -83,7 +83,7 @@ func (t *task) resolveAs(ctx context.Context, began time.Time, found []Found) st
 		return t.notBorneOut("connection " + id + " carries the mark of another request")
 	}
 	t.hub.Observer.Reconciled(ReconciledAdopted)
-	t.noteLookup(began, string(ReconciledAdopted), "on the word of "+t.rec.Resolution.By+"; it is there, without a mark")
+	t.noteLookup(began, string(ReconciledAdopted), "on the word of a message said to be by "+t.rec.Resolution.By+"; it is there, without a mark")
 	t.succeed(found[i].Connection, true)
 	return t.conclude
 }

@@ -119,7 +119,7 @@ func TestResolutionIsRecorded(t *testing.T) {
 	for _, a := range rec.Attempts {
 		if a.Step == stepResolve {
 			told++
-			if a.Retry != 1 || a.Result != saysAbsent || a.At.IsZero() || !strings.Contains(a.Detail, "ada") || !strings.Contains(a.Detail, "not in the UI") {
+			if a.Retry != 1 || a.Result != saysAbsent || a.At.IsZero() || !strings.Contains(a.Detail, "said to be by ada") || !strings.Contains(a.Detail, "not in the UI") {
 				t.Errorf("%+v", a)
 			}
 		}

@@ -82,7 +82,9 @@ func TestTimeline(t *testing.T) {
 	if got := story.Timeline(rec); len(got) != 2 || got[1].Text != "POST 2 is announced in the ledger and sent" {
 		t.Errorf("under way: %+v", got)
 	}
-	for detail, want := range map[string]string{"": "with this request's mark; adopted", "ifExists": "it is there; adopted", "on the word of ada; it is there, without a mark": "it is there; adopted"} {
+	for detail, want := range map[string]string{"": "with this request's mark; adopted", "ifExists": "it is there; adopted",
+		"on the word of ada; it is there, without a mark":                         "it is there; adopted", // as older workers wrote it
+		"on the word of a message said to be by ada; it is there, without a mark": "it is there; adopted"} {
 		rec := provision.Record{Attempts: []provision.Attempt{{Step: "lookup", Result: "adopted", Detail: detail}}}
 		if got := story.Timeline(rec)[0]; !strings.HasSuffix(got.Text, want) || got.Tone != story.Good {
 			t.Errorf("%q: %+v", detail, got)
