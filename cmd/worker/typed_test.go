@@ -60,7 +60,7 @@ func TestCommandsToTypeAfterResolveAreSafe(t *testing.T) {
 	t.Parallel()
 	w := newUnsettledWorld(t)
 	const id = "r'1 \"$(exit 1)`exit 1`"
-	w.flow.AddFault(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectStatus, Status: 500, Times: 1})
+	w.flow.AddFault(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectReset, When: flowtest.StageAfter, Times: 1})
 	w.submitUnsettled(id, "A")
 	w.stopWorker()
 	r := w.worker("", "resolve", id, "--absent", "--reason", "x", "--yes", "--timeout", "100ms")
