@@ -63,7 +63,7 @@ func TestDoctorOfAHealthyWorld(t *testing.T) {
 			t.Errorf("no %q in:\n%s", want, r.stdout)
 		}
 	}
-	if code, all := w.examined(); code != exitOK || !told(all, "tenants", doctor.OK, "acme") {
+	if code, all := w.examined(); code != exitOK || !told(all, "tenants", doctor.OK, "acme") || !told(all, "ims", doctor.OK, "reachable") {
 		t.Errorf("all tenants: exit %d: %+v", code, all)
 	}
 	if after := w.messages(); w.flow.Count(flowtest.OpCreate) != posts || !slices.Equal(before, after) {
@@ -124,8 +124,11 @@ func (w *testWorld) checkSickUpstream() {
 	if code, all := w.examined("--flow-url", "http://127.0.0.1:1"); code != exitFailed || !told(all, "flow service", doctor.Fail, "FLOW_URL") {
 		t.Errorf("no Flow Service: exit %d: %+v", code, all)
 	}
+	if code, all := w.examined("--ims-url", "http://127.0.0.1:1"); code != exitFailed || !told(all, "ims", doctor.Fail, "IMS_URL") {
+		t.Errorf("no token service: exit %d: %+v", code, all)
+	}
 	code, all := w.examined("--nats-url", "nats://127.0.0.1:1")
-	if code != exitFailed || !told(all, "nats", doctor.Fail, "NATS_URL") || !told(all, "vault", doctor.OK) {
+	if code != exitFailed || !told(all, "nats", doctor.Fail, "NATS_URL") || !told(all, "vault", doctor.OK) || !told(all, "tenants", doctor.Warn, "not looked at", "--tenant") {
 		t.Errorf("no NATS: exit %d: %+v", code, all)
 	}
 }

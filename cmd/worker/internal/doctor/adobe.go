@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
@@ -17,6 +16,7 @@ import (
 
 // adobe tries a tenant's credentials.
 func (x *examination) adobe(ctx context.Context, credentials provision.Credentials) {
+	x.imsSeen = true
 	client, err := app.NewFlow(x.Settings, app.Parts{})
 	if err != nil {
 		x.fail("flow service", err.Error(), "check FLOW_URL and IMS_URL")
@@ -99,37 +99,55 @@ func (x *examination) spec(ctx context.Context, client *flow.Client, account pro
 	}
 }
 
-// flowService asks the Flow Service anything, without credentials: that it answers is all that counts,
-// and what time it thinks it is.
+// flowService asks the Flow Service anything: that it answers is all that counts, and what time it thinks
+// it is.
 func (x *examination) flowService(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	const remedy = "check FLOW_URL, the way out (HTTPS_PROXY), and status.adobe.com"
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(x.Settings.FlowURL, "/")+"/connections?limit=1", nil)
-	if err != nil {
-		x.fail("flow service", err.Error(), remedy)
-		return
-	}
-	client := &http.Client{
-		Timeout:       patience,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	defer client.CloseIdleConnections()
 	before := time.Now()
-	res, err := client.Do(req)
+	res, err := anonymously(ctx, x.Settings.FlowURL+"/connections?limit=1")
 	after := time.Now()
+	x.flowUp = x.answers("flow service", x.Settings.FlowURL, flowServer, res, err)
 	if err != nil {
-		x.failed("flow service", flowServer, err, remedy)
 		return
-	}
-	_ = res.Body.Close()
-	if res.StatusCode >= http.StatusInternalServerError {
-		x.fail("flow service", "it answers "+res.Status, remedy)
-	} else {
-		x.flowUp = true
-		x.ok("flow service", "reachable at "+x.Settings.FlowURL)
 	}
 	if date, err := http.ParseTime(res.Header.Get("Date")); err == nil {
 		x.clock("the Flow Service", date, before, after, time.Second)
 	}
+}
+
+// ims asks the token service anything, where no tenant's credentials were tried there.
+func (x *examination) ims(ctx context.Context) {
+	res, err := anonymously(ctx, x.Settings.IMSURL+"/ims/token/v3")
+	x.answers("ims", x.Settings.IMSURL, imsServer, res, err)
+}
+
+// answers reports whether a server answered: with whatever but an error of its own.
+func (x *examination) answers(check, at string, server Peer, res *http.Response, err error) bool {
+	remedy := "check " + server.URL + ", the way out (HTTPS_PROXY), and status.adobe.com"
+	switch {
+	case err != nil:
+		x.failed(check, server, err, remedy)
+		return false
+	case res.StatusCode >= http.StatusInternalServerError:
+		x.fail(check, "it answers "+res.Status, remedy)
+		return false
+	}
+	x.ok(check, "reachable at "+at)
+	return true
+}
+
+// anonymously asks for a page without credentials. The answer's body is closed, and a redirect is an answer.
+func anonymously(ctx context.Context, url string) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	defer client.CloseIdleConnections()
+	res, err := client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	return res, res.Body.Close()
 }

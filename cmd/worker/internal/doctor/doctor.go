@@ -57,6 +57,7 @@ type examination struct {
 	tenants []string        // seen in the ledger, sorted
 	specIDs []string        // of connection specs, likewise
 	flowUp  bool            // the Flow Service answers
+	imsSeen bool            // a token was asked for, or nobody needs one
 	sound   map[string]bool // check → it was made, and nothing but OK was found
 }
 

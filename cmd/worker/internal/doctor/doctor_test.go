@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -46,32 +45,6 @@ func TestClock(t *testing.T) {
 		if len(got) != 1 || !strings.Contains(got[0].What, tc.want) || (got[0].Status == OK) != (tc.want == "agree") {
 			t.Errorf("%v: %+v, want %q", tc.theirs.Sub(before), got, tc.want)
 		}
-	}
-}
-
-func TestFlowServiceAndItsClock(t *testing.T) {
-	t.Parallel()
-	status, date := http.StatusUnauthorized, time.Now().Add(-time.Hour)
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Authorization") != "" {
-			t.Error("credentials were sent")
-		}
-		w.Header().Set("Date", date.UTC().Format(http.TimeFormat))
-		w.WriteHeader(status)
-	}))
-	t.Cleanup(srv.Close)
-	check := func(url string) []Finding {
-		return found(func(x *examination) { x.Settings.FlowURL = url; x.flowService(testContext(t)) })
-	}
-	if got := check(srv.URL + "/"); len(got) != 2 || got[0].Status != OK || got[1].Status != Warn || !strings.Contains(got[1].What, "behind") {
-		t.Errorf("an hour behind: %+v", got)
-	}
-	status = http.StatusBadGateway
-	if got := check(srv.URL); got[0].Status != Fail || !strings.Contains(got[0].What, "502") {
-		t.Errorf("failing: %+v", got)
-	}
-	if got := check("http://a b"); len(got) != 1 || got[0].Status != Fail {
-		t.Errorf("no URL: %+v", got)
 	}
 }
 

@@ -18,6 +18,14 @@ import (
 // upstream makes all checks of Vault and of Adobe.
 func (x *examination) upstream(ctx context.Context) {
 	x.flowService(ctx)
+	x.vault(ctx)
+	if !x.imsSeen && ctx.Err() == nil {
+		x.ims(ctx)
+	}
+}
+
+// vault makes all checks of Vault, and tries at Adobe what it holds.
+func (x *examination) vault(ctx context.Context) {
 	registry := prometheus.NewRegistry()
 	client, err := app.NewVault(x.Settings, app.Parts{Registerer: registry})
 	if err != nil {
@@ -118,10 +126,14 @@ func (x *examination) credentials(ctx context.Context, client *vault.Client, ten
 // allTenants reads the Adobe credentials of every tenant that the ledger knows.
 func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
 	var good []string
+	tokens := 0 // of the good ones, who need no token service
 	for _, tenant := range x.tenants {
-		_, err := x.credentials(ctx, client, tenant)
+		c, err := x.credentials(ctx, client, tenant)
 		if err == nil {
 			good = append(good, tenant)
+			if !c.AccessToken.IsZero() {
+				tokens++
+			}
 			continue
 		}
 		x.tenantFailed(tenant, err)
@@ -129,6 +141,7 @@ func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
 			return // it is not about this tenant
 		}
 	}
+	x.imsSeen = len(good) > 0 && tokens == len(good)
 	const most = 10
 	switch {
 	case len(x.tenants) == 0 && !x.sound["ledger"]:
