@@ -27,7 +27,8 @@ type StatusOptions struct {
 // NewStatusHandler returns the handler that operators look at: / and /requests/… for people, /status.json
 // and /requests/….json for their programs. It answers only requests whose Host is localhost, an address
 // or one of the given names: otherwise a web page could have its own name resolve to this address and
-// read along. Anything but GET and HEAD is answered with 405.
+// read along. It refuses what a browser asks for on behalf of others' pages, but for their links: each
+// answer costs reads of the ledger. Anything but GET and HEAD is answered with 405.
 func NewStatusHandler(s *Status, o StatusOptions) http.Handler {
 	mux := http.NewServeMux()
 	newPages(s).mount(mux)
@@ -65,15 +66,29 @@ func reserved(next http.Handler, policy string) http.Handler {
 	})
 }
 
-// guard refuses foreign hosts.
+// guard refuses foreign hosts and pages.
 func guard(next http.Handler, hosts []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !knownHost(r.Host, hosts) {
 			http.Error(w, "this host name is not one of the status page's; ask for it by address or as localhost", http.StatusForbidden)
 			return
 		}
+		if foreign(r.Header) {
+			http.Error(w, "another site's page asks for this; the status page can only be opened, not embedded", http.StatusForbidden)
+			return
+		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// foreign reports whether a browser says that it asks for a page of another origin, and not to open what it
+// gets in the place of that page. What isn't a browser says nothing.
+func foreign(h http.Header) bool {
+	switch h.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none":
+		return false
+	}
+	return h.Get("Sec-Fetch-Mode") != "navigate" || h.Get("Sec-Fetch-Dest") != "document"
 }
 
 // knownHost reports whether a request may name the host. An address is fine, whatever it is: only a

@@ -49,7 +49,7 @@ type group struct {
 }
 
 var groups = []group{
-	{"", "All", nil},
+	{"", "All latest", nil},
 	{"open", "Not ended", []provision.State{provision.StateClaimed, provision.StatePosting, provision.StateUnknown, provision.StateWaiting}},
 	{"unknown", "Looked up", []provision.State{provision.StateUnknown}},
 	{"waiting", "Waiting or held up", []provision.State{provision.StateWaiting}},
@@ -64,16 +64,31 @@ func (g group) has(r Request) bool {
 // choice is what is to be listed, as the query of the page's URL says.
 type choice struct{ group, tenant string }
 
-func choiceOf(q url.Values) choice {
-	c := choice{group: q.Get("state"), tenant: q.Get("tenant")}
+// choiceOf returns the choice, or what is wrong with it: to show all instead would pass for an answer.
+func choiceOf(q url.Values) (c choice, trouble string) {
+	c = choice{group: q.Get("state"), tenant: q.Get("tenant")}
 	if !slices.ContainsFunc(groups, func(g group) bool { return g.name == c.group }) {
-		c.group = ""
+		return choice{}, "state=" + text(shorten(c.group, maxShown)) + " is none. There are " + groupNames() + "."
 	}
-	if !provision.ValidTenant(c.tenant) {
-		c.tenant = ""
+	if c.tenant != "" && !provision.ValidTenant(c.tenant) {
+		return choice{}, "tenant=" + text(shorten(c.tenant, maxShown)) + " is none: a tenant has 1 to 63 of a-z, 0-9, _ and -."
 	}
-	return c
+	return c, ""
 }
+
+// maxShown is how many bytes are shown of what somebody asked for.
+const maxShown = 80
+
+func groupNames() string {
+	var names []string
+	for _, g := range groups[1:] {
+		names = append(names, "state="+g.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// filtersNote says what the numbers beside the filters count.
+var filtersNote = fmt.Sprintf("Counted are only the latest requests, of each state at most %d.", maxPerState)
 
 // maxListed is how many requests are shown.
 const maxListed = 50

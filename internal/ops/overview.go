@@ -38,6 +38,7 @@ type overview struct {
 	Work     []requestRow
 	WorkNote string
 	Filters  []filterLink
+	Counted  string // what the numbers of Filters are of
 	Rows     []requestRow
 	RowsNote string
 	Told     []requestRow // what this worker concluded or told again last
@@ -62,7 +63,7 @@ type requestRow struct{ URL, ID, Tenant, Source, Name, State, Tone, At, Ago, Pos
 // overview returns what the first page shows.
 func (s *Status) overview(snap Snapshot, requests []Request, trouble string, c choice) overview {
 	o := overview{frame: s.frame(snap), Figures: figures(snap), Chart: chartOf(snap.Bars), Targets: targetRows(snap),
-		Checks: checkRows(snap.Health), Stream: c.url("/events")}
+		Checks: checkRows(snap.Health), Stream: c.url("/events"), Counted: filtersNote}
 	o.Work, o.WorkNote = workRows(snap)
 	o.Told = toldRows(snap)
 	o.Filters = filters(requests, c)

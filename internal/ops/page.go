@@ -55,10 +55,19 @@ func (p *pages) mount(mux *http.ServeMux) {
 		})
 	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		p.render(w, http.StatusOK, "overview.html", p.look(r.Context(), choiceOf(r.URL.Query())))
+		c, trouble := choiceOf(r.URL.Query())
+		if trouble != "" {
+			p.render(w, http.StatusBadRequest, "message.html", message{frame: p.frame(p.current(r.Context())), Heading: "No such filter", Text: trouble})
+			return
+		}
+		p.render(w, http.StatusOK, "overview.html", p.look(r.Context(), c))
 	})
 	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
-		c := choiceOf(r.URL.Query())
+		c, trouble := choiceOf(r.URL.Query())
+		if trouble != "" {
+			http.Error(w, "no such filter: "+trouble, http.StatusBadRequest)
+			return
+		}
 		p.stream(w, r, func(ctx context.Context) any { return p.look(ctx, c) })
 	})
 	mux.HandleFunc("GET /requests", p.search)

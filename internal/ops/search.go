@@ -2,9 +2,11 @@ package ops
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -28,18 +30,16 @@ func (p *pages) search(w http.ResponseWriter, r *http.Request) {
 	}
 	snap := p.current(r.Context())
 	m := message{frame: p.frame(snap)}
-	m.Query = text(query)
+	if m.Query = text(query); len(query) > provision.MaxKeyPart {
+		m.Query = text(shorten(query, maxShown))
+	}
 	code := http.StatusOK
 	switch {
 	case trouble != "":
 		code, m.Heading, m.Text = http.StatusBadGateway, "The search failed", text(trouble)
 	case len(found) == 0:
-		requests, _ := p.requests(r.Context())
-		m.Rows = near(requests, query, snap.At)
-		code, m.Heading, m.Text = http.StatusNotFound, "No request has exactly this id", "The ledger knows a request from when a worker has first taken it up, until 30 days after its last change."
-		if len(m.Rows) > 0 {
-			m.Text += " These of the latest have it in their id, name or connection:"
-		}
+		code, m.Heading = http.StatusNotFound, "No request has exactly this id"
+		m.Text, m.Rows = p.instead(r.Context(), query, snap.At)
 	default:
 		m.Heading = fmt.Sprintf("%d requests have this id", len(found))
 		m.Text = "They are of several tenants or sources."
@@ -53,7 +53,21 @@ func (p *pages) search(w http.ResponseWriter, r *http.Request) {
 	p.render(w, code, "message.html", m)
 }
 
-// find returns the records with the id, or the one whose key was given, and what went wrong.
+// instead returns what there is to say and to show where no request has the id.
+func (p *pages) instead(ctx context.Context, query string, now time.Time) (words string, rows []requestRow) {
+	if len(query) > provision.MaxKeyPart {
+		return fmt.Sprintf("An id has at most %d bytes, and this text has %s.", provision.MaxKeyPart, number(len(query))), nil
+	}
+	requests, _ := p.requests(ctx)
+	words = "The ledger knows a request from when a worker has first taken it up, until 30 days after its last change."
+	if rows = near(requests, query, now); len(rows) > 0 {
+		words += " These of the latest have it in their id, name or connection:"
+	}
+	return words, rows
+}
+
+// find returns the records with the id, or the one whose key was given, and what went wrong. What is too
+// long for an id is no request's.
 func (p *pages) find(ctx context.Context, query string) (found []provision.Record, trouble string) {
 	if p.Sources.Ledger == nil {
 		return nil, errNoLedger.Error()
@@ -67,9 +81,15 @@ func (p *pages) find(ctx context.Context, query string) (found []provision.Recor
 		return nil, "too many searches are under way; try again"
 	}
 	if key, err := provision.ParseKey(query); err == nil {
-		if rec, err := p.Sources.Ledger.Record(ctx, key); err == nil {
+		switch rec, err := p.Sources.Ledger.Record(ctx, key); {
+		case err == nil:
 			return []provision.Record{rec}, ""
+		case !errors.Is(err, provision.ErrNoRecord):
+			return nil, shorten(err.Error(), maxReasonLen)
 		}
+	}
+	if len(query) > provision.MaxKeyPart {
+		return nil, ""
 	}
 	for rec, err := range p.Sources.Ledger.ByID(ctx, query) {
 		if err != nil {

@@ -129,10 +129,14 @@ func TestListing(t *testing.T) {
 		{Key: provision.Key{Tenant: "globex", ID: "3"}, State: provision.StateFailed}, {Key: key("4"), State: "verified"}}
 	for query, want := range map[string][]string{
 		"": {"1", "2", "3", "4"}, "state=failed": {"2", "3"}, "state=open": {"1"}, "state=waiting&tenant=acme": {"1"}, "state=failed&tenant=globex": {"3"},
-		"state=created": nil, "state=nonsense": {"1", "2", "3", "4"}, "tenant=%3Cscript%3E": {"1", "2", "3", "4"},
+		"state=created": nil,
 	} {
 		q, _ := url.ParseQuery(query)
-		rows, note := listed(requests, choiceOf(q), noon)
+		c, trouble := choiceOf(q)
+		if trouble != "" {
+			t.Errorf("%s: %s", query, trouble)
+		}
+		rows, note := listed(requests, c, noon)
 		var got []string
 		for _, r := range rows {
 			got = append(got, r.ID)

@@ -158,7 +158,7 @@ func TestKeyboard(t *testing.T) {
 		w.press(kb.Tab)
 	}
 	var at string
-	if w.eval(focus, &at); at != "All requests" {
+	if w.eval(focus, &at); at != "Latest requests" {
 		t.Errorf("the focus is on %q", at)
 	}
 	w.press(kb.Enter)
