@@ -65,9 +65,9 @@ func (c *cli) listCommand() *cobra.Command {
 }
 
 func checkFilter(f requester.Filter) error {
-	switch {
-	case f.Tenant != "" && !provision.ValidTenant(f.Tenant):
-		return usagef("--tenant is %q; want a tenant's name: lower-case letters, digits, \"_\" and \"-\", at most 63", f.Tenant)
+	switch err := checkNames(f.Tenant, f.Source); {
+	case err != nil:
+		return err
 	case f.OlderThan < 0 || f.NewerThan < 0:
 		return usagef("--older-than and --newer-than want 0 or more, as 10m or 24h")
 	case f.Limit < 0:

@@ -53,7 +53,7 @@ After --absent, "worker retry" has the connection made.`,
 		if err != nil {
 			return err
 		}
-		if err := r.check(); err != nil {
+		if err := r.check(args[0]); err != nil {
 			return err
 		}
 		client, js, err := c.client(ctx, set.Settings, "resolve")
@@ -89,10 +89,10 @@ func (c *cli) user() (name string) {
 	return name
 }
 
-func (r *resolution) check() error {
-	switch {
-	case r.tenant != "" && !provision.ValidTenant(r.tenant):
-		return usagef("--tenant is %q; want a tenant's name: lower-case letters, digits, \"_\" and \"-\", at most 63", r.tenant)
+func (r *resolution) check(id string) error {
+	switch err := checkNames(r.tenant, r.source, id); {
+	case err != nil:
+		return err
 	case r.absent == (r.said.Connection != ""):
 		return usagef("say what became of the POST: either --connection with the id of the connection that it made, or --absent")
 	case r.timeout <= 0:

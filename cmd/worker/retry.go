@@ -85,13 +85,13 @@ const (
 // selection checks the command line.
 func (r *replay) selection(ids []string) (requester.Selection, error) {
 	s := requester.Selection{Tenant: r.tenant, Source: r.source, IDs: ids, Limit: r.limit}
-	switch {
+	switch err := checkNames(r.tenant, r.source, ids...); {
+	case err != nil:
+		return s, err
 	case len(ids) == 0 && len(r.reasons) == 0:
 		return s, usagef("give the ids of the requests, or --reason")
 	case len(ids) > 0 && len(r.reasons) > 0:
 		return s, usagef("give ids or --reason, not both")
-	case r.tenant != "" && !provision.ValidTenant(r.tenant):
-		return s, usagef("--tenant is %q; want a tenant's name: lower-case letters, digits, \"_\" and \"-\", at most 63", r.tenant)
 	case r.since < 0:
 		return s, usagef("--since is %v; want 0 or more", r.since)
 	case r.limit < 0:

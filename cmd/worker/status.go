@@ -50,6 +50,9 @@ A tenant's own NATS user sees its own requests: give --tenant, and --source if i
 		if err != nil {
 			return err
 		}
+		if err := checkNames(q.tenant, q.source, args[0]); err != nil {
+			return err
+		}
 		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what is refused is told below
 		nc, err := connect(set.Settings, "status", quiet)
 		if err != nil {
