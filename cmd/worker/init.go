@@ -32,7 +32,8 @@ func (c *cli) initCommand() *cobra.Command {
 			return err
 		}
 		c.warn(set)
-		js, err := connectJetStream(set.Settings, "init")
+		ctx, refusal := endsIfRefused(ctx, initsOnly, aboutObjects)
+		js, err := connectJetStream(set.Settings, "init", refusal)
 		if err != nil {
 			return err
 		}
@@ -41,9 +42,17 @@ func (c *cli) initCommand() *cobra.Command {
 		defer cancel()
 		set.Settings.ManageStreams = true // that is what init is for
 		objects, err := app.EnsureObjects(ctx, js, set.Settings)
-		return errors.Join(c.printObjects(objects.Report, *asJSON), err)
+		return errors.Join(c.printObjects(objects.Report, *asJSON), orRefusal(ctx, err))
 	})
 	return cmd
+}
+
+const initsOnly = "this NATS user may not see to the NATS objects; use that of init (deploy/nats/accounts.conf)"
+
+// aboutObjects is what a refusal has to be about to end init at once. Without the rights to the note in the
+// ledger it can do its work: the workers write that, too.
+func aboutObjects(refusal string) bool {
+	return strings.Contains(refusal, "$JS.API.") && !strings.Contains(refusal, ".MSG.GET.")
 }
 
 func (c *cli) printObjects(objects []app.Object, asJSON bool) error {

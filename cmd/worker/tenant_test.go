@@ -126,6 +126,9 @@ func (w *testWorld) checkRefusedTenant() {
 			w.t.Errorf("acme: %s: exit %d:\n%s%s", args, r.code, r.stdout, r.stderr)
 		}
 	}
+	if r := w.as("acme", "", "init"); r.code != exitFailed || r.stdout != "" || !strings.HasPrefix(r.stderr, "worker: "+initsOnly) {
+		w.t.Errorf("acme: init: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
 	if n := len(w.flow.Connections()); n != 1 {
 		w.t.Errorf("%d connections", n)
 	}
@@ -137,5 +140,11 @@ func TestTenantsAskNobody(t *testing.T) {
 	w := newDeployedWorld(t, withQuestions)
 	if r := w.as("acme", "", "status", "r-1", "--tenant", "acme"); r.code != exitFailed || !strings.Contains(r.stderr, "no worker answers questions") {
 		t.Errorf("nobody there: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := w.as("operator", "", "init"); r.code != exitFailed || !strings.HasPrefix(r.stderr, "worker: "+initsOnly) || !strings.Contains(r.stderr, "$JS.API.STREAM.CREATE.") {
+		t.Errorf("init as an operator: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if r := w.as("init", "", "init"); r.code != exitOK {
+		t.Errorf("init as init: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/natstest"
 )
@@ -26,6 +27,7 @@ authorization { users: [
       allow: ["$JS.API.>", "connections.results.*.*", "connections.deadletters.*", "$KV.connection-ledger.>"], deny: ["$JS.API.CONSUMER.RESET.>"] } } }
   { user: half, password: p, permissions { publish { allow: ["$JS.API.>", "connections.results.*.*"] } } }
   { user: operator, password: p, permissions { publish { allow: ["$JS.API.STREAM.>", "connections.requests.*"] } } }
+  { user: reader, password: p, permissions { publish { allow: ["$JS.API.INFO", "$JS.API.STREAM.INFO.KV_connection-ledger"] } } }
   { user: acme, password: p, permissions { publish { allow: ["connections.requests.acme"] } } }
 ] }`
 
@@ -169,12 +171,21 @@ func TestRepairNeedsANewerServer(t *testing.T) {
 
 func TestObjectsThatMayNotBeLookedAt(t *testing.T) {
 	t.Parallel()
-	js := natstest.Connect(t, startWithUsers(t).ClientURL(), natstest.As("acme", "p"))
-	ctx, cancel := context.WithTimeout(testContext(t), time.Second) // the refused question has no answer
+	srv := startWithUsers(t)
+	if _, err := app.EnsureObjects(testContext(t), natstest.Connect(t, srv.ClientURL(), natstest.As("all", "p")), load(t)); err != nil {
+		t.Fatal(err)
+	}
+	js := natstest.Connect(t, srv.ClientURL(), natstest.As("acme", "p"))
+	got := found(func(x *examination) { x.Settings = load(t); x.objects(testContext(t), js) })
+	if len(got) != 1 || got[0].Status != Fail || !strings.Contains(got[0].What, "may not look at them: it may not publish on $JS.API.STREAM.INFO.KV_connection-ledger") {
+		t.Errorf("got %+v; want it told without a question that has no answer", got)
+	}
+	ctx, cancel := context.WithTimeout(testContext(t), time.Second) // this one has none
 	defer cancel()
-	got := found(func(x *examination) { x.Settings = load(t); x.objects(ctx, js) })
-	if len(got) != 1 || got[0].Status != Fail || !strings.Contains(got[0].What, "may not look at them") {
-		t.Errorf("got %+v", got)
+	ledgerOnly := natstest.Connect(t, srv.ClientURL(), natstest.As("reader", "p"))
+	got = found(func(x *examination) { x.Settings = load(t); x.objects(ctx, ledgerOnly) })
+	if !has(got, "nats objects", Fail, "may not look at them") {
+		t.Errorf("who may look at the ledger alone: got %+v", got)
 	}
 }
 
