@@ -26,6 +26,7 @@ func TestWrongUse(t *testing.T) {
 		"submit --tenant a --id x y z":       "--id names one request only",
 		"submit --tenant a --timeout=-1s x":  "--timeout",
 		"submit --tenant a --timeout=1 x":    "missing unit",
+		"submit --tenant a /no/such":         "/no/such: no such file or directory",
 		"status":                             "accepts 1 arg",
 		"list --state lost":                  "--state",
 		"list --tenant A":                    "--tenant",
@@ -33,7 +34,7 @@ func TestWrongUse(t *testing.T) {
 		"list --older-than=-1h":              "--older-than",
 		"doctor --vault-token t --tenant A":  "--tenant",
 		"doctor --vault-token t --sandbox x": "--sandbox needs --tenant",
-		"doctor":                             "VAULT_TOKEN",
+		"doctor --nats-cert cli_test.go":     "NATS_KEY",
 		"retry --yes":                        "give the ids",
 		"retry x --reason expired --yes":     "not both",
 		"retry x":                            "no terminal",
@@ -71,6 +72,27 @@ func TestWrongUse(t *testing.T) {
 	}
 }
 
+// What submit is given to read is part of how it is used.
+func TestSubmitOfNothingToSend(t *testing.T) {
+	t.Parallel()
+	for input, want := range map[string]string{
+		"":                 "standard input: holds no request",
+		" \n":              "standard input: holds no request",
+		"[]":               "standard input: holds no request",
+		"{":                "standard input: is not JSON at byte 0: it ends in the middle of a value",
+		`{"name": nobody}`: "standard input: is not JSON at byte",
+		"{}{}":             "standard input: holds 2 requests, but an id names one only",
+	} {
+		r := worker(t, []string{"NATS_URL=nats://127.0.0.1:1"}, input, "submit", "--tenant", "acme", "--id", "r-1", "-")
+		if r.code != exitUsage || !strings.Contains(r.stderr, want) || r.stdout != "" {
+			t.Errorf("%q: exit %d, want %d with %q:\n%s%s", input, r.code, exitUsage, want, r.stdout, r.stderr)
+		}
+	}
+	if r := worker(t, []string{"NATS_URL=nats://127.0.0.1:1"}, "", "submit", "--tenant", "acme", t.TempDir()); r.code != exitUsage || !strings.Contains(r.stderr, "is a directory") {
+		t.Errorf("a directory: exit %d:\n%s", r.code, r.stderr)
+	}
+}
+
 func TestFailedWork(t *testing.T) {
 	t.Parallel()
 	const nobody = "NATS_URL=nats://127.0.0.1:1"
@@ -79,12 +101,11 @@ func TestFailedWork(t *testing.T) {
 		"list":           "not to be reached",
 		"retry x --yes":  "not to be reached",
 		"resolve x --absent --reason y --by a --yes": "not to be reached",
-		"init":                          "not to be reached",
-		"pause":                         "not to be reached",
-		"resume":                        "not to be reached",
-		"submit --tenant acme /no/such": "/no/such: no such file or directory",
-		"submit --tenant acme -":        "not to be reached",
-		"emulator --addr 256.0.0.1:1":   "choose another by --addr",
+		"init":                        "not to be reached",
+		"pause":                       "not to be reached",
+		"resume":                      "not to be reached",
+		"submit --tenant acme -":      "not to be reached",
+		"emulator --addr 256.0.0.1:1": "choose another by --addr",
 		"healthcheck --worker-http-addr 127.0.0.1:1": "does not answer",
 	} {
 		t.Run(line, func(t *testing.T) {

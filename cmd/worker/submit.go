@@ -89,7 +89,7 @@ func (s *submission) read(files []string, set settings.Settings) error {
 	for _, file := range files {
 		messages, err := s.parse(file, opts)
 		if err != nil {
-			return fmt.Errorf("%s: %w", nameOf(file), err)
+			return usagef("%s: %v", nameOf(file), err)
 		}
 		s.messages = append(s.messages, messages...)
 	}
