@@ -37,6 +37,19 @@ func (bl *blame) some() bool { return len(bl.only) > 0 }
 
 func (bl *blame) tenants() []string { return slices.Clone(bl.only) }
 
+// told returns what the log says of whom the target is down for. Only once others were served is it the trouble of some.
+func (bl *blame) told(state gobreaker.State) []any {
+	switch {
+	case !bl.some():
+		return nil
+	case bl.proved:
+		return []any{"only_for_tenants", bl.tenants()}
+	case state == gobreaker.StateClosed:
+		return nil
+	}
+	return []any{"up_for_others", false, "failed_for_tenants", bl.tenants()}
+}
+
 // spares reports whether the target counts as down for other tenants only.
 func (br *breaker) spares(tenant string) bool {
 	br.mu.Lock()

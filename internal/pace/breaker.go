@@ -122,11 +122,11 @@ func (b *Breakers) changed(t provision.Target, br *breaker, from, to gobreaker.S
 		br.until = time.Now().Add(br.cooldown)
 		time.AfterFunc(br.cooldown+time.Millisecond, b.broadcast)
 	}
-	blamed, down := br.blame.tenants(), to != gobreaker.StateClosed && !br.blame.proved
+	whose, down := br.blame.told(to), to != gobreaker.StateClosed && !br.blame.proved
 	br.mu.Unlock()
 	b.show(t, down)
 	if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
-		b.log.Warn("circuit changed", "target", t, "state", to.String(), "only_for_tenants", blamed)
+		b.log.Warn("circuit changed", append([]any{"target", t, "state", to.String()}, whose...)...)
 	}
 	b.broadcast()
 }
