@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -19,7 +20,7 @@ var (
 	ErrRefused = errors.New("NATS does not let this user ask")
 )
 
-// Ask asks the workers for a tenant's requests. Its error is ErrNobody, ErrRefused, the Answer's own, or
+// Ask asks the workers for a tenant's requests, again every two seconds while there is no answer. Its error is ErrNobody, ErrRefused, the Answer's own, or
 // ctx's. Of a connection that others use at the same time a refusal of theirs may be taken for one of this.
 func Ask(ctx context.Context, nc *nats.Conn, tenant string, q Question) ([]provision.Record, error) {
 	body, err := json.Marshal(q)
@@ -43,8 +44,15 @@ func Ask(ctx context.Context, nc *nats.Conn, tenant string, q Question) ([]provi
 	return a.Records, nil
 }
 
-// request sends body and waits for its answer. Unlike nats.Conn.Request it doesn't wait for one where the
-// server has refused the question.
+// When a question is sent again: it may have been dropped, and a worker that the server cut off comes back.
+const (
+	askAgain    = 2 * time.Second        // after no answer
+	nobodyAgain = 500 * time.Millisecond // after nobody was there
+	nobodyTimes = 4                      // so often in a row makes it true
+)
+
+// request sends body, again and again, and waits for an answer. Unlike nats.Conn.Request it doesn't wait for
+// one where the server has refused the question.
 func request(ctx context.Context, nc *nats.Conn, subject string, body []byte) (*nats.Msg, error) {
 	inbox := nc.NewRespInbox()
 	sub, err := nc.SubscribeSync(inbox)
@@ -52,16 +60,43 @@ func request(ctx context.Context, nc *nats.Conn, subject string, body []byte) (*
 		return nil, err
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only on a connection that is closed
+	for nobody := 0; ; {
+		if err := send(ctx, nc, subject, inbox, body); err != nil {
+			return nil, err
+		}
+		msg, err := await(ctx, sub, askAgain)
+		if errors.Is(err, nats.ErrNoResponders) {
+			if nobody++; nobody < nobodyTimes {
+				msg, err = await(ctx, sub, nobodyAgain) // of one who had heard it before
+			}
+		} else {
+			nobody = 0
+		}
+		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return msg, err
+		}
+	}
+}
+
+// send publishes a question. Its error is ErrRefused where the server does so.
+func send(ctx context.Context, nc *nats.Conn, subject, inbox string, body []byte) error {
 	before := nc.LastError()
 	if err := nc.PublishRequest(subject, inbox, body); err != nil {
-		return nil, err
+		return err
 	}
 	if err := nc.FlushWithContext(ctx); err != nil { // a refusal comes ahead of the answer to a ping
-		return nil, err
+		return err
 	}
 	if after := nc.LastError(); after != before && errors.Is(after, nats.ErrPermissionViolation) { //nolint:errorlint // another one, or the same
-		return nil, fmt.Errorf("%w; let it publish on %s and listen to its inbox (%w)", ErrRefused, subject, after)
+		return fmt.Errorf("%w; let it publish on %s and listen to its inbox (%w)", ErrRefused, subject, after)
 	}
+	return nil
+}
+
+// await waits for an answer. Its error is nats.ErrNoResponders, or that it took longer.
+func await(ctx context.Context, sub *nats.Subscription, atMost time.Duration) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
 	msg, err := sub.NextMsgWithContext(ctx)
 	if err == nil && len(msg.Data) == 0 && msg.Header.Get("Status") == "503" {
 		err = nats.ErrNoResponders

@@ -3,6 +3,9 @@
 //
 // Whose requests are asked for is said by the subject alone, for which NATS's permissions are there: nothing
 // in a question can widen it. An answer is the ledger's record, without what is the workers' own affair.
+//
+// A tenant can send more questions, and larger ones, than anybody can read. So what comes in is sorted before
+// it is kept, nothing that a tenant sends makes another one wait, and the connection serves nothing else.
 package inquiry
 
 import (
@@ -12,7 +15,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,14 +36,19 @@ type Answer struct {
 	Error   string             `json:"error,omitempty"`   // for people; it says what to do
 }
 
-// Limits.
+// Limits. What is beyond those of a question's size and pace is told so to the asker, perSecond times in a
+// second, and beyond that, and where too many wait, a question is dropped.
 const (
-	maxQuestion = 4 << 10         // bytes
-	maxPart     = 256             // bytes of an id or source
-	maxRecords  = 5               // in one answer
-	perSecond   = 20              // questions of one tenant that one worker answers
-	patience    = 5 * time.Second // for one answer
-	waiting     = 256             // questions that wait for their turn in one worker; the rest is not heard
+	maxQuestion = 4 << 10          // bytes of a question with its headers and subjects
+	maxPart     = 256              // bytes of an id or source
+	maxRecords  = 5                // in one answer
+	perSecond   = 20               // questions of one tenant that one worker answers
+	patience    = 5 * time.Second  // for one answer
+	stale       = 10 * time.Second // nobody waits any more for the answer to a question that is older
+	clerks      = 4                // questions that are answered at once, each of another tenant
+	eachWaiting = 8                // questions of one tenant that wait for their turn in one worker
+	allWaiting  = 1024             // questions of all tenants that do
+	maxUnsorted = 1 << 20          // bytes that were received and not looked at yet; a message more is dropped by the client
 )
 
 const subjects = "connections.status."
@@ -51,75 +59,46 @@ func Subject(tenant string) string { return subjects + tenant }
 // group is the workers' queue group: one of them answers.
 const group = "flow-worker"
 
-// Config is what Answer needs. Log may be nil, the rest must be set.
+// Config is what Run needs. Log may be nil, the rest must be set.
 type Config struct {
+	// Conn should serve nothing else, for a flood of questions may have the server cut it off. The caller
+	// has to close it. See Quiet.
 	Conn *nats.Conn
-	// Find yields the records of a tenant's requests with an id, of any source where that is empty.
+	// Find yields the records of a tenant's requests with an id, of any source where that is empty. It is
+	// called by several goroutines at once.
 	Find func(ctx context.Context, tenant, source, id string) iter.Seq2[provision.Record, error]
 	Log  *slog.Logger
 }
 
-// Run answers questions, one after the other, until ctx ends, and returns nil then. Its error is that it
-// could not begin to listen; that the server forbids it comes to the connection's error handler only.
+// Run answers questions until ctx ends, and returns nil then. Each tenant's are answered one after the
+// other, those of several tenants in turn. Its error is that it could not begin to listen; that the server
+// forbids it comes to the connection's error handler only.
 func Run(ctx context.Context, cfg Config) error {
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	questions := make(chan *nats.Msg, waiting)
-	sub, err := cfg.Conn.ChanQueueSubscribe(Subject("*"), group, questions)
+	d := newDesk(cfg)
+	sub, err := d.listen()
 	if err != nil {
 		return fmt.Errorf("inquiry: listen on %s: %w", Subject("*"), err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // fails only on a connection that is closed
-	pace := newPace(time.Now)
-	for {
-		select {
-		case msg := <-questions:
-			cfg.answer(ctx, msg, pace)
-		case <-ctx.Done():
-			return nil
-		}
+	var answering sync.WaitGroup
+	for range clerks {
+		answering.Go(func() { d.serve(ctx) })
 	}
+	answering.Wait()
+	return nil
 }
 
-// answer answers one question. What is no question, or has nowhere to answer to, is left alone.
-func (c Config) answer(ctx context.Context, msg *nats.Msg, p *pace) {
-	tenant := strings.TrimPrefix(msg.Subject, subjects)
-	if !isInbox(msg.Reply) || !provision.ValidTenant(tenant) {
-		return
-	}
-	var a Answer
-	if p.take(tenant) {
-		a = c.find(ctx, tenant, msg.Data)
-	} else {
-		a.Error = fmt.Sprintf("more than %d questions a second; ask less often", perSecond)
-	}
-	body, err := json.Marshal(a)
-	if err == nil {
-		err = msg.Respond(body)
-	}
-	if err != nil {
-		c.Log.Warn("a tenant's question could not be answered", "tenant", tenant, "error", err)
-	}
-}
-
-// isInbox reports whether an answer can be sent there. The worker may publish what others may not, so that
-// it must not be made to, by whoever chooses the place of the answer.
-func isInbox(reply string) bool {
-	return strings.HasPrefix(reply, "_INBOX.") || strings.HasPrefix(reply, "_R_.") // an account's own, and another's
-}
-
-func (c Config) find(ctx context.Context, tenant string, body []byte) (a Answer) {
+func (d *desk) find(ctx context.Context, tenant string, body []byte) (a Answer) {
 	q, err := parse(body)
 	if err != nil {
 		return Answer{Error: err.Error()}
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	for rec, err := range c.Find(ctx, tenant, q.Source, q.ID) {
+	for rec, err := range d.cfg.Find(ctx, tenant, q.Source, q.ID) {
 		switch {
 		case err != nil:
-			c.Log.Warn("a tenant's question could not be answered", "tenant", tenant, "error", err)
+			d.seldom.warn("a tenant's question could not be answered", "tenant", tenant, "error", err)
 			return Answer{Error: "the ledger can't be read at the moment; ask again"}
 		case rec.Key.Tenant != tenant: // never, by what Find promises
 		case len(a.Records) == maxRecords:
@@ -132,9 +111,11 @@ func (c Config) find(ctx context.Context, tenant string, body []byte) (a Answer)
 	return a
 }
 
+var errNoQuestion = errors.New(`want a question as {"id":"…","source":"…"}, with all headers at most 4 KiB; source may be left out`)
+
 func parse(body []byte) (q Question, err error) {
-	if len(body) > maxQuestion || json.Unmarshal(body, &q) != nil {
-		return q, errors.New(`want a question as {"id":"…","source":"…"}; source may be left out`)
+	if json.Unmarshal(body, &q) != nil {
+		return q, errNoQuestion
 	}
 	if q.ID == "" || len(q.ID) > maxPart || len(q.Source) > maxPart {
 		return q, fmt.Errorf("want an id of 1 to %d bytes, and a source of at most as many", maxPart)
@@ -153,22 +134,4 @@ func published(rec provision.Record) provision.Record {
 	}
 	rec.Attempts = attempts
 	return rec
-}
-
-// pace bounds how many questions of a tenant are answered in a second. It belongs to one goroutine.
-type pace struct {
-	now    func() time.Time
-	second time.Time
-	asked  map[string]int // :: tenant → questions in this second
-}
-
-func newPace(now func() time.Time) *pace { return &pace{now: now} }
-
-// take reports whether one more question of the tenant is to be answered.
-func (p *pace) take(tenant string) bool {
-	if second := p.now().Truncate(time.Second); p.asked == nil || !second.Equal(p.second) {
-		p.second, p.asked = second, map[string]int{}
-	}
-	p.asked[tenant]++
-	return p.asked[tenant] <= perSecond
 }

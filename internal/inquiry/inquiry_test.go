@@ -91,20 +91,20 @@ func TestAnswersAreBounded(t *testing.T) {
 	for i := range 2 * maxRecords {
 		books = append(books, record("acme", fmt.Sprint("/", i), "r-1"))
 	}
-	c := Config{Find: books.find}
-	if a := c.find(within(t), "acme", []byte(`{"id":"r-1"}`)); len(a.Records) != maxRecords || !a.More {
+	d := newDesk(Config{Find: books.find})
+	if a := d.find(within(t), "acme", []byte(`{"id":"r-1"}`)); len(a.Records) != maxRecords || !a.More {
 		t.Errorf("%d records, more %v", len(a.Records), a.More)
 	}
 	p := newPace(func() time.Time { return time.Unix(1, 0) })
 	for i := range perSecond + 1 {
-		if got := p.take("acme"); got != (i < perSecond) {
-			t.Errorf("question %d: %v", i, got)
+		if got := p.count("acme"); got != i+1 {
+			t.Errorf("question %d: %v", i+1, got)
 		}
 	}
-	if !p.take("globex") {
-		t.Error("another tenant has to wait, too")
+	if n := p.count("globex"); n != 1 {
+		t.Errorf("another tenant's first question is its %d.", n)
 	}
-	if p.now = func() time.Time { return time.Unix(2, 0) }; !p.take("acme") {
+	if p.now = func() time.Time { return time.Unix(2, 0) }; p.count("acme") != 1 {
 		t.Error("the next second")
 	}
 }

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/internal/inquiry"
 	"github.com/flow-worker/flow-worker/internal/ops"
 )
 
@@ -74,7 +73,7 @@ func (w *worker) run(ctx context.Context, l *listeners) error {
 	rest.Go(func() error { return w.vault.Run(restCtx) })
 	rest.Go(func() error { w.guard.run(restCtx, w.consumer.Recheck); return nil })
 	if w.settings.AnswerTenants {
-		rest.Go(func() error { return inquiry.Run(restCtx, w.inquiries()) })
+		rest.Go(func() error { w.answerTenants(restCtx); return nil })
 	}
 
 	intake, stopIntake := context.WithCancel(ctx)

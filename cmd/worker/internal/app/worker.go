@@ -107,16 +107,20 @@ func (w *worker) parts() Parts {
 func (w *worker) gate() provision.Gate { return timedGate{w.breakers, w.status} }
 
 func (w *worker) connect() (err error) {
-	s := w.settings
-	w.nats, err = consumer.Connect(consumer.ConnConfig{
-		URL: s.NATSURL, Name: w.instance, Creds: s.NATSCreds, NKey: s.NATSNkey,
-		CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey, Log: w.log.With("part", "nats"),
-	})
-	if err != nil {
+	if w.nats, err = w.dial(w.instance, w.log.With("part", "nats")); err != nil {
 		return err
 	}
 	w.js, err = jetstream.New(w.nats)
 	return err
+}
+
+// dial connects to NATS in the background, as the settings say.
+func (w *worker) dial(name string, log *slog.Logger) (*nats.Conn, error) {
+	s := w.settings
+	return consumer.Connect(consumer.ConnConfig{
+		URL: s.NATSURL, Name: name, Creds: s.NATSCreds, NKey: s.NATSNkey,
+		CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey, Log: log,
+	})
 }
 
 func (w *worker) newGuard() *ledgerGuard {
