@@ -48,6 +48,9 @@ func (c *cli) listCommand() *cobra.Command {
 		if err := checkFilter(filter); err != nil {
 			return err
 		}
+		if *onlyStuck && !mayBeStuck(filter.States) {
+			return usagef("--stuck shows only what has not ended; leave --state out, or give some of %s", strings.Join(stateNames()[:1+len(openStates)], ", "))
+		}
 		client, js, err := c.client(ctx, set.Settings, "list")
 		if err != nil {
 			return err

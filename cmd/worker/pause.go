@@ -22,10 +22,13 @@ It needs NATS 2.11 or later.`,
 		Args:    cobra.NoArgs,
 	}
 	length := cmd.Flags().Duration("for", 0, "resume by itself after so long (default: not before \"worker resume\")")
-	c.onIntake(cmd, func(ctx context.Context, js jetstream.JetStream) (consumer.Pauses, error) {
-		if *length < 0 {
-			return consumer.Pauses{}, usagef("--for is %v; want a positive duration", *length)
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if cmd.Flags().Changed("for") && *length <= 0 { // 0 would be a pause without an end
+			return usagef("--for is %v; want a positive duration, as 30m, or leave it out", *length)
 		}
+		return nil
+	}
+	c.onIntake(cmd, func(ctx context.Context, js jetstream.JetStream) (consumer.Pauses, error) {
 		var until time.Time
 		if *length > 0 {
 			until = time.Now().Add(*length)

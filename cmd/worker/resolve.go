@@ -97,6 +97,8 @@ func (r *resolution) check(id string) error {
 		return usagef("say what became of the POST: either --connection with the id of the connection that it made, or --absent")
 	case r.timeout <= 0:
 		return usagef("--timeout is %v; want a positive duration", r.timeout)
+	case r.said.By == "":
+		return usagef("--by: say who you are; USER is not set")
 	case !r.yes && !isTerminal(r.stdin):
 		return usagef("there is no terminal to ask for confirmation; give --yes")
 	}

@@ -100,6 +100,7 @@ New here? Run "worker demo": it needs nothing installed.`,
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(c.commands()...)
 	return root
 }

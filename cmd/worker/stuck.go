@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,6 +17,11 @@ import (
 
 // openStates are those of requests that have not ended.
 var openStates = []provision.State{provision.StateClaimed, provision.StatePosting, provision.StateUnknown, provision.StateWaiting}
+
+// mayBeStuck reports whether a request in one of these states can be stuck; none means every state.
+func mayBeStuck(states []provision.State) bool {
+	return len(states) == 0 || slices.ContainsFunc(states, func(s provision.State) bool { return slices.Contains(openStates, s) })
+}
 
 // stuck returns those of recs that nobody is at work on and no message carries any more.
 func stuck(ctx context.Context, client *requester.Client, js jetstream.JetStream, recs []provision.Record) ([]provision.Record, error) {
