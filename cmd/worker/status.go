@@ -35,7 +35,7 @@ func (c *cli) statusCommand() *cobra.Command {
 		Long: `Tell the story of a request in plain words: every attempt with its time and cause, what comes next, and
 the commands that act on it. One that no worker has taken up yet is looked for in the queue.
 
-A tenant's own NATS user sees its own requests: give --tenant, and --source if it is not that of "worker submit".`,
+A tenant's own NATS user sees its own requests, and has to give --tenant.`,
 		Example: "  worker status 9f2c\n  worker status 9f2c --tenant acme --source /portal/onboarding --watch\n  worker status 9f2c --json",
 		Args:    cobra.ExactArgs(1),
 	}
@@ -174,12 +174,15 @@ func due(at time.Time) string {
 	return ", at " + at.UTC().Format("2006-01-02 15:04:05Z")
 }
 
-// printCommands prints what can be done about a request that has failed.
+// printCommands prints what can be done about a request that has failed; to a tenant, in words only.
 func (q *statusQuery) printCommands(rec provision.Record) error {
 	if rec.Final == nil || rec.Final.Result.Error == nil {
 		return nil
 	}
-	if q.asTenant { // who can't act, and reads the message itself
+	if remedy := story.Remedy(rec.Final.Result.Error); remedy != "" {
+		fmt.Fprintf(q.stdout, "\n%s\n", remedy)
+	}
+	if q.asTenant { // who can't act
 		return nil
 	}
 	rows := [][]string{}
@@ -187,9 +190,6 @@ func (q *statusQuery) printCommands(rec provision.Record) error {
 		if !strings.HasPrefix(c.Line, "worker status ") { // this very one
 			rows = append(rows, []string{c.Line, c.Does})
 		}
-	}
-	if remedy := story.Remedy(rec.Final.Result.Error); remedy != "" {
-		fmt.Fprintf(q.stdout, "\n%s\n", remedy)
 	}
 	return q.printTable(rows...)
 }

@@ -95,7 +95,7 @@ func (w *testWorld) checkFailedAsTenant() {
 		w.t.Errorf("submit --wait: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	r := w.as("acme", "", "status", "late", "--tenant", "acme")
-	if r.code != exitOK || !strings.Contains(r.stdout, "failed secret_not_found") || strings.Contains(r.stdout, "worker retry") {
+	if r.code != exitOK || !strings.Contains(r.stdout, "failed secret_not_found") || !strings.Contains(r.stdout, "\nPut the secret where the reference points to") || strings.Contains(r.stdout, "worker retry") {
 		w.t.Errorf("of a failed one: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
 }
