@@ -188,7 +188,7 @@ func Head(rec provision.Record) [][]string {
 	rows := [][]string{
 		{"request", rec.Key.ID}, {"tenant", rec.Key.Tenant}, {"source", rec.Key.Source},
 		{"connection name", cmp.Or(rec.Name, "-")}, {"sandbox", cmp.Or(rec.Sandbox, "-")},
-		{"state", Outcome(rec)}, {"POSTs", strconv.Itoa(rec.Posts)},
+		{"state", Outcome(rec)}, {"POSTs", posts(rec)},
 		{"entered the stream", stamp(rec.RequestedAt)},
 	}
 	if rec.Retry > 0 {
@@ -210,6 +210,14 @@ func Head(rec provision.Record) [][]string {
 		rows = append(rows, []string{"message", r.Error.Message})
 	}
 	return rows
+}
+
+// posts says how many POSTs there were. A retry's count begins anew, while the story goes on.
+func posts(rec provision.Record) string {
+	if rec.Retry > 0 {
+		return strconv.Itoa(rec.Posts) + " of this retry"
+	}
+	return strconv.Itoa(rec.Posts)
 }
 
 // Queued returns rows of name and value for a request that no worker has taken up yet. The note may be

@@ -1,6 +1,7 @@
 package story_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -107,12 +108,15 @@ func TestHeadAndAttempts(t *testing.T) {
 		got[r[0]] = r[1]
 	}
 	for name, want := range map[string]string{
-		"request": "r-1", "tenant": "acme", "state": "waiting", "POSTs": "3", "retry": "1",
+		"request": "r-1", "tenant": "acme", "state": "waiting", "POSTs": "3 of this retry", "retry": "1",
 		"in the way": "flow_unavailable: HTTP 503", "gives up": "2026-11-22 03:01:00.000Z", "sandbox": "-",
 	} {
 		if got[name] != want {
 			t.Errorf("%s: got %q, want %q", name, got[name], want)
 		}
+	}
+	if first := story.Head(provision.Record{Posts: 2}); !slices.ContainsFunc(first, func(r []string) bool { return slices.Equal(r, []string{"POSTs", "2"}) }) {
+		t.Errorf("of no retry: %q", first)
 	}
 	want := []string{"2026-11-22 03:00:01.000Z", "0", "post", "throttled", "1.5s", "w-1", ""}
 	if diff := cmp.Diff(want, story.Attempts(rec)[1]); diff != "" {
