@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/spf13/cobra"
@@ -20,8 +21,9 @@ func (c *cli) doctorCommand() *cobra.Command {
 		Long: `Check NATS, its objects and this user's rights, the intake, Vault and its login, the tenants' Adobe
 secrets, the Flow Service, clocks, and whether anything is stuck. Nothing is changed anywhere.
 
-Give it the worker's own settings. With --tenant, that tenant's credentials are tried at Adobe's token
-service; with --sandbox too, its connections there are listed. Exits 1 if any check fails.`,
+Give it the worker's own settings; without those of Vault, all else is looked at. With --tenant, that
+tenant's credentials are tried at Adobe's token service, else only whether that answers; with --sandbox
+too, its connections there are listed. Exits 1 if any check fails.`,
 		Example: "  worker doctor\n  worker doctor --tenant acme --sandbox prod",
 		Args:    cobra.NoArgs,
 	}
@@ -33,6 +35,9 @@ service; with --sandbox too, its connections there are listed. Exits 1 if any ch
 	load := c.settingsOf(cmd, settings.NATS, settings.Vault, settings.Flow, settings.Streams)
 	cmd.RunE = work(func(ctx context.Context, _ []string) error {
 		set, err := load()
+		if cfg.NoVault = onlyVault(err); cfg.NoVault != "" {
+			err = nil // the rest can be looked at
+		}
 		switch {
 		case err != nil:
 			return err
@@ -46,6 +51,23 @@ service; with --sandbox too, its connections there are listed. Exits 1 if any ch
 		return c.examine(ctx, cfg, *asJSON)
 	})
 	return cmd
+}
+
+// onlyVault says which settings are missing, if nothing else is wrong and all of them are Vault's: as a rule
+// an operator has none of these.
+func onlyVault(err error) string {
+	invalid := (*settings.Invalid)(nil)
+	if !errors.As(err, &invalid) || !invalid.OnlyMissing() {
+		return ""
+	}
+	var texts []string
+	for _, p := range invalid.Problems {
+		if !strings.HasPrefix(p.Name, "VAULT_") {
+			return ""
+		}
+		texts = append(texts, p.Name+" "+p.Text)
+	}
+	return strings.Join(texts, "; ")
 }
 
 // examine prints what the doctor finds.

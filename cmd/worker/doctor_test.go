@@ -112,6 +112,31 @@ func TestDoctorOfASickWorld(t *testing.T) {
 	w.checkSickQueue(js)
 }
 
+// Who has no Vault login, such as an operator, learns about all else.
+func TestDoctorWithoutVault(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.worker("", "init")
+	w.environ = slices.DeleteFunc(w.environ, func(kv string) bool { return strings.HasPrefix(kv, "VAULT_TOKEN=") })
+	code, all := w.examined("--tenant", "acme")
+	if code != exitFailed || !told(all, "vault", doctor.Fail, "not looked at: VAULT_TOKEN is not set", "kubectl exec deploy/flow-worker") {
+		t.Errorf("exit %d: %+v", code, all)
+	}
+	for _, check := range []string{"nats", "nats objects", "queue", "ledger", "flow service", "ims"} {
+		if !told(all, check, doctor.OK) {
+			t.Errorf("%s was not looked at: %+v", check, all)
+		}
+	}
+	if code, all := w.examined("--vault-auth", "jwt"); code != exitFailed || !told(all, "vault", doctor.Fail, "VAULT_ROLE is not set", "VAULT_JWT_FILE is not set") {
+		t.Errorf("another login: exit %d: %+v", code, all)
+	}
+	for _, wrong := range [][]string{{"--nats-cert", "doctor_test.go"}, {"--vault-kv-mount", "a b"}, {"--tenant", "A"}} {
+		if r := w.worker("", append([]string{"doctor"}, wrong...)...); r.code != exitUsage || r.stdout != "" {
+			t.Errorf("%q: exit %d:\n%s%s", wrong, r.code, r.stdout, r.stderr)
+		}
+	}
+}
+
 func (w *testWorld) checkSickUpstream() {
 	t := w.t
 	t.Helper()

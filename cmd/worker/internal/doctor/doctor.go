@@ -40,6 +40,7 @@ type Config struct {
 	Sandbox  string                     // whose connections are listed; empty means none; needs Tenant
 	Connect  func() (*nats.Conn, error) // to NATS; its error says what to do
 	Report   func(Finding)              // called for every finding, one after the other
+	NoVault  string                     // which settings of Vault's are missing; empty means none, else Vault is not asked
 }
 
 // patience bounds one check that waits for others; the ledger may take longer.

@@ -24,8 +24,15 @@ func (x *examination) upstream(ctx context.Context) {
 	}
 }
 
+// notWorkersRemedy is for who has not all of a worker's settings, such as an operator.
+const notWorkersRemedy = "run this where a worker runs, with its settings (kubectl exec deploy/flow-worker -- /usr/local/bin/worker doctor), or set what is missing"
+
 // vault makes all checks of Vault, and tries at Adobe what it holds.
 func (x *examination) vault(ctx context.Context) {
+	if x.NoVault != "" {
+		x.fail("vault", "not looked at: "+x.NoVault, notWorkersRemedy)
+		return
+	}
 	registry := prometheus.NewRegistry()
 	client, err := app.NewVault(x.Settings, app.Parts{Registerer: registry})
 	if err != nil {
