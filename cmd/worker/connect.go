@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -68,9 +69,16 @@ func unreachable(s settings.Settings, err error) error {
 		return fmt.Errorf("NATS at %s refuses this user; check NATS_CREDS or NATS_NKEY: %w", at, err)
 	case errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("NATS is not to be reached at %s; check NATS_URL (--nats-url) and that the server runs", at)
+	case timedOut(err):
+		return fmt.Errorf("NATS at %s does not answer: %w; check NATS_URL (--nats-url), the way there (a firewall?), and whether the server hangs", at, err)
 	default:
 		return fmt.Errorf("NATS at %s: %w", at, err)
 	}
+}
+
+func timedOut(err error) bool {
+	ne := (net.Error)(nil)
+	return errors.As(err, &ne) && ne.Timeout()
 }
 
 // refusedError is that the server doesn't let the user do what a command takes.
