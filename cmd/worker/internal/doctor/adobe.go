@@ -109,7 +109,7 @@ func (x *examination) flowService(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if date, err := http.ParseTime(res.Header.Get("Date")); err == nil {
+	if date, err := http.ParseTime(res.header.Get("Date")); err == nil {
 		x.clock("the Flow Service", date, before, after, time.Second)
 	}
 }
@@ -121,33 +121,41 @@ func (x *examination) ims(ctx context.Context) {
 }
 
 // answers reports whether a server answered: with whatever but an error of its own.
-func (x *examination) answers(check, at string, server Peer, res *http.Response, err error) bool {
+func (x *examination) answers(check, at string, server Peer, res answer, err error) bool {
 	remedy := "check " + server.URL + ", the way out (HTTPS_PROXY), and status.adobe.com"
 	switch {
 	case err != nil:
 		x.failed(check, server, err, remedy)
 		return false
-	case res.StatusCode >= http.StatusInternalServerError:
-		x.fail(check, "it answers "+res.Status, remedy)
+	case res.code >= http.StatusInternalServerError:
+		x.fail(check, "it answers "+res.status, remedy)
 		return false
 	}
 	x.ok(check, "reachable at "+at)
 	return true
 }
 
-// anonymously asks for a page without credentials. The answer's body is closed, and a redirect is an answer.
-func anonymously(ctx context.Context, url string) (*http.Response, error) {
+// answer is what counts of a server's answer.
+type answer struct {
+	code   int
+	status string // code in words
+	header http.Header
+}
+
+// anonymously asks for a page without credentials. A redirect is an answer.
+func anonymously(ctx context.Context, url string) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	defer client.CloseIdleConnections()
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, err
+		return answer{}, err
 	}
-	return res, res.Body.Close()
+	_ = res.Body.Close()
+	return answer{res.StatusCode, res.Status, res.Header}, nil
 }
