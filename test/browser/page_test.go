@@ -116,6 +116,29 @@ func TestNotFound(t *testing.T) {
 	w.awaitPage("/")
 }
 
+// Whatever is asked for, the worker stays connected and works on.
+func TestAskingForTooMuch(t *testing.T) {
+	t.Parallel()
+	d := startDemo(t)
+	w := open(t, look{width: 360})
+	for path, want := range map[string][2]string{ // :: path → status code and words
+		"/requests?id=" + strings.Repeat("%E6%8E%A5", 460): {"404", "An id has at most 256 bytes"}, "/requests?id=" + strings.Repeat("a", 4096): {"404", "An id has at most 256 bytes"},
+		"/requests/acme." + strings.Repeat("a", 4096) + ".b": {"404", "no request's address"}, "/requests/acme..": {"404", "no request's address"},
+		"/?state=bogus": {"400", "No such filter"}, "/?tenant=" + strings.Repeat("x.", 2000): {"400", "No such filter"},
+	} {
+		w.visit(d.page + path)
+		w.forgive(want[0])
+		if got := w.text("main"); !strings.Contains(got, want[1]) {
+			t.Errorf("%.60s shows %q, want %q", path, got, want[1])
+		}
+		w.assertNone("not sound", sound)
+	}
+	w.do(click("nav.back a"))
+	w.awaitPage("/")
+	d.submit("acme", "after", "Databricks after")
+	w.await("its row", `document.querySelector('#rows a[href="`+story("acme", "/test", "after")+`"]')`)
+}
+
 // What an operator sees needs no script.
 func TestWithoutScript(t *testing.T) {
 	t.Parallel()
