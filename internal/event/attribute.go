@@ -18,8 +18,8 @@ const (
 	TypeFailed = "flowworker.connection.failed.v1"
 
 	specVersion = "1.0"
-	bareSource  = "nats" // the source of a message that has none
-	maxIDLen    = 256    // bytes of an id or a source
+	bareSource  = "nats"               // the source of a message that has none
+	maxIDLen    = provision.MaxKeyPart // bytes of an id or a source
 )
 
 // knownAttribute reports whether a dead letter may keep the attribute's value.

@@ -40,7 +40,6 @@ type Answer struct {
 // second, and beyond that, and where too many wait, a question is dropped.
 const (
 	maxQuestion = 4 << 10          // bytes of a question with its headers and subjects
-	maxPart     = 256              // bytes of an id or source
 	maxRecords  = 5                // in one answer
 	perSecond   = 20               // questions of one tenant that one worker answers
 	patience    = 5 * time.Second  // for one answer
@@ -117,8 +116,8 @@ func parse(body []byte) (q Question, err error) {
 	if json.Unmarshal(body, &q) != nil {
 		return q, errNoQuestion
 	}
-	if q.ID == "" || len(q.ID) > maxPart || len(q.Source) > maxPart {
-		return q, fmt.Errorf("want an id of 1 to %d bytes, and a source of at most as many", maxPart)
+	if q.ID == "" || len(q.ID) > provision.MaxKeyPart || len(q.Source) > provision.MaxKeyPart {
+		return q, fmt.Errorf("want an id of 1 to %d bytes, and a source of at most as many", provision.MaxKeyPart)
 	}
 	return q, nil
 }

@@ -82,7 +82,7 @@ func split(r io.Reader) ([]json.RawMessage, error) {
 			return values, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("is not JSON at byte %d: %s", dec.InputOffset(), plainly(err))
+			return nil, notJSON(err, len(input))
 		}
 		if v[0] != '[' {
 			values = append(values, v)
@@ -96,12 +96,13 @@ func split(r io.Reader) ([]json.RawMessage, error) {
 	}
 }
 
-// plainly says what is wrong with JSON without quoting it: it may hold a secret.
-func plainly(err error) string {
-	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return "it ends in the middle of a value"
+// notJSON says where the input stops being JSON, counted from one as the worker does, without quoting it: it
+// may hold a secret.
+func notJSON(err error, size int) error {
+	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return fmt.Errorf("is not JSON at byte %d of %d: a character that can't stand there", syntax.Offset, size)
 	}
-	return "a character that can't stand there"
+	return fmt.Errorf("is not JSON: it ends in the middle of a value, after byte %d", size)
 }
 
 // message makes one request. A whole event keeps its own id and source unless the options name others.

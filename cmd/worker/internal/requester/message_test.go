@@ -68,7 +68,9 @@ func TestParseRefuses(t *testing.T) {
 	}{
 		"nothing":            {"", "", "no request"},
 		"an empty array":     {"[]", "", "no request"},
-		"no JSON":            {`{"accessToken": dapi-secret}`, "", "not JSON at byte"},
+		"no JSON":            {`{"accessToken": dapi-secret}`, "", "not JSON at byte 17 of 28:"},
+		"a bad name":         {`{bad`, "", "not JSON at byte 2 of 4:"},
+		"a bad second one":   {"{}\n{bad", "", "not JSON at byte 5 of 7:"},
 		"half of it":         {`{"accessToken": "dapi-secret`, "", "ends in the middle"},
 		"a text":             {`"dapi-secret"`, "", "not a JSON object"},
 		"one id for two":     {data + data, "mine", "an id names one only"},
