@@ -86,7 +86,7 @@ func TestSubmitOfNothingToSend(t *testing.T) {
 		"":                 "standard input: holds no request",
 		" \n":              "standard input: holds no request",
 		"[]":               "standard input: holds no request",
-		"{":                "standard input: is not JSON at byte 0: it ends in the middle of a value",
+		"{":                "standard input: is not JSON: it ends in the middle of a value, after byte 1",
 		`{"name": nobody}`: "standard input: is not JSON at byte",
 		"{}{}":             "standard input: holds 2 requests, but an id names one only",
 	} {
