@@ -30,7 +30,7 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 	if out.Result == nil {
 		return c.nak(j, out.Delay)
 	}
-	if err := c.tell(j, d, *out.Result); err != nil {
+	if err := c.tell(j, d, out); err != nil {
 		v := c.nak(j, untoldDelay)
 		v.err = fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)
 		return v
@@ -38,20 +38,22 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 	return c.ack(j)
 }
 
-func (c *Consumer) tell(j *job, d provision.Delivery, res provision.Result) error {
+func (c *Consumer) tell(j *job, d provision.Delivery, out provision.Outcome) error {
+	res := *out.Result
 	if res.Outcome == provision.OutcomeFailed {
-		if err := c.publishDeadLetter(j, letterOf(j, d, res), unread(d)); err != nil {
+		if err := c.publishDeadLetter(j, letterOf(j, d, out), unread(d)); err != nil {
 			return err
 		}
 	}
 	return c.publishResult(j.settle, res)
 }
 
-func letterOf(j *job, d provision.Delivery, res provision.Result) event.Letter {
+func letterOf(j *job, d provision.Delivery, out provision.Outcome) event.Letter {
+	res := *out.Result
 	l := event.Letter{
 		Headers: j.msg.Headers(), Body: j.msg.Data(),
 		Key: d.Request.Key, Retry: d.Request.Retry, Fingerprint: d.Request.Fingerprint,
-		Salt: d.EventSalt, Detached: d.Detached, FailedAt: res.CompletedAt,
+		Salt: d.EventSalt, Detached: d.Detached || out.Detached, FailedAt: res.CompletedAt,
 	}
 	if res.Error != nil {
 		l.Reason = res.Error.Reason
@@ -61,7 +63,7 @@ func letterOf(j *job, d provision.Delivery, res provision.Result) event.Letter {
 
 // settleInvalid ends a message whose subject names no tenant. There is nobody to tell a result to.
 func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
-	l := letterOf(j, d, provision.Result{CompletedAt: time.Now()})
+	l := letterOf(j, d, provision.Outcome{Result: &provision.Result{CompletedAt: time.Now()}})
 	l.Reason, l.Detached = provision.ReasonInvalidRequest, true
 	v := verdict{settled: settledTerm, err: errors.New("the subject's last token is no tenant; want ^[a-z0-9][a-z0-9_-]{0,62}$")}
 	if err := c.publishDeadLetter(j, l, unread(d)); err != nil {

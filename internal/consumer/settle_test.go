@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/consumer"
@@ -266,4 +267,33 @@ func TestAckIsNotConfirmed(t *testing.T) {
 	}
 	r.wantMetric("deliveries_total", "abandoned", 1)
 	r.wantMetric("deliveries_total", "ack", 1)
+}
+
+// The dead letter of a message that was refused by itself has an id of its own: the stream must not take
+// that of the request's own failure for a repeat of it.
+func TestDeadLetterOfARefusedMessageIsItsOwn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	first := true
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		out := failed(d)
+		out.Detached, first = first, false
+		return out
+	})
+	cfg.Concurrency = 1
+	w := r.runReady(cfg)
+	for range 2 {
+		m := nats.NewMsg("connections.requests.acme") // without a message id, which the stream would take for a repeat's
+		for name, value := range map[string]string{"ce-specversion": "1.0", "ce-id": "x", "ce-source": "/test", "ce-type": "flowworker.connection.create.v1"} {
+			m.Header.Set(name, value)
+		}
+		if _, err := r.js.PublishMsg(r.ctx, m); err != nil {
+			t.Fatal(err)
+		}
+		r.eventually("an empty queue", func() bool { return r.waiting() == 0 })
+	}
+	if n := len(r.told(consumer.StreamDeadLetters)); n != 2 {
+		t.Errorf("%d dead letters, want 2", n)
+	}
+	r.end(w)
 }

@@ -83,7 +83,7 @@ func (t *task) detached(f *Failure) Outcome {
 	res.EventID = digest(r.Key.String(), r.Fingerprint, strconv.Itoa(r.Retry), t.d.EventSalt, string(f.Reason))[:32]
 	res.StartedAt, res.CompletedAt = res.RequestedAt, res.RequestedAt
 	res.Error = f
-	return Outcome{Result: &res}
+	return Outcome{Result: &res, Detached: true}
 }
 
 func isSecretError(err error) bool {

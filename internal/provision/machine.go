@@ -119,6 +119,8 @@ func (t *task) examine(ctx context.Context) step {
 		return t.newRound()
 	case rec.State.Final():
 		return t.repeat
+	case t.d.Request.Resolution != nil && rec.Resolution == nil: // a plain retry under the same number, which may POST
+		return t.end(t.detached(Fail(ReasonInvalidRequest, retryRefusal(rec, t.d.Request.Retry))))
 	}
 	if wait, why := t.elsewhere(); wait > 0 {
 		return t.back(wait, why)

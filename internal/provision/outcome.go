@@ -11,6 +11,8 @@ type Outcome struct {
 	Repeat bool
 	// Resumed says that it was a delivery of the very same message: the requester sent nothing twice.
 	Resumed bool
+	// Detached says that Result is of this message only, and the ledger was left alone.
+	Detached bool
 	// Delay is how long the message is to rest; it means nothing where Result is set.
 	Delay time.Duration
 	// Attempts is how many POSTs were begun in this retry, as far as the ledger was read.

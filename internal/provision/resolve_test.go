@@ -206,10 +206,11 @@ func TestNothingToResolve(t *testing.T) {
 		rec  *Record
 		says string
 	}{
-		"no record":      {nil, "does not know this request"},
-		"other failure":  {failed(ReasonFlowRejected), "failed with flow_rejected: retry it"},
-		"not ended":      {&Record{Key: testRequest().Key, State: StateUnknown, Fingerprint: "f1"}, "has not ended yet"},
-		"without reason": {&Record{Key: testRequest().Key, State: StateFailed, Fingerprint: "f1"}, "settles an outcome_unknown only"},
+		"no record":                    {nil, "does not know this request"},
+		"other failure":                {failed(ReasonFlowRejected), "failed with flow_rejected: retry it"},
+		"not ended":                    {&Record{Key: testRequest().Key, State: StateUnknown, Fingerprint: "f1"}, "has not ended yet"},
+		"not ended, and a plain retry": {&Record{Key: testRequest().Key, State: StateUnknown, Retry: 1, Fingerprint: "f1"}, "has not ended yet"},
+		"without reason":               {&Record{Key: testRequest().Key, State: StateFailed, Fingerprint: "f1"}, "settles an outcome_unknown only"},
 	} {
 		l := newMemLedger()
 		if c.rec != nil {
@@ -227,6 +228,31 @@ func TestNothingToResolve(t *testing.T) {
 		}
 		if rec := l.record(d.Request.Key); c.rec == nil && rec.State != "" || c.rec != nil && rec.State != c.rec.State {
 			t.Errorf("%s: the record was changed to %s", name, rec.State)
+		}
+	}
+}
+
+// TestInvalidRetryOfADoubtfulRequest: a message that can't be read does not say where to look for the POST
+// that is open, so it leaves the record alone, which does.
+func TestInvalidRetryOfADoubtfulRequest(t *testing.T) {
+	t.Parallel()
+	for name, r := range map[string]*Resolution{"plain": nil, "resolution": absent()} {
+		rec := Record{Key: testRequest().Key, State: StateFailed, Fingerprint: "f1", Doubt: true, Sandbox: "prod"}
+		rec.Final = &FinalResult{EventID: "e", Outcome: OutcomeFailed, Result: Result{Error: Fail(ReasonOutcomeUnknown, "x")}}
+		l := newMemLedger()
+		l.put(rec)
+		h := newTestHub(t, func(cfg *Config) {
+			cfg.Ledger = l
+			cfg.Connections = scriptedFlow{find: func() ([]Found, error) { t.Errorf("%s: asked", name); return nil, nil }}
+		})
+		d := delivery()
+		d.Request.Retry, d.Request.Resolution, d.Request.Data, d.Invalid = 1, r, Data{}, Fail(ReasonInvalidRequest, "time is none")
+		out := h.Handle(t.Context(), d)
+		if out.Result == nil || out.Result.Error != d.Invalid || !out.Detached {
+			t.Errorf("%s: %+v", name, out)
+		}
+		if got := l.record(rec.Key); got.State != StateFailed || got.Sandbox != "prod" || got.Retry != 0 {
+			t.Errorf("%s: the record was changed: %+v", name, got)
 		}
 	}
 }

@@ -8,6 +8,9 @@ func (t *task) newRound() step {
 		return t.end(t.detached(Fail(ReasonInvalidRequest, retryRefusal(t.rec, t.d.Request.Retry))))
 	}
 	old, r := t.rec, t.d.Request.Resolution
+	if t.d.Invalid != nil && (old.Doubt || r != nil) { // it doesn't say where to look, which the record does
+		return t.end(t.detached(t.d.Invalid))
+	}
 	if f := unresolvable(old); r != nil && f != nil {
 		return t.end(t.detached(f))
 	}
