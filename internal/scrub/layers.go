@@ -19,13 +19,14 @@ const (
 // layered returns the whole of every base64 or hex code in t in which a secret stands that is encoded once
 // more. What it holds directly is a needle's to find, without any decoding.
 func (s Scrubber) layered(t string, layers int) (found []span) {
+	low := fold(t)
 	for from := 0; from < len(t); {
 		to := from
 		for to < len(t) && digit64(folded[t[to]]) {
 			to++
 		}
 		if to-from >= minCode && s.holds(t[from:to], layers) {
-			found = append(found, wholeCode(fold(t), span{from, to}))
+			found = append(found, wholeCode(low, span{from, to}))
 		}
 		from = to + 1
 	}
