@@ -199,8 +199,11 @@ func (w *window) awaitPage(path string) {
 	}))
 	for {
 		var at string
-		w.eval("document.readyState === 'complete' ? location.pathname + location.search : ''", &at)
-		if strings.HasPrefix(at, path) {
+		value, err := chromedp.Run(ctx, chromedp.Evaluate[[]byte]("document.readyState === 'complete' ? location.pathname + location.search : ''"))
+		if err == nil {
+			err = json.Unmarshal(value, &at)
+		}
+		if err == nil && (at == path || path != "/" && strings.HasPrefix(at, path)) { // an error: it is between two pages
 			return
 		}
 		select {
