@@ -119,8 +119,9 @@ func (t *task) examine(ctx context.Context) step {
 		return t.newRound()
 	case rec.State.Final():
 		return t.repeat
-	case t.d.Request.Resolution != nil && rec.Resolution == nil: // a plain retry under the same number, which may POST
-		return t.end(t.detached(Fail(ReasonInvalidRequest, retryRefusal(rec, t.d.Request.Retry))))
+	case t.d.Request.Resolution != nil && rec.Resolution == nil && t.hub.Clock.Now().Before(rec.Deadline):
+		// A plain retry of the same number was first. It may POST, but not by this message, which tells its end.
+		return t.back(t.hub.jitter(t.hub.RetryDelayMax), "a retry of this number that may POST is under way")
 	}
 	if wait, why := t.elsewhere(); wait > 0 {
 		return t.back(wait, why)

@@ -206,11 +206,10 @@ func TestNothingToResolve(t *testing.T) {
 		rec  *Record
 		says string
 	}{
-		"no record":                    {nil, "does not know this request"},
-		"other failure":                {failed(ReasonFlowRejected), "failed with flow_rejected: retry it"},
-		"not ended":                    {&Record{Key: testRequest().Key, State: StateUnknown, Fingerprint: "f1"}, "has not ended yet"},
-		"not ended, and a plain retry": {&Record{Key: testRequest().Key, State: StateUnknown, Retry: 1, Fingerprint: "f1"}, "has not ended yet"},
-		"without reason":               {&Record{Key: testRequest().Key, State: StateFailed, Fingerprint: "f1"}, "settles an outcome_unknown only"},
+		"no record":      {nil, "does not know this request"},
+		"other failure":  {failed(ReasonFlowRejected), "failed with flow_rejected: retry it"},
+		"not ended":      {&Record{Key: testRequest().Key, State: StateUnknown, Fingerprint: "f1"}, "has not ended yet"},
+		"without reason": {&Record{Key: testRequest().Key, State: StateFailed, Fingerprint: "f1"}, "settles an outcome_unknown only"},
 	} {
 		l := newMemLedger()
 		if c.rec != nil {
@@ -228,6 +227,30 @@ func TestNothingToResolve(t *testing.T) {
 		}
 		if rec := l.record(d.Request.Key); c.rec == nil && rec.State != "" || c.rec != nil && rec.State != c.rec.State {
 			t.Errorf("%s: the record was changed to %s", name, rec.State)
+		}
+	}
+}
+
+// TestResolutionBesideAPlainRetry of the same number rests until that one has ended, or may not POST any more.
+func TestResolutionBesideAPlainRetry(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]bool{"under way": false, "past its deadline": true} {
+		l := newMemLedger()
+		asked := false
+		h := newTestHub(t, func(cfg *Config) {
+			cfg.Ledger = l
+			cfg.Connections = scriptedFlow{find: func() ([]Found, error) { asked = true; return nil, nil }}
+		})
+		rec := Record{Key: testRequest().Key, State: StateUnknown, Retry: 1, Fingerprint: "f1", Doubt: true, Deadline: h.Clock.Now().Add(time.Hour)}
+		if late {
+			rec.Deadline = h.Clock.Now().Add(-time.Hour)
+		}
+		l.put(rec)
+		d := delivery()
+		d.Request.Retry, d.Request.Resolution = 1, absent()
+		out := h.Handle(t.Context(), d)
+		if asked != late || !late && (out.Result != nil || out.Delay <= 0) {
+			t.Errorf("%s: asked %v, %+v", name, asked, out)
 		}
 	}
 }
