@@ -27,6 +27,7 @@ var metrics = map[string]map[string]string{ // :: metric → label → values, s
 	"reconciliations_total":         {"result": "adopted absent several unknown"},
 	"vault_requests_total":          {"operation": "login renew read", "result": "ok not_found denied unavailable"},
 	"circuit_open":                  {"target": "flow vault ims"},
+	"writes_failing":                {"object": "ledger results deadletters acks"},
 	"paused":                        {},
 	"queue_orphans":                 {},
 	"ledger_stuck":                  {},

@@ -40,6 +40,10 @@ type Config struct {
 	// a pull that has brought nothing yet is called off. Nil means no gate.
 	Gate func(free int) (n int, wake <-chan struct{})
 
+	// OnWrite is told how each try ended to publish to a stream, or, under the name of the consumer, to
+	// acknowledge a message. What says nothing of the stream is left out: a message that is too large,
+	// one that it had already, and the end of the work. Nil means nobody asks.
+	OnWrite   func(object string, err error)
 	OnStart   func(provision.Delivery)                    // nil means nobody asks
 	OnSettled func(provision.Delivery, provision.Outcome) // likewise; not called for what OnStart wasn't called for
 	Metrics   *Metrics                                    // nil means nobody asks
@@ -72,6 +76,9 @@ func (c Config) withDefaults() Config {
 	c.PublishElapsed = or(c.PublishElapsed, 30*time.Second)
 	if c.Gate == nil {
 		c.Gate = func(free int) (int, <-chan struct{}) { return free, nil }
+	}
+	if c.OnWrite == nil {
+		c.OnWrite = func(string, error) {}
 	}
 	if c.OnStart == nil {
 		c.OnStart = func(provision.Delivery) {}

@@ -84,7 +84,10 @@ func (c *Consumer) publish(ctx context.Context, stream string, m event.Message) 
 	end := c.Tracer.Publish(ctx, stream, m.Subject)
 	err := c.confirm(ctx, func(ctx context.Context) error {
 		msg := &nats.Msg{Subject: m.Subject, Header: nats.Header(m.Headers), Data: m.Body}
-		_, err := c.JS.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
+		ack, err := c.JS.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
+		if err != nil || !ack.Duplicate {
+			c.wrote(stream, err)
+		}
 		switch {
 		case tooLarge(err):
 			return backoff.Permanent(err)

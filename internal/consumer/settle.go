@@ -88,7 +88,11 @@ func (c *Consumer) nak(j *job, d time.Duration) verdict {
 
 // ack acknowledges the message and waits for the broker to confirm it.
 func (c *Consumer) ack(j *job) verdict {
-	err := c.confirm(j.settle, func(ctx context.Context) error { return j.msg.DoubleAck(ctx) })
+	err := c.confirm(j.settle, func(ctx context.Context) error {
+		err := j.msg.DoubleAck(ctx)
+		c.wrote(ConsumerName, err)
+		return err
+	})
 	if err != nil {
 		return verdict{settled: settledAbandoned, err: fmt.Errorf("the acknowledgement is not confirmed: %w", err)}
 	}

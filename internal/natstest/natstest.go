@@ -156,6 +156,19 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.run(ctx)
 }
 
+// Reload has the running server read its ConfigFile again, such as for other permissions. Clients stay
+// connected.
+func (s *Server) Reload() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	opts, err := serverOptions(s.opts)
+	if err != nil {
+		return err
+	}
+	s.more(opts)
+	return s.srv.ReloadOptions(opts)
+}
+
 func (s *Server) removeDir() {
 	if s.ownDir != "" {
 		_ = os.RemoveAll(s.ownDir)

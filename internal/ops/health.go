@@ -139,7 +139,7 @@ func (c *check) result(err error) CheckResult {
 	return CheckResult{Name: c.name, Reason: shorten(err.Error(), maxReasonLen)}
 }
 
-const maxReasonLen = 200 // bytes
+const maxReasonLen = 400 // bytes
 
 // shorten returns the text on one line, cut to at most limit bytes and an ellipsis.
 func shorten(text string, limit int) string {

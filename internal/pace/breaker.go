@@ -26,6 +26,7 @@ type BreakerConfig struct {
 	// quarter, so that a fleet's probes are spread. 0 means 5 s.
 	Cooldown time.Duration
 
+	Writes     *Writes               // stops the intake, too; nil means nothing does
 	Registerer prometheus.Registerer // nil means no metrics
 	Log        *slog.Logger          // nil means no log
 }
@@ -57,6 +58,7 @@ type Breakers struct {
 	targets map[provision.Target]*breaker
 	mu      sync.Mutex
 	wake    chan struct{} // closed when a breaker changes; guarded by mu
+	writes  *Writes
 	gauge   *prometheus.GaugeVec
 	log     *slog.Logger
 }
@@ -84,7 +86,10 @@ var (
 // NewBreakers returns closed breakers for every target.
 func NewBreakers(cfg BreakerConfig) *Breakers {
 	cfg = cfg.withDefaults()
-	b := &Breakers{targets: map[provision.Target]*breaker{}, wake: make(chan struct{}), log: cfg.Log, gauge: newCircuitGauge(cfg.Registerer)}
+	b := &Breakers{targets: map[provision.Target]*breaker{}, wake: make(chan struct{}), writes: cfg.Writes, log: cfg.Log, gauge: newCircuitGauge(cfg.Registerer)}
+	if b.writes != nil {
+		b.writes.changed = b.broadcast
+	}
 	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault, provision.TargetIMS} {
 		b.gauge.WithLabelValues(string(t)).Set(0)
 		b.targets[t] = b.newBreaker(t, cfg)
@@ -224,13 +229,21 @@ func (br *breaker) wait() time.Duration {
 }
 
 // Permits says how many of free messages the intake may take: all while the breakers of the Flow
-// Service and of Vault are closed, none while one is open, one as a probe in between. A target that is
+// Service and of Vault are closed and the broker takes writes, none while one is open or it takes none,
+// one as a probe in between. A target that is
 // down for some tenants only doesn't stop it, so that others' requests are found among theirs. The
 // channel is closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
 func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	b.mu.Lock()
 	wake := b.wake
 	b.mu.Unlock()
+	if b.writes != nil {
+		n, again := b.writes.permits(free)
+		if n < 1 {
+			return 0, either(wake, again)
+		}
+		free = n
+	}
 	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
 		br := b.targets[t]
 		state := br.State()

@@ -12,3 +12,14 @@ func newCircuitGauge(r prometheus.Registerer) *prometheus.GaugeVec {
 	}
 	return g
 }
+
+func newWritesGauge(r prometheus.Registerer) *prometheus.GaugeVec {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "flow_worker_writes_failing",
+		Help: "1 while the object takes no writes: the ledger, the stream of results or of dead letters, or the consumer (acks). The intake is stopped then.",
+	}, []string{"object"})
+	if r != nil {
+		r.MustRegister(g)
+	}
+	return g
+}

@@ -72,6 +72,7 @@ func (w *worker) run(ctx context.Context, l *listeners) error {
 	})
 	rest.Go(func() error { return w.vault.Run(restCtx) })
 	rest.Go(func() error { w.guard.run(restCtx, w.consumer.Recheck); return nil })
+	rest.Go(func() error { w.writes.Run(restCtx, w.probes()); return nil })
 	if w.settings.AnswerTenants {
 		rest.Go(func() error { w.answerTenants(restCtx); return nil })
 	}

@@ -15,7 +15,8 @@ import (
 type hubs struct {
 	open   func(context.Context) (book provision.Ledger, age ledgerAge, err error)
 	guard  *ledgerGuard
-	config provision.Config // without the ledger
+	prove  func(context.Context) error // makes sure, once, that the ledger takes writes; nil means nobody does
+	config provision.Config            // without the ledger
 
 	mu      sync.RWMutex // guards the rest
 	hub     *provision.Hub
@@ -31,6 +32,11 @@ func (h *hubs) renew(ctx context.Context) error {
 	}
 	if err := h.guard.check(ctx); err != nil {
 		return err
+	}
+	if h.prove != nil {
+		if err := h.prove(ctx); err != nil {
+			return err
+		}
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

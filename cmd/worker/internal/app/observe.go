@@ -75,11 +75,12 @@ func (i *inWork) reached(rec provision.Record) {
 	}
 }
 
-// watchedLedger tells of every record that was stored, and of every call that failed.
+// watchedLedger tells of every record that was stored, of every call that failed, and how every write ended.
 type watchedLedger struct {
 	provision.Ledger
 	stored func(provision.Record)
 	failed func(error)
+	wrote  func(error)
 }
 
 // Load implements provision.Ledger.
@@ -94,6 +95,7 @@ func (l *watchedLedger) Load(ctx context.Context, key provision.Key) (provision.
 // Store implements provision.Ledger.
 func (l *watchedLedger) Store(ctx context.Context, key provision.Key, rec provision.Record, rev uint64) (uint64, error) {
 	next, err := l.Ledger.Store(ctx, key, rec, rev)
+	l.wrote(err)
 	if err != nil {
 		l.failed(err)
 	} else {

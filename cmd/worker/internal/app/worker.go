@@ -33,6 +33,7 @@ type worker struct {
 	instance string
 	registry *prometheus.Registry
 	metrics  *consumer.Metrics // the hub's too
+	writes   *pace.Writes
 	breakers *pace.Breakers
 	vault    *vault.Client
 	flow     *flow.Client
@@ -64,7 +65,8 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	}
 	w.registry = newRegistry(d.Build)
 	w.metrics = consumer.NewMetrics(w.registry)
-	w.breakers = pace.NewBreakers(pace.BreakerConfig{Registerer: w.registry, Log: w.log})
+	w.writes = pace.NewWrites(pace.WritesConfig{Registerer: w.registry, Log: w.log})
+	w.breakers = pace.NewBreakers(pace.BreakerConfig{Writes: w.writes, Registerer: w.registry, Log: w.log})
 	w.status = &ops.Status{Version: d.Build.Version, Instance: w.instance, Since: time.Now()}
 	if w.vault, err = NewVault(s, w.parts()); err != nil {
 		return w, err
@@ -77,7 +79,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	}
 	w.turns = pace.NewTurns(s.Concurrency, nil)
 	w.guard = w.newGuard()
-	w.hubs = &hubs{open: w.openLedger, guard: w.guard, config: w.hubConfig(ctx)}
+	w.hubs = &hubs{open: w.openLedger, guard: w.guard, prove: w.proveLedger, config: w.hubConfig(ctx)}
 	if w.consumer, err = w.newConsumer(); err != nil {
 		return w, err
 	}
@@ -146,7 +148,7 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 		JS: w.js, Handle: w.hubs.handle, Codec: &event.Decoder{AllowedDomains: s.AllowedDomains},
 		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
 		Sweep:   w.sweep(), Concurrency: w.turns.Slots(), ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
-		Gate: w.breakers.Permits, OnStart: w.started, OnSettled: w.settled,
+		Gate: w.breakers.Permits, OnWrite: w.published, OnStart: w.started, OnSettled: w.settled,
 		Metrics: w.metrics, Tracer: w.traces.forConsumer(), Log: w.log.With("part", "consumer"),
 	})
 }
@@ -161,6 +163,9 @@ func (w *worker) newOps() {
 		return nil
 	})
 	w.health.Add("consumer", func(context.Context) error { return w.consumer.Ready() })
+	for _, o := range pace.Objects {
+		w.health.Add(string(o), w.takesWrites(o))
+	}
 	w.health.Add("vault", func(ctx context.Context) error {
 		if err := w.vault.Ready(); err != nil {
 			return err
@@ -209,5 +214,5 @@ func (w *worker) openLedger(ctx context.Context) (provision.Ledger, ledgerAge, e
 	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, age, fmt.Errorf("the age of the stream: %w", err)
 	}
-	return &watchedLedger{w.traces.ledger(book), w.inWork.reached, w.consumer.Recheck}, age, nil
+	return &watchedLedger{w.traces.ledger(book), w.inWork.reached, w.consumer.Recheck, w.stored}, age, nil
 }
