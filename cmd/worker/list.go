@@ -23,7 +23,7 @@ func (c *cli) listCommand() *cobra.Command {
 		Short: "List requests by state, tenant and age",
 		Long: `List the requests that the ledger knows, by state, tenant, source and age: of those that match the latest
 100, oldest first. Requests that no worker has taken up yet are in the queue only: see "worker status ID".`,
-		Example: "  worker list --state failed --newer-than 24h\n  worker list --tenant acme --state open --older-than 10m\n  worker list --stuck",
+		Example: "  worker list --state failed --ended-within 24h\n  worker list --tenant acme --state open --older-than 10m\n  worker list --stuck",
 		Args:    cobra.NoArgs,
 	}
 	var filter requester.Filter
@@ -33,6 +33,7 @@ func (c *cli) listCommand() *cobra.Command {
 	f.StringVar(&filter.Source, "source", "", "only this source")
 	f.DurationVar(&filter.OlderThan, "older-than", 0, "only those that entered the stream at least so long ago")
 	f.DurationVar(&filter.NewerThan, "newer-than", 0, "only those that entered the stream at most so long ago")
+	f.DurationVar(&filter.EndedWithin, "ended-within", 0, "only those that ended, well or not, at most so long ago")
 	f.IntVar(&filter.Limit, "limit", 100, "at most so many, the latest; 0 = all")
 	asJSON := f.Bool("json", false, "print the ledger's records as JSON lines")
 	onlyStuck := f.Bool("stuck", false, "only those that have not ended and that no message carries any more")
@@ -47,6 +48,9 @@ func (c *cli) listCommand() *cobra.Command {
 		}
 		if err := checkFilter(filter); err != nil {
 			return err
+		}
+		if *onlyStuck && filter.EndedWithin > 0 {
+			return usagef("--stuck shows only what has not ended; leave --ended-within out")
 		}
 		if *onlyStuck && !mayBeStuck(filter.States) {
 			return usagef("--stuck shows only what has not ended; leave --state out, or give some of %s", strings.Join(stateNames()[:1+len(openStates)], ", "))
@@ -71,8 +75,10 @@ func checkFilter(f requester.Filter) error {
 	switch err := checkNames(f.Tenant, f.Source); {
 	case err != nil:
 		return err
-	case f.OlderThan < 0 || f.NewerThan < 0:
-		return usagef("--older-than and --newer-than want 0 or more, as 10m or 24h")
+	case f.OlderThan < 0 || f.NewerThan < 0 || f.EndedWithin < 0:
+		return usagef("--older-than, --newer-than and --ended-within want 0 or more, as 10m or 24h")
+	case f.EndedWithin > 0 && len(f.States) > 0 && !slices.ContainsFunc(f.States, provision.State.Final):
+		return usagef("--ended-within shows only what has ended; leave --state out, or give some of %s", strings.Join(stateNames()[1+len(openStates):], ", "))
 	case f.Limit < 0:
 		return usagef("--limit is %d; want 0 or more", f.Limit)
 	}
@@ -82,7 +88,7 @@ func checkFilter(f requester.Filter) error {
 // leftOut says how many requests --limit left out, if any.
 func (c *cli) leftOut(n int) {
 	if n > 0 {
-		fmt.Fprintf(c.stderr, "--limit leaves out %s that entered the stream earlier; --state, --tenant and --newer-than narrow it\n", requests(n))
+		fmt.Fprintf(c.stderr, "--limit leaves out %s that are earlier; --state, --tenant, --newer-than and --ended-within narrow it\n", requests(n))
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -74,6 +75,43 @@ func TestListByStandsAndEnds(t *testing.T) {
 		slices.Sort(got)
 		if strings.Join(got, " ") != want {
 			t.Errorf("--state %s: exit %d, got %q, want %q:\n%s%s", states, r.code, got, want, r.stdout, r.stderr)
+		}
+	}
+}
+
+// A request may end long after it was sent: --ended-within goes by the end, and so do order and --limit.
+func TestListByEnd(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.worker("", "init")
+	js := w.jetStream()
+	now := time.Now()
+	for id, at := range map[string]struct{ sent, ended time.Duration }{ // ago
+		"is-lately": {25 * time.Hour, time.Minute}, "is-later": {time.Hour, 30 * time.Minute}, "is-earlier": {2 * time.Hour, 90 * time.Minute},
+	} {
+		w.write(js, provision.Record{
+			Key: provision.Key{Tenant: "acme", Source: "/s", ID: id}, State: provision.StateFailed, Nonce: "n", RequestedAt: now.Add(-at.sent),
+			Final: &provision.FinalResult{EventID: "e", Outcome: provision.OutcomeFailed, Result: provision.Result{CompletedAt: now.Add(-at.ended)}},
+		})
+	}
+	w.store(js, "is-open", provision.StateUnknown, 1)
+	for args, want := range map[string]string{
+		"list --ended-within 1h":                               "later lately",
+		"list --ended-within 2h":                               "earlier later lately",
+		"list --ended-within 2h --limit 1":                     "lately",
+		"list --ended-within 2h --older-than 3h":               "lately",
+		"list --ended-within 1h --state failed":                "later lately",
+		"list --ended-within 1h --state created":               "",
+		"list --newer-than 3h --state failed --json":           "earlier later",
+		"list --ended-within 2h --limit 2 --state open,failed": "later lately",
+	} {
+		r := w.worker("", strings.Fields(args)...)
+		var got []string
+		for _, id := range regexp.MustCompile(`is-(\w+)`).FindAllStringSubmatch(r.stdout, -1) {
+			got = append(got, id[1])
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s: exit %d, got %q, want %q:\n%s%s", args, r.code, got, want, r.stdout, r.stderr)
 		}
 	}
 }

@@ -55,6 +55,66 @@ func TestNobodyIsSentToListWaiting(t *testing.T) {
 	}
 }
 
+// What ends may have been sent days before: whoever is called by an alert on what ended is not sent to list by
+// when it was sent. And who counts counts all, not the latest hundred.
+func TestNobodyIsSentToListBySending(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../../docs/runbooks/*.md")
+	if err != nil || len(files) < 15 {
+		t.Fatalf("%d runbooks, %v", len(files), err)
+	}
+	ended := 0
+	for _, file := range append(files, "../../docs/operations.md", "../../deploy/grafana/dashboard.json", "../../deploy/prometheus/rules.yml") {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range regexp.MustCompile("worker list [^\n`]*").FindAllString(strings.ReplaceAll(string(b), `\n`, "\n"), -1) {
+			if problem := missesEnded(line); problem != "" {
+				t.Errorf("%s: %s: %s", filepath.Base(file), problem, line)
+			}
+			if strings.Contains(line, "--ended-within") {
+				ended++
+			}
+		}
+	}
+	if ended < 8 {
+		t.Errorf("only %d places list by when requests ended", ended)
+	}
+}
+
+// missesEnded says why a command leaves out some of what ended; empty if it doesn't.
+func missesEnded(line string) string {
+	command, _, _ := strings.Cut(line, "#")
+	switch {
+	case strings.Contains(command, "--newer-than"):
+		return "goes by when a request was sent"
+	case strings.Contains(command, "--older-than") && !strings.Contains(command, "--state open"):
+		return "goes by when a request was sent, of those that ended, too"
+	case regexp.MustCompile(`\b(uniq|wc)\b`).MatchString(command) && !strings.Contains(command, "--limit 0"):
+		return "counts the latest hundred only"
+	}
+	return ""
+}
+
+func TestMissesEnded(t *testing.T) {
+	t.Parallel()
+	for line, problem := range map[string]bool{
+		"worker list --state failed --newer-than 1h":                           true,
+		"worker list --newer-than 10m # does anybody work?":                    true,
+		"worker list --older-than 1h":                                          true,
+		"worker list --state failed --ended-within 1h --json | jq . | uniq":    true,
+		"worker list --state failed --ended-within 1h --limit 0 --json | uniq": false,
+		"worker list --state failed --ended-within 1h":                         false,
+		"worker list --older-than 1h --state open":                             false,
+		"worker list --state open # not --newer-than":                          false,
+	} {
+		if got := missesEnded(line); (got != "") != problem {
+			t.Errorf("%s: %q", line, got)
+		}
+	}
+}
+
 var (
 	inBlock = regexp.MustCompile(`(?m)^(?:kubectl exec .* -- /usr/local/bin/)?worker ([a-z].*)$`)
 	block   = regexp.MustCompile("(?s)```sh\n(.*?)```")

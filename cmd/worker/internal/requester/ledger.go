@@ -15,8 +15,9 @@ type Filter struct {
 	ledger.Filter
 	OlderThan   time.Duration // since the request entered the stream
 	NewerThan   time.Duration
-	AdoptedOnly bool // of those created, only the ones whose connection was adopted
-	Limit       int  // only so many, those that entered the stream last; 0 means all
+	EndedWithin time.Duration // since it ended; what hasn't doesn't match
+	AdoptedOnly bool          // of those created, only the ones whose connection was adopted
+	Limit       int           // only so many, those that entered the stream last, or ended last where that is asked for; 0 means all
 }
 
 func (f Filter) match(rec provision.Record, now time.Time) bool {
@@ -24,10 +25,21 @@ func (f Filter) match(rec provision.Record, now time.Time) bool {
 	if f.AdoptedOnly && rec.State == provision.StateCreated && (rec.Final == nil || !rec.Final.Result.Adopted) {
 		return false
 	}
+	if f.EndedWithin > 0 && (rec.Final == nil || now.Sub(rec.Final.Result.CompletedAt) > f.EndedWithin) {
+		return false
+	}
 	return (f.OlderThan == 0 || age >= f.OlderThan) && (f.NewerThan == 0 || age <= f.NewerThan)
 }
 
-// List returns the records that match f, oldest request first. Records that this version can't read
+// at returns the time that orders the list.
+func (f Filter) at(rec provision.Record) time.Time {
+	if f.EndedWithin > 0 {
+		return rec.Final.Result.CompletedAt
+	}
+	return rec.RequestedAt
+}
+
+// List returns the records that match f, oldest request first, or the one that ended first. Records that this version can't read
 // are left out and told in the error, beside the others.
 func (c *Client) List(ctx context.Context, f Filter) ([]provision.Record, error) {
 	recs, _, err := c.ListSome(ctx, f)
@@ -48,16 +60,17 @@ func (c *Client) ListSome(ctx context.Context, f Filter) (recs []provision.Recor
 			recs = append(recs, e.Record)
 		}
 		if f.Limit > 0 && len(recs) > 2*f.Limit {
-			recs, more = latest(recs, f.Limit, more)
+			recs, more = f.latest(recs, more)
 		}
 	}
-	recs, more = latest(recs, f.Limit, more)
+	recs, more = f.latest(recs, more)
 	return recs, more, errors.Join(unreadable...)
 }
 
-// latest sorts recs and leaves the last n of them, all for 0. It adds the others to more.
-func latest(recs []provision.Record, n, more int) ([]provision.Record, int) {
-	slices.SortStableFunc(recs, func(a, b provision.Record) int { return a.RequestedAt.Compare(b.RequestedAt) })
+// latest sorts recs and leaves the last f.Limit of them, all for 0. It adds the others to more.
+func (f Filter) latest(recs []provision.Record, more int) ([]provision.Record, int) {
+	slices.SortStableFunc(recs, func(a, b provision.Record) int { return f.at(a).Compare(f.at(b)) })
+	n := f.Limit
 	if n == 0 || len(recs) <= n {
 		return recs, more
 	}
