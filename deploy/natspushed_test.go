@@ -25,12 +25,12 @@ func (s *scene) queue() *jetstream.ConsumerInfo {
 	return con.CachedInfo()
 }
 
-// pushes has the operator make a consumer that pushes the last result, and all that come, to a subject.
-func (s *scene) pushes(ack, subject string) {
+// pushes has a user make a consumer that pushes the last result, and all that come, to a subject.
+func (s *scene) pushes(user, ack, subject string) {
 	s.t.Helper()
 	_, err := s.admin.Publish(s.ctx, "connections.results.acme.failed", []byte(`{}`))
 	s.must(err)
-	made := s.call(s.as("operator"), "$JS.API.CONSUMER.CREATE.CONNECTION_RESULTS.z1", fmt.Sprintf(`{"stream_name":"CONNECTION_RESULTS","config":{"name":"z1",
+	made := s.call(s.as(user), "$JS.API.CONSUMER.CREATE.CONNECTION_RESULTS.z1", fmt.Sprintf(`{"stream_name":"CONNECTION_RESULTS","config":{"name":"z1",
 		"deliver_policy":"last","ack_policy":%q,"headers_only":true,"mem_storage":true,"inactive_threshold":5000000000,"deliver_subject":%q}}`, ack, subject))
 	if !made {
 		s.t.Logf("no consumer that delivers to %s", subject)
@@ -39,13 +39,25 @@ func (s *scene) pushes(ack, subject string) {
 
 // pulledForNobody has each result become a pull, whose answer goes to where the result would be
 // acknowledged. It works if globex's request is in somebody's hands then, though no worker runs.
-func pulledForNobody(s *scene) bool {
-	s.pushes("explicit", takeRequest)
+func pulledForNobody(user string) func(*scene) bool {
+	return func(s *scene) bool { return s.taken(func() { s.pushes(user, "explicit", takeRequest) }) }
+}
+
+// taken reports whether an act has globex's request delivered to anybody.
+func (s *scene) taken(act func()) bool {
+	s.t.Helper()
+	act()
 	return s.happens(func() bool { return s.queue().NumAckPending > 0 })
 }
 
 // resetByPush works if the consumer forgets that a request was delivered.
-func resetByPush(s *scene) bool {
+func resetByPush(user string) func(*scene) bool {
+	return func(s *scene) bool { return s.forgets(func() { s.pushes(user, "none", resetQueue) }) }
+}
+
+// forgets reports whether an act has the consumer forget that a request was delivered.
+func (s *scene) forgets(act func()) bool {
+	s.t.Helper()
 	con, err := s.admin.Consumer(s.ctx, consumer.StreamRequests, consumer.ConsumerName)
 	s.must(err)
 	_, err = con.Next()
@@ -53,8 +65,18 @@ func resetByPush(s *scene) bool {
 	if n := s.queue().NumAckPending; n != 1 {
 		s.t.Errorf("%d requests are in hand, want one", n)
 	}
-	s.pushes("none", resetQueue)
+	act()
 	return s.happens(func() bool { return s.queue().NumAckPending == 0 })
+}
+
+// answered has the operator read a result, and one that there isn't, and have the answers sent to a subject.
+func (s *scene) answered(subject string) {
+	s.t.Helper()
+	_, err := s.admin.Publish(s.ctx, "connections.results.acme.failed", []byte(`{}`))
+	s.must(err)
+	for _, seq := range []string{"1", "99"} {
+		s.send(s.as("operator"), "$JS.API.STREAM.MSG.GET.CONNECTION_RESULTS", subject, `{"seq":`+seq+`}`)
+	}
 }
 
 // answer returns what a tenant is answered that sends a request with a header.

@@ -113,11 +113,24 @@ var natsTricks = []trick{
 	{"operator", "a push consumer on the results delivers, without bodies, to the call that deletes them", func(s *scene) bool {
 		return s.loses(func() { s.delivers("operator", deleteResults) })
 	}},
-	{"operator", "… to the call that takes a request: it is taken, and nobody gets it", pulledForNobody},
-	{"operator", "… to the call that resets the workers' consumer: what they have in hand is delivered again", resetByPush},
+	{"operator", "… to the call that takes a request: it is taken, and nobody gets it", pulledForNobody("operator")},
+	{"operator", "… to the call that resets the workers' consumer: what they have in hand is delivered again", resetByPush("operator")},
+	{"operator", "a result that is read comes out as the call that takes a request", func(s *scene) bool {
+		return s.taken(func() { s.answered(takeRequest) })
+	}},
+	{"operator", "… as the call that resets the workers' consumer", func(s *scene) bool {
+		return s.forgets(func() { s.answered(resetQueue) })
+	}},
+	{"operator", "… the same on a server that reads calls leniently", func(s *scene) bool {
+		lax := newScene(s.t, lenient)
+		return lax.forgets(func() { lax.answered(resetQueue) })
+	}},
+	{"operator", "… as the call that deletes the results", func(s *scene) bool {
+		return s.loses(func() { s.answered(deleteResults) })
+	}},
 	{"operator", "the answer to a pull that finds nothing, which is empty, comes out as the call that deletes the results", func(s *scene) bool {
 		return s.loses(func() {
-			_, err := s.as("operator").CreateConsumer(short(s), consumer.StreamDeadLetters, jetstream.ConsumerConfig{Name: "x", AckPolicy: jetstream.AckNonePolicy})
+			_, err := s.admin.CreateConsumer(s.ctx, consumer.StreamDeadLetters, jetstream.ConsumerConfig{Name: "x", AckPolicy: jetstream.AckNonePolicy})
 			s.must(err)
 			s.pulls(s.as("operator"), consumer.StreamDeadLetters, "x")
 		})

@@ -201,6 +201,8 @@ func TestNATSTricksWorkForAnAdministrator(t *testing.T) {
 			loose := newScene(s.t, withDeletions)
 			return loose.loses(func() { loose.pulls(loose.as("worker"), consumer.StreamRequests, consumer.ConsumerName) })
 		},
+		"take":  pulledForNobody("admin"),
+		"reset": resetByPush("admin"),
 		"acknowledge": func(s *scene) bool {
 			return s.acknowledges(func(subject string) { s.send(s.as("worker"), subject, "", "+ACK") })
 		},

@@ -21,7 +21,7 @@ var allowed = map[string][]string{
 	// The spokes know the hub and the wire format, never each other.
 	"internal/event": {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2",
 		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},
-	"internal/ledger":   {"internal/provision", natsClient, backoff},
+	"internal/ledger":   {"internal/provision", "internal/jsread", natsClient, backoff},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
@@ -30,8 +30,9 @@ var allowed = map[string][]string{
 	"internal/ops":      {"internal/provision", "internal/story", metrics},
 	"internal/tracing":  {"internal/provision", "internal/scrub", otel},
 	// What two spokes need alike, or a spoke and the commands, and the hub does not.
-	"internal/scrub": {"internal/provision"},
-	"internal/story": {"internal/provision"},
+	"internal/jsread": {natsClient},
+	"internal/scrub":  {"internal/provision"},
+	"internal/story":  {"internal/provision"},
 
 	// Only the program knows all, and only its demo and its commands know the stand-ins below.
 	"cmd/worker": {"*"},
@@ -41,7 +42,7 @@ var allowed = map[string][]string{
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},
 	"cmd/worker/internal/loopback":  {},
-	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/inquiry", "internal/ledger", "internal/provision", natsClient, xsync},
+	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/inquiry", "internal/jsread", "internal/ledger", "internal/provision", natsClient, xsync},
 	"cmd/worker/internal/settings":  {"github.com/spf13/pflag"},
 
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the

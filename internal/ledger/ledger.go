@@ -47,6 +47,10 @@ type Config struct {
 	TTL      time.Duration // records live at least that long after their last write; 0 means DefaultTTL
 	Manage   bool          // create the bucket, or upgrade it; otherwise it must be there and be good enough
 	Guard    *Guard        // is told of every record that is stored; nil means nobody is
+
+	// ByMessage has List and Watch read record by record, for users who may not make consumers. List then
+	// yields in no order, and Watch looks twice a second.
+	ByMessage bool
 }
 
 func (c Config) withDefaults() Config {
@@ -66,7 +70,10 @@ type Ledger struct {
 	stream  jetstream.Stream
 	setup   Setup
 	guard   *Guard // nil means none
+	js      jetstream.JetStream
 	created atomic.Pointer[time.Time]
+
+	byMessage bool
 }
 
 var _ provision.Ledger = (*Ledger)(nil)
@@ -79,7 +86,7 @@ func Open(ctx context.Context, js jetstream.JetStream, cfg Config) (*Ledger, err
 	if err != nil {
 		return nil, fmt.Errorf("ledger: bucket %s: %w", cfg.Bucket, err)
 	}
-	l := &Ledger{setup: setup, guard: cfg.Guard}
+	l := &Ledger{js: js, setup: setup, guard: cfg.Guard, byMessage: cfg.ByMessage}
 	if l.kv, err = js.KeyValue(ctx, cfg.Bucket); err != nil {
 		return nil, fmt.Errorf("ledger: open bucket %s: %w", cfg.Bucket, err)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/internal/jsread"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -45,7 +46,8 @@ type Entry struct {
 	StoredAt time.Time // by the server's clock
 }
 
-// List yields the records that the filter lets through, in the order of their last writes. A record
+// List yields the records that the filter lets through, in the order of their last writes unless the ledger
+// is read ByMessage: then one that is written meanwhile may come twice, the later one last. A record
 // that can't be decoded is yielded as an error with only its key in Entry.Record, and the list goes
 // on; after any other error it ends, such as that of a filter with a tenant, source or id that no
 // request can have.
@@ -56,23 +58,64 @@ func (l *Ledger) List(ctx context.Context, f Filter) iter.Seq2[Entry, error] {
 			yield(Entry{}, fmt.Errorf("ledger: list: %w", err))
 			return
 		}
-		opts := []jetstream.WatchOpt{jetstream.IgnoreDeletes()}
-		if f.From > 0 {
-			opts = append(opts, jetstream.ResumeFromRevision(f.From))
-		}
-		for kve, err := range l.follow(ctx, pattern, opts...) {
+		for v, err := range l.values(ctx, pattern, f.From) {
 			if err != nil {
 				yield(Entry{}, fmt.Errorf("ledger: list: %w", err))
 				return
 			}
-			if kve == nil {
-				return
-			}
-			e, err := entryOf(kve)
+			e, err := v.entry()
 			if err == nil && len(f.States) > 0 && !slices.Contains(f.States, e.Record.State) {
 				continue
 			}
 			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
+// value is a record as it is stored.
+type value struct {
+	key      string
+	data     []byte
+	revision uint64
+	at       time.Time
+}
+
+// values yields what is there whose key matches, without marks of deletion. After an error it ends.
+func (l *Ledger) values(ctx context.Context, pattern string, from uint64) iter.Seq2[value, error] {
+	if l.byMessage {
+		return l.messages(ctx, pattern, from)
+	}
+	opts := []jetstream.WatchOpt{jetstream.IgnoreDeletes()}
+	if from > 0 {
+		opts = append(opts, jetstream.ResumeFromRevision(from))
+	}
+	return func(yield func(value, error) bool) {
+		for kve, err := range l.follow(ctx, pattern, opts...) {
+			if kve == nil && err == nil || !yield(valueOf(kve), err) {
+				return
+			}
+		}
+	}
+}
+
+// messages is values for those who may not make consumers.
+func (l *Ledger) messages(ctx context.Context, pattern string, from uint64) iter.Seq2[value, error] {
+	return func(yield func(value, error) bool) {
+		stream, err := jsread.Open(ctx, l.js, streamPrefix+l.kv.Bucket())
+		if err != nil {
+			yield(value{}, explain(err))
+			return
+		}
+		prefix := subjectPrefix + l.kv.Bucket() + "."
+		for msg, err := range jsread.Messages(ctx, stream, prefix+pattern, from) {
+			switch {
+			case err != nil:
+				yield(value{}, explain(err))
+				return
+			case deletes(msg):
+			case !yield(value{strings.TrimPrefix(msg.Subject, prefix), msg.Data, msg.Sequence, msg.Time}, nil):
 				return
 			}
 		}
@@ -88,6 +131,10 @@ func (l *Ledger) Watch(ctx context.Context, key provision.Key) iter.Seq2[Entry, 
 			yield(Entry{}, fmt.Errorf("ledger: watch: %w", err))
 			return
 		}
+		if l.byMessage {
+			l.poll(ctx, key, yield)
+			return
+		}
 		seen := false
 		for kve, err := range l.follow(ctx, key.String()) {
 			var e Entry
@@ -100,12 +147,46 @@ func (l *Ledger) Watch(ctx context.Context, key provision.Key) iter.Seq2[Entry, 
 			case kve == nil || kve.Operation() != jetstream.KeyValuePut:
 				err = provision.ErrNoRecord
 			default:
-				e, err = entryOf(kve)
+				e, err = valueOf(kve).entry()
 			}
 			seen = true
 			if !yield(e, err) {
 				return
 			}
+		}
+	}
+}
+
+// pollEvery is the time between two looks at a record.
+const pollEvery = 500 * time.Millisecond
+
+// poll is Watch for those who may not make consumers. Of changes that come faster it yields the last one.
+func (l *Ledger) poll(ctx context.Context, key provision.Key, yield func(Entry, error) bool) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for seen, revision := false, uint64(0); ; seen = true {
+		msg, err := l.last(ctx, key.String())
+		switch {
+		case ctx.Err() != nil:
+			yield(Entry{}, fmt.Errorf("ledger: watch %s: %w", key, ctx.Err()))
+			return
+		case err != nil:
+			yield(Entry{}, err)
+			return
+		case msg == nil || deletes(msg):
+			if (!seen || revision != 0) && !yield(Entry{}, provision.ErrNoRecord) {
+				return
+			}
+			revision = 0
+		case msg.Sequence != revision:
+			revision = msg.Sequence
+			if !yield(value{key.String(), msg.Data, msg.Sequence, msg.Time}.entry()) {
+				return
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 		}
 	}
 }
@@ -170,13 +251,21 @@ func discard(w jetstream.KeyWatcher) {
 	}()
 }
 
-func entryOf(kve jetstream.KeyValueEntry) (Entry, error) {
-	e := Entry{Revision: kve.Revision(), StoredAt: kve.Created()}
-	key, err := provision.ParseKey(kve.Key())
+// valueOf returns what an entry holds, nothing for nil.
+func valueOf(kve jetstream.KeyValueEntry) value {
+	if kve == nil {
+		return value{}
+	}
+	return value{kve.Key(), kve.Value(), kve.Revision(), kve.Created()}
+}
+
+func (v value) entry() (Entry, error) {
+	e := Entry{Revision: v.revision, StoredAt: v.at}
+	key, err := provision.ParseKey(v.key)
 	if err != nil {
 		return e, fmt.Errorf("%w: %w", ErrUndecodable, err)
 	}
-	if e.Record, err = decode(key, kve.Value(), lenient); err != nil {
+	if e.Record, err = decode(key, v.data, lenient); err != nil {
 		e.Record.Key = key
 	}
 	return e, err

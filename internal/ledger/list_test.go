@@ -8,10 +8,17 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
+
+// both returns a ledger, and the same one as those open it who may make no consumers.
+func both(t *testing.T, l *ledger.Ledger, js jetstream.JetStream) map[string]*ledger.Ledger {
+	t.Helper()
+	return map[string]*ledger.Ledger{"by a consumer": l, "by message": open(t, js, ledger.Config{ByMessage: true})}
+}
 
 // listed returns the keys that the list yields, sorted.
 func listed(t *testing.T, l *ledger.Ledger, f ledger.Filter) []string {
@@ -67,19 +74,23 @@ func TestList(t *testing.T) {
 		{ledger.Filter{Source: "*"}, nil},
 		{ledger.Filter{States: []provision.State{provision.StateFailed, provision.StateWaiting}}, []string{"acme.s.2=2E2", "acme.t.1", "beta.s.1"}},
 	} {
-		if diff := cmp.Diff(c.want, listed(t, l, c.filter)); diff != "" {
-			t.Errorf("%+v (-want +got):\n%s", c.filter, diff)
+		for how, l := range both(t, l, js) {
+			if diff := cmp.Diff(c.want, listed(t, l, c.filter)); diff != "" {
+				t.Errorf("%+v %s (-want +got):\n%s", c.filter, how, diff)
+			}
 		}
 	}
 }
 
 func TestListTenantIsNoPattern(t *testing.T) {
 	t.Parallel()
-	l, _ := newLedger(t)
-	for _, tenant := range []string{"*", ">", "a.b", " "} {
-		for e, err := range l.List(testContext(t), ledger.Filter{Tenant: tenant}) {
-			if err == nil {
-				t.Errorf("tenant %q listed %v", tenant, e)
+	l, js := newLedger(t)
+	for _, l := range both(t, l, js) {
+		for _, tenant := range []string{"*", ">", "a.b", " "} {
+			for e, err := range l.List(testContext(t), ledger.Filter{Tenant: tenant}) {
+				if err == nil {
+					t.Errorf("tenant %q listed %v", tenant, e)
+				}
 			}
 		}
 	}
@@ -102,21 +113,23 @@ func TestListGoesOnAfterAnOddRecord(t *testing.T) {
 		}
 	}
 	store(t, l, record("fine", "n"), 0)
-	var fine, odd []string
-	for e, err := range l.List(testContext(t), ledger.Filter{}) {
-		switch {
-		case err == nil:
-			fine = append(fine, e.Record.Key.ID)
-		case errors.Is(err, ledger.ErrUndecodable):
-			odd = append(odd, e.Record.Key.ID)
-		default:
-			t.Fatal(err)
+	for _, l := range both(t, l, js) {
+		var fine, odd []string
+		for e, err := range l.List(testContext(t), ledger.Filter{}) {
+			switch {
+			case err == nil:
+				fine = append(fine, e.Record.Key.ID)
+			case errors.Is(err, ledger.ErrUndecodable):
+				odd = append(odd, e.Record.Key.ID)
+			default:
+				t.Fatal(err)
+			}
 		}
-	}
-	slices.Sort(fine)
-	slices.Sort(odd)
-	if diff := cmp.Diff([][]string{{"fine", "newer"}, {"", "odd"}}, [][]string{fine, odd}); diff != "" {
-		t.Error(diff)
+		slices.Sort(fine)
+		slices.Sort(odd)
+		if diff := cmp.Diff([][]string{{"fine", "newer"}, {"", "odd"}}, [][]string{fine, odd}); diff != "" {
+			t.Error(diff)
+		}
 	}
 }
 
@@ -124,31 +137,41 @@ func TestListGoesOnAfterAnOddRecord(t *testing.T) {
 // stays behind.
 func TestListCanBeLeft(t *testing.T) {
 	t.Parallel()
-	l, _ := newLedger(t)
+	l, js := newLedger(t)
 	for i := range 600 {
 		store(t, l, record(fmt.Sprint(i), "n"), 0)
 	}
-	for _, err := range l.List(testContext(t), ledger.Filter{}) {
-		if err != nil {
-			t.Fatal(err)
+	for how, l := range both(t, l, js) {
+		for _, err := range l.List(testContext(t), ledger.Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			break
 		}
-		break
-	}
-	if got := len(listed(t, l, ledger.Filter{})); got != 600 {
-		t.Errorf("%d records listed, want 600", got)
+		if got := len(listed(t, l, ledger.Filter{})); got != 600 {
+			t.Errorf("%d records listed %s, want 600", got, how)
+		}
 	}
 }
 
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	l, js := newLedger(t)
+	for how, watched := range both(t, l, js) {
+		t.Run(how, func(t *testing.T) { watch(t, l, js, watched) })
+	}
+}
+
+// watch watches a record of the name of the test.
+func watch(t *testing.T, l *ledger.Ledger, js jetstream.JetStream, watched *ledger.Ledger) {
+	t.Helper()
 	kv, err := js.KeyValue(t.Context(), ledger.DefaultBucket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(testContext(t))
 	defer cancel()
-	rec := record("watched", "1")
+	rec := record(t.Name(), "1")
 	var rev uint64
 	steps := []func(){ // what is done after each thing that is seen
 		func() { rev = store(t, l, rec, 0) },
@@ -157,7 +180,7 @@ func TestWatch(t *testing.T) {
 		cancel,
 	}
 	var seen []string
-	for e, err := range l.Watch(ctx, rec.Key) {
+	for e, err := range watched.Watch(ctx, rec.Key) {
 		switch {
 		case errors.Is(err, provision.ErrNoRecord):
 			seen = append(seen, "none")
@@ -180,7 +203,7 @@ func TestWatch(t *testing.T) {
 // Whoever has seen a revision can go on after it, and meets what was written anew since.
 func TestListFromARevision(t *testing.T) {
 	t.Parallel()
-	l, _ := newLedger(t)
+	l, js := newLedger(t)
 	revs := map[string]uint64{}
 	for _, id := range []string{"1", "2", "3"} {
 		revs[id] = store(t, l, provision.Record{Key: provision.Key{Tenant: "acme", Source: "s", ID: id}, State: provision.StateClaimed}, 0)
@@ -189,8 +212,10 @@ func TestListFromARevision(t *testing.T) {
 	for from, want := range map[uint64][]string{
 		1: {"acme.s.1", "acme.s.2", "acme.s.3"}, revs["3"]: {"acme.s.1", "acme.s.3"}, again: {"acme.s.1"}, again + 1: nil, again + 100: nil,
 	} {
-		if got := listed(t, l, ledger.Filter{From: from}); !slices.Equal(got, want) {
-			t.Errorf("from %d: %q, want %q", from, got, want)
+		for how, l := range both(t, l, js) {
+			if got := listed(t, l, ledger.Filter{From: from}); !slices.Equal(got, want) {
+				t.Errorf("from %d %s: %q, want %q", from, how, got, want)
+			}
 		}
 	}
 }

@@ -41,7 +41,7 @@ func (x *examination) orphans(ctx context.Context, js jetstream.JetStream) {
 func (x *examination) ledger(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerPatience)
 	defer cancel()
-	book, err := ledger.Open(ctx, js, ledger.Config{})
+	book, err := ledger.Open(ctx, js, ledger.Config{ByMessage: true})
 	if err != nil {
 		x.fail("ledger", err.Error(), lookRemedy)
 		return

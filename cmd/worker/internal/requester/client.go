@@ -20,7 +20,9 @@ const (
 	ResultStream  = "CONNECTION_RESULTS"
 )
 
-// Client publishes requests and reads results and ledger. It is safe for concurrent use.
+// Client publishes requests and reads results, dead letters and ledger. It makes no consumers, on purpose: who may
+// make one can have it deliver to whatever the workers' own listens to, and so take their requests from them. It is
+// safe for concurrent use.
 type Client struct {
 	js     jetstream.JetStream
 	ledger *ledger.Ledger // nil where the user may not look at it; see NewSubmitter
@@ -38,7 +40,7 @@ func New(ctx context.Context, nc *nats.Conn) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	book, err := ledger.Open(ctx, js, ledger.Config{})
+	book, err := ledger.Open(ctx, js, ledger.Config{ByMessage: true})
 	if err != nil {
 		return nil, explain(err, "the ledger ("+ledger.DefaultBucket+")")
 	}

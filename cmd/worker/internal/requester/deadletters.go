@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/jsread"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -25,55 +26,30 @@ type DeadLetter struct {
 	seq      uint64 // in the stream of dead letters
 }
 
-// deadLetters yields the dead letters that entered their stream at since or later, oldest first, up to
-// the last one that was there at the start. Zero means all; an empty tenant means every tenant. After
-// an error it ends.
+// deadLetters yields the dead letters that entered their stream at since or later, in no order. Zero means all; an
+// empty tenant means every tenant. After an error it ends.
 func (c *Client) deadLetters(ctx context.Context, tenant string, since time.Time) iter.Seq2[DeadLetter, error] {
 	return func(yield func(DeadLetter, error) bool) {
 		const what = "the stream of dead letters (" + DeadLetterStream + ")"
-		letters, left, err := c.openDeadLetters(ctx, tenant, since)
+		stream, err := jsread.Open(ctx, c.js, DeadLetterStream)
+		subject, from := deadLetterSubject(tenant), uint64(0)
+		if err == nil && !since.IsZero() {
+			from, err = jsread.Since(ctx, stream, subject, since)
+		}
 		if err != nil {
 			yield(DeadLetter{}, explain(err, what))
 			return
 		}
-		defer func() { _ = letters.Unsubscribe() }()
-		for left > 0 {
-			msg, meta, err := nextMessage(ctx, letters)
+		for msg, err := range jsread.Messages(ctx, stream, subject, from) {
 			if err != nil {
 				yield(DeadLetter{}, explain(err, what))
 				return
 			}
-			left = meta.NumPending
-			if !yield(deadLetterOf(msg.Header, meta.Sequence.Stream), nil) {
+			if !yield(deadLetterOf(msg.Header, msg.Sequence), nil) {
 				return
 			}
 		}
 	}
-}
-
-// openDeadLetters begins to read, headers only, and says how many there are.
-func (c *Client) openDeadLetters(ctx context.Context, tenant string, since time.Time) (*nats.Subscription, uint64, error) {
-	from := []nats.SubOpt{nats.HeadersOnly()}
-	if !since.IsZero() {
-		from = append(from, nats.StartTime(since))
-	}
-	letters, err := c.read(ctx, DeadLetterStream, deadLetterSubject(tenant), nil, from...)
-	if err != nil {
-		return nil, 0, err
-	}
-	left, err := letters.InitialConsumerPending()
-	return letters, left, err
-}
-
-func nextMessage(ctx context.Context, from *nats.Subscription) (*nats.Msg, *nats.MsgMetadata, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	msg, err := from.NextMsgWithContext(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	meta, err := msg.Metadata()
-	return msg, meta, err
 }
 
 // deadLetterSubject is built like the worker's own; no tenant means the wildcard.

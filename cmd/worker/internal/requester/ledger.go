@@ -49,6 +49,7 @@ func (c *Client) List(ctx context.Context, f Filter) ([]provision.Record, error)
 // ListSome is List that also returns how many records match beyond f.Limit. It holds no more than about
 // twice as many at a time.
 func (c *Client) ListSome(ctx context.Context, f Filter) (recs []provision.Record, more int, err error) {
+	var entries []ledger.Entry
 	var unreadable []error
 	now := time.Now()
 	for e, err := range c.ledger.List(ctx, f.Filter) {
@@ -57,27 +58,38 @@ func (c *Client) ListSome(ctx context.Context, f Filter) (recs []provision.Recor
 			unreadable = append(unreadable, err)
 			continue
 		case f.match(e.Record, now):
-			recs = append(recs, e.Record)
+			entries = append(entries, e)
 		}
-		if f.Limit > 0 && len(recs) > 2*f.Limit {
-			recs, more = f.latest(recs, more)
+		if f.Limit > 0 && len(entries) > 2*f.Limit {
+			entries, more = f.latest(entries, more)
 		}
 	}
-	recs, more = f.latest(recs, more)
+	entries, more = f.latest(newest(entries), more)
+	for _, e := range entries {
+		recs = append(recs, e.Record)
+	}
 	return recs, more, errors.Join(unreadable...)
 }
 
-// latest sorts recs and leaves the last f.Limit of them, all for 0. It adds the others to more.
-func (f Filter) latest(recs []provision.Record, more int) ([]provision.Record, int) {
-	slices.SortStableFunc(recs, func(a, b provision.Record) int { return f.at(a).Compare(f.at(b)) })
-	n := f.Limit
-	if n == 0 || len(recs) <= n {
-		return recs, more
+// newest leaves out what was written again, and so read again, while the ledger was read.
+func newest(entries []ledger.Entry) []ledger.Entry {
+	last := map[provision.Key]uint64{} // :: key → revision
+	for _, e := range entries {
+		last[e.Record.Key] = max(last[e.Record.Key], e.Revision)
 	}
-	over := len(recs) - n
-	copy(recs, recs[over:])
-	clear(recs[n:])
-	return recs[:n], more + over
+	return slices.DeleteFunc(entries, func(e ledger.Entry) bool { return e.Revision < last[e.Record.Key] })
+}
+
+// latest sorts entries and leaves the last f.Limit of them, all for 0. It adds the others to more.
+func (f Filter) latest(entries []ledger.Entry, more int) ([]ledger.Entry, int) {
+	slices.SortStableFunc(entries, func(a, b ledger.Entry) int { return f.at(a.Record).Compare(f.at(b.Record)) })
+	over := len(entries) - f.Limit
+	if f.Limit == 0 || over <= 0 {
+		return entries, more
+	}
+	copy(entries, entries[over:])
+	clear(entries[f.Limit:])
+	return entries[:f.Limit], more + over
 }
 
 // Load returns the record of key as it is now and its revision, or provision.ErrNoRecord.

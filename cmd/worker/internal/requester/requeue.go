@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/jsread"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -24,7 +25,7 @@ func (c *Client) Requeue(ctx context.Context, r Retry) (uint64, error) {
 func (c *Client) requeue(ctx context.Context, r Retry, more map[string][]string) (uint64, error) {
 	asking, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	stream, err := c.js.Stream(asking, DeadLetterStream)
+	stream, err := jsread.Open(asking, c.js, DeadLetterStream)
 	if err != nil {
 		return 0, explain(err, "the stream of dead letters ("+DeadLetterStream+")")
 	}

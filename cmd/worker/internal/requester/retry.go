@@ -104,6 +104,9 @@ func (c *Client) collect(ctx context.Context, s Selection) (found map[provision.
 			found[l.Key] = append(found[l.Key], l)
 		}
 	}
+	for _, ls := range found {
+		slices.SortFunc(ls, func(a, b DeadLetter) int { return cmp.Compare(a.seq, b.seq) })
+	}
 	return found, unnamed, nil
 }
 

@@ -7,11 +7,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/jsread"
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/story"
 )
@@ -24,7 +24,7 @@ type Progress struct {
 	Result    func(m Message, r provision.Result)
 }
 
-// inFlight is how many requests SubmitAndWait has under way at most; each costs a watch of its record.
+// inFlight is how many requests SubmitAndWait has under way at most; each has its record read twice a second.
 const inFlight = 64
 
 // grace is how long a result event is waited for after the ledger has the outcome. A repeated
@@ -32,9 +32,10 @@ const inFlight = 64
 const grace = time.Second
 
 // SubmitAndWait publishes messages of one tenant and waits until each has its outcome or ctx ends.
-// The results' stream is being read before the first is published, so that none is missed.
+// It listens to the results before the first is published. One that is missed all the same, because the
+// connection was down, is in the ledger.
 func (c *Client) SubmitAndWait(ctx context.Context, tenant string, messages []Message, p Progress) error {
-	results, stop, err := c.subscribe(ctx, tenant)
+	results, stop, err := c.listen(ctx, tenant)
 	if err != nil {
 		return err
 	}
@@ -49,25 +50,6 @@ func (c *Client) SubmitAndWait(ctx context.Context, tenant string, messages []Me
 		group.Go(func() error { return c.submitOne(ctx, w, m) })
 	}
 	return group.Wait()
-}
-
-// subscribe reads the tenant's results from now on.
-func (c *Client) subscribe(ctx context.Context, tenant string) (<-chan provision.Result, func(), error) {
-	if c.ledger == nil {
-		return c.listen(ctx, tenant)
-	}
-	what := "the stream of results (" + ResultStream + ")"
-	stream, err := c.js.Stream(ctx, ResultStream)
-	if err != nil {
-		return nil, nil, explain(err, what)
-	}
-	results := make(chan provision.Result)
-	reading, err := c.read(ctx, ResultStream, resultSubjects(tenant), func(msg *nats.Msg) { pass(ctx, msg.Data, results) },
-		nats.StartSequence(stream.CachedInfo().State.LastSeq+1))
-	if err != nil {
-		return nil, nil, explain(err, what)
-	}
-	return results, func() { _ = reading.Unsubscribe() }, nil
 }
 
 func resultSubjects(tenant string) string {
@@ -267,7 +249,7 @@ func outcomeOf(f *provision.FinalResult) provision.Result {
 
 // gone reports whether a worker has settled the message.
 func (t *wait) gone(ctx context.Context) bool {
-	stream, err := t.client.js.Stream(ctx, RequestStream)
+	stream, err := jsread.Open(ctx, t.client.js, RequestStream)
 	if err != nil {
 		return false
 	}
