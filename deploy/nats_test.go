@@ -15,6 +15,7 @@ import (
 
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/jsread"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/natstest"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -252,27 +253,33 @@ func TestNATSOperatorCanPauseAndLook(t *testing.T) {
 	if p, err := consumer.Resume(ctx, js); err != nil || p.Paused {
 		t.Errorf("Resume() = %+v, %v", p, err)
 	}
-	led, err := ledger.Open(ctx, js, ledger.Config{})
+	led, err := ledger.Open(ctx, js, ledger.Config{ByMessage: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, err := range led.List(ctx, ledger.Filter{}) {
 		t.Errorf("ledger list: %v", err)
 	}
+	watched := provision.Key{Tenant: "acme", Source: "s", ID: "1"}
+	for _, err := range led.Watch(ctx, watched) {
+		if !errors.Is(err, provision.ErrNoRecord) {
+			t.Errorf("ledger watch: %v", err)
+		}
+		break
+	}
 	if _, err := js.Publish(ctx, "connections.requests.acme", []byte(`{}`)); err != nil {
 		t.Errorf("request: %v", err)
 	}
-	old, err := nc.JetStream()
-	if err != nil {
-		t.Fatal(err)
-	}
 	for name, subject := range map[string]string{consumer.StreamResults: "connections.results.*.*", consumer.StreamDeadLetters: "connections.deadletters.*"} {
-		sub, err := old.SubscribeSync(subject, nats.OrderedConsumer(), nats.BindStream(name)) // what submit --wait and retry do
-		if err == nil {
-			err = sub.Unsubscribe()
-		}
+		stream, err := jsread.Open(ctx, js, name)
 		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range jsread.Messages(ctx, stream, subject, 0) {
 			t.Errorf("read %s: %v", name, err)
+		}
+		if _, err := nc.SubscribeSync(subject); err != nil {
+			t.Errorf("listen to %s: %v", subject, err)
 		}
 	}
 	if b.denied(nc) {

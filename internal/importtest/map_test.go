@@ -62,7 +62,7 @@ var allowed = map[string][]string{
 	"test/observability": {"*"},
 
 	"internal/importtest": {},
-	"deploy":              {"internal/consumer", "internal/event", "internal/inquiry", "internal/ledger"}, // its tests run them with the rights it grants
+	"deploy":              {"internal/consumer", "internal/event", "internal/inquiry", "internal/jsread", "internal/ledger"}, // its tests run them with the rights it grants
 }
 
 // forTests are what every package's tests may import on top of its own line: stand-ins and test libraries.

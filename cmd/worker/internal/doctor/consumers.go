@@ -104,7 +104,7 @@ func harm(stream string, info *jetstream.ConsumerInfo) string {
 
 // removal says how to remove a consumer, and how to keep it from coming back.
 func removal(stream, name string) string {
-	return fmt.Sprintf("remove it, if nobody knows what it is for: nats consumer rm %s %s --force; who made it may publish on $JS.API.CONSUMER.CREATE.%s.>: "+
+	return fmt.Sprintf("remove it as an administrator, if nobody knows what it is for: nats consumer rm %s %s --force; who made it may publish on $JS.API.CONSUMER.CREATE.%s.>: "+
 		"take that right away from whoever misuses it ($JS.EVENT.ADVISORY.API names the user, at the time), and change that user's password", stream, shellWord(name), stream)
 }
 

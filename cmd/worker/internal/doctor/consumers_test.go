@@ -46,7 +46,7 @@ func lookAt(t *testing.T, js jetstream.JetStream) []Finding {
 	return found(func(x *examination) { x.consumers(testContext(t), js) })
 }
 
-// An operator's consumer takes requests that nobody gets. Nothing but the doctor tells.
+// A consumer takes requests that nobody gets. Nothing but the doctor tells. An operator can't make one, nor remove it.
 func TestForeignConsumersAsDeployed(t *testing.T) {
 	t.Parallel()
 	srv := startAsDeployed(t)
@@ -59,11 +59,18 @@ func TestForeignConsumersAsDeployed(t *testing.T) {
 		t.Errorf("with the workers' consumer alone: %+v", got)
 	}
 	publish(t, admin, "connections.results.acme.failed", "connections.requests.acme")
-	msg, err := operator.Conn().RequestWithContext(ctx, "$JS.API.CONSUMER.CREATE.CONNECTION_RESULTS.z1", []byte(
-		`{"stream_name":"CONNECTION_RESULTS","config":{"name":"z1","deliver_policy":"last","ack_policy":"explicit","headers_only":true,"mem_storage":true,`+
-			`"inactive_threshold":5000000000,"deliver_subject":"$JS.API.CONSUMER.MSG.NEXT.CONNECTION_REQUESTS.flow-worker"}}`))
+	thief := []byte(
+		`{"stream_name":"CONNECTION_RESULTS","config":{"name":"z1","deliver_policy":"last","ack_policy":"explicit","headers_only":true,"mem_storage":true,` +
+			`"inactive_threshold":5000000000,"deliver_subject":"$JS.API.CONSUMER.MSG.NEXT.CONNECTION_REQUESTS.flow-worker"}}`)
+	if err := errors.Join(operator.Conn().Publish("$JS.API.CONSUMER.CREATE.CONNECTION_RESULTS.z1", thief), operator.Conn().Flush()); err != nil {
+		t.Fatal(err)
+	}
+	if got := lookAt(t, operator); len(got) != 1 || got[0].Status != OK {
+		t.Errorf("after an operator tried to make one: %+v", got)
+	}
+	msg, err := admin.Conn().RequestWithContext(ctx, "$JS.API.CONSUMER.CREATE.CONNECTION_RESULTS.z1", thief)
 	if err != nil || strings.Contains(string(msg.Data), `"error"`) {
-		t.Fatalf("the operator makes no consumer: %v, %+v", err, msg)
+		t.Fatalf("the administrator makes no consumer: %v, %+v", err, msg)
 	}
 	awaitTaken(t, admin)
 	got := lookAt(t, operator)
@@ -71,7 +78,7 @@ func TestForeignConsumersAsDeployed(t *testing.T) {
 		!strings.Contains(got[0].Remedy, "nats consumer rm CONNECTION_RESULTS 'z1' --force") || !strings.Contains(got[0].Remedy, "$JS.API.CONSUMER.CREATE.CONNECTION_RESULTS.>") {
 		t.Errorf("with a consumer that takes requests: %+v", got)
 	}
-	if err := operator.DeleteConsumer(ctx, consumer.StreamResults, "z1"); err != nil { // what the remedy says, as an operator may
+	if err := admin.DeleteConsumer(ctx, consumer.StreamResults, "z1"); err != nil { // what the remedy says
 		t.Fatal(err)
 	}
 	if got := lookAt(t, operator); len(got) != 1 || got[0].Status != OK {
