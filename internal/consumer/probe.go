@@ -17,37 +17,19 @@ func (c *Consumer) wrote(object string, err error) {
 	}
 }
 
-// Where a stream is asked whether it may be written to. No tenant and no outcome has these names.
-var probeSubjects = map[string]string{ // :: stream → subject
-	StreamResults:     "connections.results._probe._none",
-	StreamDeadLetters: "connections.deadletters._probe",
-}
-
-// probeStream is the name of no stream.
-const probeStream = "_flow-worker-probe"
-
-// ProbeStream asks the stream of results or of dead letters whether it would take a message, without storing
-// one: the stream has to have room, and it has to refuse a message that expects to be stored elsewhere, by just
-// that error. Whoever reads the stream sees nothing; who subscribes to the subjects of all tenants sees an empty
-// message. That it returns nil is no proof: storing may still fail.
+// ProbeStream asks whether the stream of results or of dead letters is there, has a leader, and has room. It publishes
+// nothing, not even what the stream would refuse, for those who subscribe to its subjects would get that. So nil is no
+// proof: storing may fail all the same, or not be allowed.
 func (c *Consumer) ProbeStream(ctx context.Context, stream string) error {
 	info, err := c.JS.Stream(ctx, stream)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", stream, err)
 	}
-	if err := Room(info.CachedInfo()); err != nil {
-		return err
+	if cluster := info.CachedInfo().Cluster; cluster != nil && cluster.Leader == "" {
+		return fmt.Errorf("stream %s has no leader", stream)
 	}
-	_, err = c.JS.Publish(ctx, probeSubjects[stream], nil, jetstream.WithExpectStream(probeStream), jetstream.WithRetryAttempts(0))
-	var api *jetstream.APIError
-	if errors.As(err, &api) && api.ErrorCode == streamNotMatch {
-		return nil
-	}
-	return fmt.Errorf("stream %s: %w", stream, err)
+	return Room(info.CachedInfo())
 }
-
-// streamNotMatch is JetStream's error code (JSStreamNotMatchErr) for a message that expects another stream.
-const streamNotMatch jetstream.ErrorCode = 10060
 
 // roomBytes is how much a stream has to have left: as much as a common record, result or dead letter.
 const roomBytes = 4 << 10

@@ -121,6 +121,26 @@ func (g *Guard) Check(ctx context.Context, l *Ledger) error {
 	return fmt.Errorf("ledger: %s was written by others %d times while it was looked at", noteKey, noteTries)
 }
 
+// Prove writes the note again, whatever it says, and returns nil when the bucket has confirmed that: it takes writes.
+// A bucket that is full may still take this one, because it replaces another.
+func (g *Guard) Prove(ctx context.Context, l *Ledger) error {
+	g.checking.Lock()
+	defer g.checking.Unlock()
+	f, err := g.look(ctx, l)
+	if err != nil {
+		return err
+	}
+	rev, err := l.writeNote(ctx, f.note, noteValue{LostAt: f.lostAt})
+	switch {
+	case isConflict(err): // it has just taken another process's
+		return nil
+	case err != nil:
+		return fmt.Errorf("ledger: write %s: %w", noteKey, explain(err))
+	}
+	g.know(rev, f.lostAt)
+	return nil
+}
+
 // findings are what a look came to.
 type findings struct {
 	note   note

@@ -482,3 +482,51 @@ func TestNoteCannotBeWritten(t *testing.T) {
 		t.Errorf("records were lost at %v, want %v or later", at, last)
 	}
 }
+
+// A proof writes the note, changes nothing that it says, and fails where the bucket takes no writes.
+func TestProve(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, newServer(t))
+	prove := func(g *ledger.Guard) error { return g.Prove(testContext(t), p.Ledger) }
+	if err := prove(p.guard); err != nil { // where there is no note yet
+		t.Fatal(err)
+	}
+	p.written("x")
+	p.purge()
+	lost := p.check()
+	before := p.note()
+	if err := errors.Join(prove(p.guard), prove(&ledger.Guard{})); err != nil {
+		t.Fatal(err)
+	}
+	if after := p.note(); after.Revision() != before.Revision()+2 || string(after.Value()) != string(before.Value()) {
+		t.Errorf("the note was %s at revision %d and is %s at %d", before.Value(), before.Revision(), after.Value(), after.Revision())
+	}
+	if at := p.check(); lost.IsZero() || !at.Equal(lost) {
+		t.Errorf("records were lost at %v, want %v", at, lost)
+	}
+	cfg := p.stream().CachedInfo().Config
+	cfg.Subjects = []string{"elsewhere"}
+	if _, err := p.js.UpdateStream(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := prove(p.guard); err == nil {
+		t.Error("the bucket takes no writes, and nobody noticed")
+	}
+}
+
+// Processes that prove at the same time are not in each other's way.
+func TestProveTogether(t *testing.T) {
+	t.Parallel()
+	p := newProcess(t, newServer(t))
+	p.mustHaveLostNothing("a new bucket")
+	var all sync.WaitGroup
+	for range 10 {
+		all.Go(func() {
+			if err := new(ledger.Guard).Prove(testContext(t), p.Ledger); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	p.mustHaveLostNothing("after all proofs")
+}

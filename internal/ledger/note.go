@@ -112,15 +112,3 @@ func lostBefore(info *jetstream.StreamInfo, now time.Time) time.Time {
 	}
 	return now
 }
-
-// probeKey is written to find out whether the bucket takes writes. It is no request's key either.
-const probeKey = "_flow-worker.probe"
-
-// Probe returns nil when the bucket has confirmed a write, which changes no record. A bucket that is full may
-// still take it, because it replaces the last one.
-func (l *Ledger) Probe(ctx context.Context) error {
-	if _, err := l.kv.Put(ctx, probeKey, []byte("{}")); err != nil {
-		return fmt.Errorf("ledger: write %s: %w", probeKey, explain(err))
-	}
-	return nil
-}

@@ -53,7 +53,7 @@ func TestReadyz(t *testing.T) {
 		"paused and down": {map[string]CheckFunc{"nats": down}, true, 503,
 			Report{Paused: true, Note: pausedNote, Checks: []CheckResult{{Name: "nats", Reason: "connection refused"}}}},
 		"long reason": {map[string]CheckFunc{"nats": loud}, false, 503,
-			Report{Checks: []CheckResult{{Name: "nats", Reason: strings.Repeat("é ", 66) + "é…"}}}},
+			Report{Checks: []CheckResult{{Name: "nats", Reason: strings.Repeat("é ", 133) + "…"}}}},
 		"panic": {map[string]CheckFunc{"nats": func(context.Context) error { panic("secret") }}, false, 503,
 			Report{Checks: []CheckResult{{Name: "nats", Reason: "the check panicked"}}}},
 	} {

@@ -41,8 +41,8 @@ var ErrUnprobed = errors.New("not probed")
 
 // WritesConfig says when an object counts as one that takes no writes. The zero value is usable.
 type WritesConfig struct {
-	// Failures is how many writes must have failed in a row. 0 means 3. Probes count as writes, and
-	// begin with the first failure.
+	// Failures is how many writes must have failed in a row. 0 means 3. A probe that writes counts as one, and
+	// begins with the first failure.
 	Failures int
 	// Span is how long after the first of them the last one must have failed. 0 means 5 s.
 	Span time.Duration
@@ -51,9 +51,9 @@ type WritesConfig struct {
 	// Idle is how long after its last write an object is probed all the same, where the probe writes:
 	// a worker without requests has to notice, too. 0 means a minute.
 	Idle time.Duration
-	// Quiet is how long no write may have failed before an object counts as healthy whose probe
-	// doesn't write, where no request came by. 0 means 70 s: what could not be published is published
-	// again after half of that.
+	// Quiet is after how long without another failure the earlier ones don't count any more. That makes an
+	// object healthy whose probe doesn't write, where no request comes by. 0 means 70 s: what could not be
+	// published is published again after half of that.
 	Quiet time.Duration
 
 	Registerer prometheus.Registerer // nil means no metrics
@@ -151,6 +151,9 @@ func (w *Writes) Wrote(o Object, err error) {
 
 // failed notes a failure. It ends a trial.
 func (h *writeHealth) failed(now time.Time, err error, cfg WritesConfig) {
+	if !h.failing && now.Sub(h.last) > cfg.Quiet {
+		h.failures = 0 // that was another trouble
+	}
 	if h.failures == 0 {
 		h.first = now
 	}
@@ -225,7 +228,8 @@ func (w *Writes) healthy() bool {
 	return !slices.ContainsFunc(Objects, func(o Object) bool { return w.health[o].failures > 0 })
 }
 
-// probeDue probes, side by side, each object whose last write failed, and each that is idle.
+// probeDue probes, side by side, each object that takes no writes, and by a probe that writes each whose last write
+// failed, and each that is idle.
 func (w *Writes) probeDue(ctx context.Context, probes map[Object]Probe) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -252,10 +256,7 @@ func (w *Writes) due(o Object, p Probe) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	h := w.health[o]
-	if h.failures > 0 {
-		return true
-	}
-	return p.Proves && time.Since(h.written) >= w.cfg.Idle
+	return h.failing || p.Proves && (h.failures > 0 || time.Since(h.written) >= w.cfg.Idle)
 }
 
 // Proved reports whether the object ever took a write.

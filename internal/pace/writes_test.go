@@ -179,6 +179,19 @@ func TestWritesRecoverWithoutRequests(t *testing.T) {
 	})
 }
 
+// A failure doesn't count for ever: one now and one an hour ago, with nothing between, are not in a row.
+func TestWritesFailSeldom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, b, _ := writesWorld(t, ObjectDeadLetters, false)
+		for range 10 {
+			w.Wrote(ObjectDeadLetters, errRefused)
+			time.Sleep(time.Hour)
+		}
+		checkPermits(t, b, 64)
+	})
+}
+
 // What nobody could find out says nothing.
 func TestWritesUnprobed(t *testing.T) {
 	t.Parallel()

@@ -80,7 +80,7 @@ func (w *worker) probeLedger(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	return errors.Join(consumer.Room(info.CachedInfo()), book.Probe(ctx))
+	return errors.Join(consumer.Room(info.CachedInfo()), w.guard.Prove(ctx, book))
 }
 
 // whileConnected leaves out failures that are those of the connection.
