@@ -32,6 +32,7 @@ type writesWorld struct {
 	t      *testing.T
 	ctx    context.Context
 	conf   string
+	store  string // what the account may store at most, in the configuration's words; empty means no limit
 	broker *natstest.Server
 	js     jetstream.JetStream // of an administrator
 	flow   *flowtest.Emulator
@@ -54,8 +55,12 @@ func newWritesWorld(t *testing.T) *writesWorld {
 // configure writes a configuration by which the worker may not publish to some subjects.
 func (w *writesWorld) configure(denied ...string) {
 	w.t.Helper()
-	text := fmt.Sprintf(`authorization { users: [ { user: admin, password: p }
-  { user: worker, password: p, permissions { publish { allow: ">", deny: ["%s"] }, subscribe: ">" } } ] }`, strings.Join(denied, `", "`))
+	limits := "enabled"
+	if w.store != "" {
+		limits = "{ max_store: " + w.store + " }"
+	}
+	text := fmt.Sprintf(`accounts { A { jetstream: %s, users: [ { user: admin, password: p }
+  { user: worker, password: p, permissions { publish { allow: ">", deny: ["%s"] }, subscribe: ">" } } ] } }`, limits, strings.Join(denied, `", "`))
 	check(w.t, os.WriteFile(w.conf, []byte(text), 0o600))
 }
 
@@ -260,6 +265,28 @@ func (w *writesWorld) recovered(object string) {
 	if _, metrics := w.get("/metrics"); !strings.Contains(metrics, `flow_worker_writes_failing{object="`+object+`"} 0`) {
 		w.t.Error("the metric says otherwise")
 	}
+}
+
+// An account that may store no more takes no writes of any kind, and can be read.
+func TestAccountStoresNoMore(t *testing.T) {
+	t.Parallel()
+	w := newWritesWorld(t)
+	w.start()
+	w.eventually("readiness", w.ready)
+	w.send(2)
+	w.eventually("the end of all requests", func() bool { return w.messages(consumer.StreamRequests) == 0 })
+	_, err := consumer.Pause(w.ctx, w.js, time.Time{})
+	check(t, err)
+	w.send(3) // the stream of requests takes no more either
+	w.store = "1KB"
+	w.deny("nothing")
+	_, err = consumer.Resume(w.ctx, w.js)
+	check(t, err)
+	w.illness("ledger", ledgerStream)
+	w.store = ""
+	w.deny("nothing")
+	w.eventually("readiness again", w.ready)
+	w.recovered("ledger")
 }
 
 // A worker that starts when the ledger takes no writes takes no request at all, and begins when it does.

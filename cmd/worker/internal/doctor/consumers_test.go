@@ -205,3 +205,29 @@ func TestManyForeignConsumersTakeFewLines(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// A stream that is full can be read, so everything else about it is well.
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
+	ctx := testContext(t)
+	if _, err := app.EnsureObjects(ctx, js, load(t)); err != nil {
+		t.Fatal(err)
+	}
+	look := func() []Finding { return found(func(x *examination) { x.room(ctx, js) }) }
+	if got := look(); len(got) > 0 {
+		t.Errorf("with room everywhere: %+v", got)
+	}
+	stream, err := js.Stream(ctx, consumer.StreamResults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := stream.CachedInfo().Config
+	cfg.Discard, cfg.MaxBytes = jetstream.DiscardNew, 1000
+	if _, err := js.UpdateStream(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	if got := look(); len(got) != 1 || got[0].Status != Fail || !strings.Contains(got[0].What, "CONNECTION_RESULTS is full: max_bytes is 1000") {
+		t.Errorf("with a stream that is full: %+v", got)
+	}
+}

@@ -35,6 +35,7 @@ func (x *examination) nats(ctx context.Context) {
 		return
 	}
 	x.replicas(ctx, nc, js)
+	x.room(ctx, js)
 	x.rights(nc)
 	x.consumers(ctx, js)
 	x.intake(ctx, js)
@@ -109,6 +110,19 @@ func (x *examination) replicas(ctx context.Context, nc *nats.Conn, js jetstream.
 	if n := bucket.CachedInfo().Config.Replicas; n < 3 {
 		x.warn("nats replicas", fmt.Sprintf("the ledger has %d replica(s) in a cluster; losing one server can lose it", n),
 			`set WORKER_REPLICAS=3 and run "worker init"`)
+	}
+}
+
+// room tells of streams that are full: they can be read, and take nothing that is new.
+func (x *examination) room(ctx context.Context, js jetstream.JetStream) {
+	for _, name := range watched {
+		stream, err := js.Stream(ctx, name)
+		if err != nil {
+			return // objects has told
+		}
+		if err := consumer.Room(stream.CachedInfo()); err != nil {
+			x.fail("nats room", err.Error(), "raise the limit: nats stream edit "+name)
+		}
 	}
 }
 
