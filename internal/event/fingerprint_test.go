@@ -70,6 +70,9 @@ func TestFingerprintsStay(t *testing.T) {
 	var added strings.Builder
 	for _, text := range printedTexts(t) {
 		for form, l := range printedForms(text) {
+			if form == "both" && strings.TrimSpace(text) == "null" {
+				continue // data_base64 alone, by now
+			}
 			name, got := form+" "+strconv.Quote(text), decode(l.Headers, string(l.Body)).Request.Fingerprint
 			if want[name] == "" && *writeFingerprints {
 				fmt.Fprintf(&added, "%s %s\n", got, name)

@@ -23,7 +23,11 @@ type Draft struct {
 // say. It fails on a body that is no JSON object or has a name twice, and where id or source is
 // missing.
 func EncodeRequest(d Draft) (Message, error) {
-	root, err := parse(d.Body)
+	text, err := PlainText(d.Body)
+	if err != nil {
+		return Message{}, fmt.Errorf("event: the request is %w", err)
+	}
+	root, err := parseTop(text)
 	if err != nil {
 		return Message{}, fmt.Errorf("event: the request is %w", err)
 	}
