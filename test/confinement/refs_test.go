@@ -12,6 +12,10 @@ const (
 	forbidden = "secret_forbidden" // it leaves the tenant's place
 	malformed = "invalid_request"  // it is no reference
 	plaintext = "plaintext_secret" // likewise, and may be the secret itself
+
+	// elsewhere is forbidden where the reference begins with the very mount and prefix of the engine, and notFound
+	// where these are mere names.
+	elsewhere = "elsewhere"
 )
 
 // attempt is a reference as it stands in a request, and what becomes of it.
@@ -52,7 +56,13 @@ func paths() []attempt {
 		path("absolute", "/databricks/acme", forbidden),
 		path("absolute from the mount", "/secret/data/flow/tenants/globex/databricks/globex", forbidden),
 		path("absolute from the API", "/v1/secret/data/flow/tenants/globex/databricks/globex", forbidden),
-		path("whole path of the neighbour", "secret/data/flow/tenants/globex/databricks/globex", notFound),
+		path("whole path of the neighbour", "secret/data/flow/tenants/globex/databricks/globex", elsewhere),
+		path("whole path of the neighbour without the mount", "flow/tenants/globex/databricks/globex", elsewhere),
+		path("whole path of the neighbour behind the own", "secret/data/flow/tenants/acme/flow/tenants/globex/databricks/globex", elsewhere),
+		path("path from the API of another mount", "v1/kv/data/flow/tenants/acme/databricks/acme", notFound),
+		path("whole path of the neighbour from the API", "v1/secret/data/flow/tenants/globex/databricks/globex", elsewhere),
+		path("whole path of a longer name", "secret/data/flow/tenants/acme2/databricks/acme", elsewhere),
+		path("whole path of the neighbour, metadata", "secret/metadata/flow/tenants/globex/databricks/globex", elsewhere),
 		path("neighbour's name", "globex/databricks/globex", notFound),
 		path("slash", "/", forbidden),
 		path("two slashes", "//", forbidden),
@@ -67,7 +77,7 @@ func paths() []attempt {
 		path("cubbyhole", "cubbyhole/x", notFound),
 		path("cubbyhole above", "../../../../cubbyhole/x", forbidden),
 		path("identity above", "../../../../identity/entity/id", forbidden),
-		path("data", "data/databricks/acme", notFound),
+		path("data", "data/databricks/acme", malformed),
 		path("metadata", "metadata/databricks/acme", notFound),
 		path("metadata above", "../../../metadata/flow/tenants/acme/databricks/acme", forbidden),
 		path("data above", "../../../data/flow/tenants/globex/databricks/globex", forbidden),
@@ -291,6 +301,12 @@ func TestHostileReferences(t *testing.T) {
 				want := a.want
 				if e.kv == 1 && want == created && strings.HasPrefix(a.name, "version") {
 					want = notFound // it has no versions
+				}
+				if want == elsewhere {
+					want = notFound
+					if e.mount == "" {
+						want = forbidden
+					}
 				}
 				out := w.handle(t, nil, request(a.json, goodDomain))
 				if got := reason(out); got != want {
