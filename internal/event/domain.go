@@ -16,7 +16,10 @@ var hostPattern = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9
 // anyScheme is what stands before the host of a URL, or should.
 var anyScheme = regexp.MustCompile(`^(?i:https?:/*|[a-z][a-z0-9+.:-]*://+|//+)`)
 
-const maxHostLen = 253
+const (
+	maxHostLen = 253
+	maxMeant   = 4 << 10 // bytes of a text that is looked through for the host that it means
+)
 
 // checkDomain returns a domain parameter as it is posted, or what is wrong with it. The worker sends the tenant's
 // token there by way of the Flow Service, so the host must be one of allowed or below one of them.
@@ -55,6 +58,9 @@ func checkHost(domain string) (url, wrong string) {
 // meantDomain returns the value to send where it is plain which host was meant and that is allowed, or nothing. It
 // quotes a host name and nothing else of the text, which may hold a password.
 func meantDomain(text string, allowed []string) string {
+	if len(text) > maxMeant {
+		return ""
+	}
 	text = strings.Trim(text, " \t\r\n\"'<>")
 	text = anyScheme.ReplaceAllString(text, "")
 	authority := text

@@ -8,10 +8,16 @@ import (
 // workspaceURL is a workspace's URL with what a browser's address line adds to it.
 var workspaceURL = regexp.MustCompile(`^(?i:https)://([^/?#@:\\]*)(?::443)?/?(?:\?o=[0-9]{1,20})?$`)
 
+// maxWorkspaceURL is the length of the longest one: a host has at most 253 bytes.
+const maxWorkspaceURL = 300
+
 // WorkspaceURL returns a request's domain as it is posted and compared: in small letters, and without one "/" at
 // its end, ":443" and the query "?o=<digits>" that a browser's address line adds. It reports false where more than
 // scheme and host would be left; whether the host is one is for others to say.
 func WorkspaceURL(domain string) (url string, ok bool) {
+	if len(domain) > maxWorkspaceURL {
+		return "", false
+	}
 	m := workspaceURL.FindStringSubmatch(domain)
 	if m == nil {
 		return "", false

@@ -145,6 +145,9 @@ func (l Layout) relative(tenant, path string) (rest string, foreign bool) {
 // Such forms are the paths, commands and URLs that Vault's own tools print, and the references of other programs. What it
 // returns is well formed, passes Check, and differs from the text. It does not look for tokens in it.
 func (l Layout) Meant(tenant, text string) string {
+	if len(text) > maxRefLen {
+		return ""
+	}
 	ref, ok := fromCommand(strings.Fields(text))
 	if !ok {
 		ref, ok = fromText(strings.TrimSpace(text))
