@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,7 @@ type dataCheck struct {
 	allowed []string // domains
 	secrets provision.Layout
 	tenant  string
+	data    *node
 	bad     *violations
 }
 
@@ -53,6 +55,7 @@ func (c dataCheck) run(data *node) {
 		c.asText(data.text)
 		return
 	}
+	c.data = data
 	c.walk(data, createSchema(), atData)
 	var invalid *jsonschema.ValidationError
 	if err := createSchema().Validate(data.plain()); errors.As(err, &invalid) {
@@ -252,10 +255,31 @@ func (c dataCheck) schema(e *jsonschema.ValidationError) {
 		}
 	default:
 		if !c.bad.has(at) {
-			c.bad.add(at, "%s", describe(e.ErrorKind))
+			c.bad.add(at, "%s%s", describe(e.ErrorKind), meantValue(c.data, createSchema(), e.InstanceLocation))
 		}
 	}
 }
+
+// meantValue quotes the value to send for a string that has but the wrong case, or something around it, such as a
+// sandbox "Prod" or a UUID in braces. A short one, that is: it is told.
+func meantValue(n *node, s *jsonschema.Schema, path []string) string {
+	for _, name := range path {
+		if n, s = n.member(name), childOf(s, name); n == nil || s == nil {
+			return ""
+		}
+	}
+	text := strings.TrimPrefix(strings.Trim(strings.ToLower(n.text), " \t\r\n\"'{}"), "urn:uuid:")
+	if bareUUID.MatchString(text) {
+		text = text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
+	}
+	fits := s.Pattern != nil && s.Pattern.MatchString(text) || s.Enum != nil && slices.Contains(s.Enum.Values, any(text))
+	if n.kind != kindString || len(text) > maxNameLen || !fits || scrub.HoldsToken(text) {
+		return ""
+	}
+	return "; send " + strconv.Quote(text)
+}
+
+var bareUUID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // describe puts a finding of the validator into words without the value it is about, which the
 // validator's own words may quote.

@@ -2,7 +2,6 @@ package event
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"strings"
 	"testing"
@@ -114,17 +113,4 @@ func wantValid(t testing.TB, d provision.Delivery) {
 	if d.Invalid != nil {
 		t.Fatalf("invalid: %s", d.Invalid)
 	}
-}
-
-// encoded returns the value of a ce- header as the CloudEvents bindings have it written.
-func encoded(value string) string {
-	var b strings.Builder
-	for _, c := range []byte(value) {
-		if c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
-			fmt.Fprintf(&b, "%%%02X", c)
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
 }

@@ -2,6 +2,7 @@ package event
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -111,6 +112,20 @@ func unescape(value string) (string, error) {
 		return "", errPercent
 	}
 	return value, nil
+}
+
+// EncodeHeader returns the value of an attribute as a ce- header of the CloudEvents NATS binding has it, percent-encoded
+// byte by byte. Decode reads it as the very same value, whatever that looks like.
+func EncodeHeader(value string) string {
+	var b strings.Builder
+	for _, c := range []byte(value) {
+		if encodes(c) {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
 }
 
 // encodes reports whether the CloudEvents binding percent-encodes the byte.

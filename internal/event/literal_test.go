@@ -102,8 +102,8 @@ func TestTokenInAnAttributeIsRefused(t *testing.T) {
 		for issuer, token := range canary.Tokens() {
 			for form, l := range map[string]Letter{
 				"structured": letter(nil, structured(t, goodData, map[string]any{name: token})),
-				"binary":     letter(binary(map[string]string{"ce-" + name: encoded(token)}), goodData),
-				"retry":      letter(binary(map[string]string{"ce-" + name: encoded(token), "Flow-Worker-Retry": "1"}), goodData),
+				"binary":     letter(binary(map[string]string{"ce-" + name: EncodeHeader(token)}), goodData),
+				"retry":      letter(binary(map[string]string{"ce-" + name: EncodeHeader(token), "Flow-Worker-Retry": "1"}), goodData),
 			} {
 				d, dead, text := told(l)
 				if readsAttribute(name) {
@@ -114,7 +114,7 @@ func TestTokenInAnAttributeIsRefused(t *testing.T) {
 				if d.Request.Key != key {
 					t.Errorf("%s, %s, %s: named %+v", name, issuer, form, d.Request.Key)
 				}
-				if strings.Contains(text, token) || strings.Contains(text, encoded(token)) || dead.Headers[HeaderRedacted] == nil {
+				if strings.Contains(text, token) || strings.Contains(text, EncodeHeader(token)) || dead.Headers[HeaderRedacted] == nil {
 					t.Errorf("%s, %s, %s: %s", name, issuer, form, text)
 				}
 			}

@@ -172,7 +172,7 @@ func TestAttributesNobodyReadsCostNothing(t *testing.T) {
 			check(name, letter(nil, structured(t, goodData, map[string]any{name: value})))
 			if text, ok := value.(string); ok && name != "Source" && utf8.ValidString(name) {
 				check("ce-"+name, letter(binary(map[string]string{"ce-" + name: text}), goodData))
-				check("ce-"+name+", encoded", letter(binary(map[string]string{"Ce-" + name: encoded(text)}), goodData))
+				check("ce-"+name+", encoded", letter(binary(map[string]string{"Ce-" + name: EncodeHeader(text)}), goodData))
 			}
 		}
 	}
@@ -217,9 +217,12 @@ func TestHeadersAreDecodedWhereTheyAreEncoded(t *testing.T) {
 				t.Errorf("%s: %q names %+v, want %q", name, c.raw, d.Request.Key, c.want)
 			}
 		}
-		if back, err := unescape(encoded(c.want)); err != nil || back != c.want {
+		if back, err := unescape(EncodeHeader(c.want)); err != nil || back != c.want {
 			t.Errorf("%q encoded is read as %q, %v", c.want, back, err)
 		}
+	}
+	if got := EncodeHeader("é \"%\x7f!~/a"); got != "%C3%A9%20%22%25%7F!~/a" {
+		t.Errorf("encoded as %q", got)
 	}
 	for raw, want := range map[string]string{"": "/id: 0 bytes long; want 1 to 256", "%FF": "/id: not UTF-8 after percent-decoding", "\xff": "/id: not UTF-8", "%ED%A0%80": "/id: not UTF-8", "%C0%AF": "/id: not UTF-8", "a%00b": "U+0000", "a%0Ab": "U+000A", "%7F": "U+007F", "%C2%85": "U+0085"} {
 		d := decode(binary(map[string]string{"ce-id": raw}), goodData)
@@ -238,7 +241,7 @@ func FuzzHeaderValue(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string) {
 		if utf8.ValidString(value) {
-			if got, err := unescape(encoded(value)); err != nil || got != value {
+			if got, err := unescape(EncodeHeader(value)); err != nil || got != value {
 				t.Fatalf("%q encoded is read as %q, %v", value, got, err)
 			}
 		}
@@ -377,4 +380,26 @@ func FuzzSameRequest(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What was copied with something around it, or typed in capitals, is refused with the value to send.
+func TestValuesToSendAreQuoted(t *testing.T) {
+	t.Parallel()
+	const uuid = "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b"
+	for path, values := range map[string]map[string]string{
+		"sandbox":           {"Prod": "prod", " prod\n": "prod", `"prod"`: "prod", "PROD-EU": "prod-eu", "prod eu": "", "": "", "dapi0123456789ABCDEF0123456789abcdef": ""},
+		"connectionSpec.id": {"{" + uuid + "}": uuid, "urn:uuid:" + uuid: uuid, strings.ReplaceAll(uuid, "-", ""): uuid, strings.ToUpper(" " + uuid): uuid, "databricks": "", uuid + "x": ""},
+		"ifExists":          {"Adopt": "adopt", " create": "create", "maybe": "", "": ""},
+	} {
+		for sent, want := range values {
+			d := decode(nil, with(t, goodData, map[string]any{path: sent}))
+			if d.Invalid == nil {
+				t.Errorf("%s = %q is taken", path, sent)
+				continue
+			}
+			if _, got, _ := strings.Cut(d.Invalid.Message, "; send "); got != strings.TrimSuffix(strconv.Quote(want), `""`) {
+				t.Errorf("%s = %q: %s, want %q", path, sent, d.Invalid.Message, want)
+			}
+		}
+	}
 }
