@@ -3,6 +3,8 @@ package confinement
 import (
 	"strings"
 	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // The verdicts of the table.
@@ -312,9 +314,27 @@ func TestHostileReferences(t *testing.T) {
 				if got := reason(out); got != want {
 					t.Errorf("%s, %.200s: %s, want %s: %+v", a.name, a.json, got, want, out.Result)
 				}
+				w.takeAdvice(t, a, out)
 			}
 			w.checkPosted(t)
 		})
+	}
+}
+
+// takeAdvice sends the reference that a failure quotes, if it does: it must be one of the tenant's own.
+func (w *world) takeAdvice(t *testing.T, a attempt, out provision.Outcome) {
+	t.Helper()
+	if out.Result.Error == nil {
+		return
+	}
+	_, advice, ok := strings.Cut(out.Result.Error.Message, `; send "vault:`)
+	if !ok {
+		return
+	}
+	advice, _, _ = strings.Cut(advice, `"`)
+	again := w.handle(t, nil, request(quoted("vault:"+advice), goodDomain))
+	if got := reason(again); got != created && got != notFound && !strings.HasSuffix(advice, "#<field>") || strings.Contains(advice, w.judge.prefix+"/") {
+		t.Errorf("%s, %.200s: the advice %q leads to %s", a.name, a.json, advice, got)
 	}
 }
 
