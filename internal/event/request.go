@@ -80,3 +80,19 @@ func (d Draft) override(fields map[string]any) {
 		fields["time"] = d.Time.UTC()
 	}
 }
+
+// TokenInAttribute returns a failure where a structured event has a token in an attribute that Decode passes over
+// because nobody reads it (subject, time, dataschema): who sends the event can still keep it out of the stream.
+func TokenInAttribute(body []byte) *provision.Failure {
+	root, err := parseTop(body)
+	if err != nil {
+		return nil
+	}
+	var bad violations
+	for _, each := range root.members {
+		if !readsAttribute(each.name) && readAttribute(each.name, each.value.text).fault == faultToken {
+			bad.addAs(provision.ReasonPlaintextSecret, under("", each.name), faultToken)
+		}
+	}
+	return bad.failure()
+}

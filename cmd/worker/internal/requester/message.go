@@ -29,7 +29,7 @@ type Message struct {
 	Key         provision.Key
 	Name        string // of the connection; empty where the request could not be read
 	Fingerprint string
-	Invalid     *provision.Failure // why a worker would refuse it at once; nil if it would not
+	Invalid     *provision.Failure // why a worker would refuse it at once, or it must not be sent; nil if all is well
 	Unnamed     bool               // its own id or source can't be read, so a worker would give it another Key than this
 	wire        event.Message
 }
@@ -139,6 +139,9 @@ func (o Options) message(v []byte) (Message, error) {
 		return Message{}, err
 	}
 	d := o.Decoder.Decode(o.Tenant, m.Headers, m.Body, event.Meta{Timestamp: time.Now(), Delivered: 1})
+	if d.Invalid == nil {
+		d.Invalid = event.TokenInAttribute(m.Body)
+	}
 	return Message{
 		Key: d.Request.Key, Name: d.Request.Data.Name, Fingerprint: d.Request.Fingerprint,
 		Invalid: d.Invalid, Unnamed: d.Invalid != nil && !named(m.Body, d.Request.Key), wire: m,

@@ -117,6 +117,21 @@ func TestParseJudgesAsAWorkerWould(t *testing.T) {
 	}
 }
 
+// A worker passes over such an attribute; but the stream would keep the token.
+func TestParseKeepsATokenInAnAttributeOutOfTheStream(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"subject", "time", "dataschema"} {
+		input := strings.Replace(whole, `"id"`, `"`+name+`":"dapi0123456789abcdef0123456789abcdef","id"`, 1)
+		ms, err := requester.Parse(strings.NewReader(input), options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := ms[0].Invalid; f == nil || f.Reason != provision.ReasonPlaintextSecret || !strings.Contains(f.Message, "/"+name+": holds what looks like a token") || strings.Contains(f.Message, "dapi") {
+			t.Errorf("%s: %v", name, f)
+		}
+	}
+}
+
 func TestNewIDIsNew(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
