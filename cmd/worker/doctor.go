@@ -32,7 +32,7 @@ too, its connections there are listed. Exits 1 if any check fails.`,
 	f.StringVar(&cfg.Tenant, "tenant", "", "try this tenant's credentials (default: read those of all tenants seen)")
 	f.StringVar(&cfg.Sandbox, "sandbox", "", "list connections in this sandbox of the tenant's")
 	asJSON := f.Bool("json", false, "print JSON lines")
-	load := c.settingsOf(cmd, settings.NATS, settings.Vault, settings.Flow, settings.Streams)
+	load := c.settingsOf(cmd, settings.NATS, settings.Vault, settings.Secrets, settings.Flow, settings.Streams)
 	cmd.RunE = work(func(ctx context.Context, _ []string) error {
 		set, err := load()
 		if cfg.NoVault = onlyVault(err); cfg.NoVault != "" {

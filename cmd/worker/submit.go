@@ -36,15 +36,15 @@ func (c *cli) submitCommand() *cobra.Command {
 		Use:   "submit FILE…|-",
 		Short: "Publish requests, and wait for their results if asked to",
 		Long: `Publish connection requests. A file holds one or several of them, as JSON values one after
-another or in an array; "-" is the standard input. Each is either the data of a request, which
-gets an id of its own, or a whole CloudEvent.
+another or in an array, in UTF-8; "-" is the standard input. Each is either the data of a request,
+which gets an id of its own, or a whole CloudEvent.
 
 A request whose accessToken is not a reference is not sent, for the stream would keep the secret.`,
 		Example: "  worker submit --tenant acme --wait request.json\n  worker submit --tenant acme --dry-run request.json",
 		Args:    cobra.MinimumNArgs(1),
 	}
 	s.addFlags(cmd.Flags())
-	load := c.settingsOf(cmd, settings.NATS, settings.Requests)
+	load := c.settingsOf(cmd, settings.NATS, settings.Requests, settings.Secrets)
 	cmd.RunE = work(func(ctx context.Context, files []string) error {
 		set, err := load()
 		if err != nil {
@@ -79,7 +79,9 @@ func (s *submission) read(files []string, set settings.Settings) error {
 	if s.timeout < 0 {
 		return usagef("--timeout is %v; want 0 or more", s.timeout)
 	}
-	opts := requester.Options{Tenant: s.tenant, ID: s.id, Source: s.source, Decoder: &event.Decoder{AllowedDomains: set.AllowedDomains}}
+	opts := requester.Options{Tenant: s.tenant, ID: s.id, Source: s.source, Decoder: &event.Decoder{
+		AllowedDomains: set.AllowedDomains, Secrets: provision.Layout{Mount: set.VaultKVMount, Prefix: set.VaultTenantPrefix},
+	}}
 	if text := opts.Unreadable(); text != "" {
 		return usagef("%s", text)
 	}

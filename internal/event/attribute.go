@@ -32,21 +32,22 @@ func knownAttribute(name string) bool {
 	return false
 }
 
-// attributeName reports whether name is made of lower-case letters and digits only.
-func attributeName(name string) bool {
-	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
-		return (r < 'a' || r > 'z') && (r < '0' || r > '9')
-	})
+// readsAttribute reports whether the worker reads the attribute. What another one is called and holds costs no
+// request anything.
+func readsAttribute(name string) bool {
+	switch name {
+	case "specversion", "id", "source", "type", "datacontenttype", "expirytime", HeaderTraceParent, HeaderTraceState:
+		return true
+	}
+	return false
 }
 
 // checkAttributes looks at everything that a CloudEvent of ours must have. A bare message has no
 // attributes but those that name it.
 func (m *message) checkAttributes() {
 	for name, a := range m.attrs {
-		if a.fault != "" {
+		if a.fault != "" && !traceAttribute(name) {
 			m.bad.addAs(reasonOf(a.fault), under("", name), a.fault)
-		} else if !attributeName(name) {
-			m.bad.add(under("", name), "not an attribute; their names are lower-case letters and digits")
 		}
 	}
 	if m.form == formBare || m.form == formStructured && m.root == nil {
@@ -58,9 +59,7 @@ func (m *message) checkAttributes() {
 	m.need("type", checkType)
 	m.need("id", checkIDLen)
 	m.need("source", checkIDLen)
-	m.check("time", checkTime)
 	m.check("expirytime", checkTime)
-	m.check("subject", func(v string) string { return unless(v != "", "must not be empty") })
 }
 
 func reasonOf(fault string) provision.Reason {

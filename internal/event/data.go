@@ -1,8 +1,11 @@
 package event
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -39,16 +42,21 @@ var byteLimits = map[string]int{ // :: pointer → bytes
 // say.
 type dataCheck struct {
 	allowed []string // domains
+	secrets provision.Layout
+	tenant  string
+	data    *node
 	bad     *violations
 }
 
 // run adds all violations. The rules in code go first, for they speak more clearly; the schema adds
-// only what they were silent about. The validator is asked only for what it has to say.
+// only what they were silent about.
 func (c dataCheck) run(data *node) {
-	c.walk(data, createSchema(), atData)
-	if fits(data, createSchema()) {
+	if data.kind == kindString {
+		c.asText(data.text)
 		return
 	}
+	c.data = data
+	c.walk(data, createSchema(), atData)
 	var invalid *jsonschema.ValidationError
 	if err := createSchema().Validate(data.plain()); errors.As(err, &invalid) {
 		c.schema(invalid)
@@ -93,17 +101,58 @@ func (c dataCheck) token(n *node) {
 	if n.kind == kindNull {
 		return
 	}
-	_, err := provision.ParseSecretRef(n.text)
+	ref, err := provision.ParseSecretRef(n.text)
+	if err == nil {
+		err = c.secrets.Check(c.tenant, ref)
+	}
+	meant := ""
+	if m := c.secrets.Meant(c.tenant, n.text); m != "" && !scrub.HoldsToken(m) {
+		meant = "; send " + strconv.Quote(m)
+	}
 	switch {
 	case n.kind != kindString, errors.Is(err, provision.ErrPlaintextSecret):
-		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, provision.ErrPlaintextSecret.Error())
+		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, provision.ErrPlaintextSecret.Error()+meant)
 	case errors.Is(err, provision.ErrForbiddenRef):
-		c.bad.addAs(provision.ReasonSecretForbidden, atToken, err.Error())
+		c.bad.addAs(provision.ReasonSecretForbidden, atToken, err.Error()+meant)
 	case err != nil:
-		c.bad.add(atToken, "%s", err)
+		c.bad.add(atToken, "%s%s", err, meant)
 	case scrub.HoldsToken(n.text):
 		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, "the reference itself holds what looks like a token; name where the secret is")
 	}
+}
+
+// asText judges data that is a string: mostly the JSON of the data, encoded once too often, as text or in base64.
+func (c dataCheck) asText(text string) {
+	var inner violations
+	hint := "got string, want object"
+	token := scrub.HoldsToken(text)
+	for range 3 {
+		n, err := parse([]byte(text))
+		if raw, notBase64 := base64.StdEncoding.DecodeString(text); err != nil && notBase64 == nil {
+			n, err = parse(raw)
+		}
+		if err != nil {
+			break
+		}
+		if n.kind == kindObject {
+			hint = "JSON inside a string; send the object itself as data, without quotes around it"
+			if n.member("specversion") != nil {
+				hint = "a whole event inside a string; send the event itself, and its data as an object"
+				n = n.member("data")
+			}
+			if n != nil {
+				dataCheck{allowed: c.allowed, secrets: c.secrets, tenant: c.tenant, bad: &inner}.run(n)
+			}
+			break
+		}
+		text = n.text
+		token = token || scrub.HoldsToken(text)
+	}
+	if token || slices.ContainsFunc(inner, func(v violation) bool { return v.reason == provision.ReasonPlaintextSecret }) {
+		c.bad.addAs(provision.ReasonPlaintextSecret, atData, hint+"; it holds what looks like a token or a password: write that to Vault and send its reference as "+atToken)
+		return
+	}
+	c.bad.add(atData, "%s", hint)
 }
 
 // literal refuses a secret in the place of something else.
@@ -137,7 +186,7 @@ func (c dataCheck) text(at, text string) {
 	case atDescription:
 		c.description(text)
 	case atDomain:
-		if wrong := checkDomain(text, c.allowed); wrong != "" {
+		if _, wrong := checkDomain(text, c.allowed); wrong != "" {
 			c.bad.add(at, "%s", wrong)
 		}
 	}
@@ -206,16 +255,40 @@ func (c dataCheck) schema(e *jsonschema.ValidationError) {
 		}
 	default:
 		if !c.bad.has(at) {
-			c.bad.add(at, "%s", describe(e.ErrorKind))
+			c.bad.add(at, "%s%s", describe(e.ErrorKind), meantValue(c.data, createSchema(), e.InstanceLocation))
 		}
 	}
 }
+
+// meantValue quotes the value to send for a string that has but the wrong case, or something around it, such as a
+// sandbox "Prod" or a UUID in braces. A short one, that is: it is told.
+func meantValue(n *node, s *jsonschema.Schema, path []string) string {
+	for _, name := range path {
+		if n, s = n.member(name), childOf(s, name); n == nil || s == nil {
+			return ""
+		}
+	}
+	text := strings.TrimPrefix(strings.Trim(strings.ToLower(n.text), " \t\r\n\"'{}"), "urn:uuid:")
+	if bareUUID.MatchString(text) {
+		text = text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
+	}
+	fits := s.Pattern != nil && s.Pattern.MatchString(text) || s.Enum != nil && slices.Contains(s.Enum.Values, any(text))
+	if n.kind != kindString || len(text) > maxNameLen || !fits || scrub.HoldsToken(text) {
+		return ""
+	}
+	return "; send " + strconv.Quote(text)
+}
+
+var bareUUID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
 // describe puts a finding of the validator into words without the value it is about, which the
 // validator's own words may quote.
 func describe(found jsonschema.ErrorKind) string {
 	switch k := found.(type) {
 	case *kind.Type:
+		if k.Got == "null" {
+			return "required; null is the same as leaving it out"
+		}
 		return "got " + k.Got + ", want " + strings.Join(k.Want, " or ")
 	case *kind.Pattern:
 		return "must match " + k.Want
@@ -230,9 +303,11 @@ func describe(found jsonschema.ErrorKind) string {
 }
 
 func quoted(values []any) string {
-	words := make([]string, len(values))
-	for i, v := range values {
-		words[i] = strconv.Quote(fmt.Sprint(v))
+	var words []string
+	for _, v := range values {
+		if v != nil { // which is the same as leaving the field out
+			words = append(words, strconv.Quote(fmt.Sprint(v)))
+		}
 	}
 	return strings.Join(words, ", ")
 }
@@ -242,12 +317,16 @@ func decodeData(n *node) (provision.Data, error) {
 	auth, spec := n.member("auth"), n.member("connectionSpec")
 	params := auth.member("params")
 	ref, err := provision.ParseSecretRef(params.string("accessToken"))
+	domain, ok := provision.WorkspaceURL(params.string("domain"))
+	if !ok {
+		err = errors.New("a domain that was not checked")
+	}
 	return provision.Data{
 		Sandbox:     n.string("sandbox"),
 		Name:        n.string("name"),
 		Description: n.string("description"),
 		Auth: provision.Auth{SpecName: auth.string("specName"), Params: provision.Params{
-			Domain: params.string("domain"), ClusterID: params.string("clusterId"), AccessToken: ref,
+			Domain: domain, ClusterID: params.string("clusterId"), AccessToken: ref,
 			Database: params.string("database"), Catalog: params.string("catalog"),
 		}},
 		ConnectionSpec: provision.ConnectionSpec{ID: spec.string("id"), Version: spec.string("version")},

@@ -28,7 +28,7 @@ func TestDataRules(t *testing.T) {
 		"long sandbox":           {"sandbox", strings.Repeat("a", 257), invalid, "/data/sandbox: must match"},
 		"number as sandbox":      {"sandbox", 1, invalid, "/data/sandbox: got number, want string"},
 		"no name":                {"name", absent{}, invalid, "/data/name: required"},
-		"null name":              {"name", nil, invalid, "/data/name: got null, want string"},
+		"null name":              {"name", nil, invalid, "/data/name: required; null is the same as leaving it out"},
 		"empty name":             {"name", "", invalid, "/data/name: 0 characters long; want at least 1"},
 		"long name in bytes":     {"name", strings.Repeat("é", 128), invalid, "/data/name: 256 bytes long; at most 255"},
 		"blank before name":      {"name", " a", invalid, "/data/name: has blanks at its ends"},
@@ -51,7 +51,7 @@ func TestDataRules(t *testing.T) {
 		"reference elsewhere":    {"auth.params.database", "vault:a#b", invalid, `/data/auth/params/database: begins with "vault:"`},
 		"reference in unknown":   {"more", map[string]any{"a": []any{"vault:a#b"}}, invalid, `/data/more: begins with "vault:"`},
 		"no token":               {"auth.params.accessToken", absent{}, invalid, "/data/auth/params/accessToken: required"},
-		"null token":             {"auth.params.accessToken", nil, invalid, "/data/auth/params/accessToken: got null, want string"},
+		"null token":             {"auth.params.accessToken", nil, invalid, "/data/auth/params/accessToken: required; null is the same as leaving it out"},
 		"malformed reference":    {"auth.params.accessToken", "vault:" + secret, invalid, "/data/auth/params/accessToken: malformed secret reference"},
 		"literal":                {"auth.params.accessToken", secret, plaintext, "/data/auth/params/accessToken: not a secret reference; write the secret to Vault"},
 		"literal in an object":   {"auth.params.accessToken", map[string]any{"value": secret}, plaintext, "/data/auth/params/accessToken: not a secret reference"},
@@ -106,9 +106,9 @@ func TestAllViolationsAtOnce(t *testing.T) {
 	const token = "holds what looks like a token or a password; write it to Vault and send its reference as /data/auth/params/accessToken; "
 	const want = `the request is not valid: ` +
 		`/data/auth/params/accessToken: not a secret reference; write the secret to Vault and send vault:<path>#<field>; ` +
-		`/data/auth/params/domain: ` + token + `/data/auth/params/domain: want https://<host>; /data/connectionSpec/id: ` + token +
+		`/data/auth/params/domain: ` + token + `/data/auth/params/domain: want https://<host> without path, query, port or user info; /data/connectionSpec/id: ` + token +
 		`/data/connectionSpec/version: required; /data/name: has blanks at its ends; /data/sandbox: required; /data/zzz: unknown field; ` +
-		`/id: required; /specversion: unsupported version; want 1.0; /time: holds what looks like a token or a password; no attribute is for secrets`
+		`/id: required; /specversion: unsupported version; want 1.0`
 	if d.Invalid.Message != want {
 		t.Errorf("got  %s\nwant %s", d.Invalid.Message, want)
 	}
@@ -144,52 +144,64 @@ func TestViolationsAreBounded(t *testing.T) {
 
 func TestCheckDomain(t *testing.T) {
 	t.Parallel()
+	const adb = "https://adb-1.7.azuredatabricks.net"
 	allowed := []string{"azuredatabricks.net", " .Example.ORG ", "", "localhost", "10.0.0.1"}
-	for _, good := range []string{"https://adb-1.7.azuredatabricks.net", "https://azuredatabricks.net", "https://A.AzureDatabricks.NET",
-		"https://x.example.org", "https://localhost"} {
-		if wrong := checkDomain(good, allowed); wrong != "" {
-			t.Errorf("%s: %s", good, wrong)
+	for good, want := range map[string]string{
+		adb: adb, "https://azuredatabricks.net": "https://azuredatabricks.net", "https://x.example.org": "https://x.example.org", "https://localhost": "https://localhost",
+		// What a browser's address line adds.
+		"https://ADB-1.7.AzureDatabricks.NET": adb, "HTTPS://adb-1.7.azuredatabricks.net": adb, adb + "/": adb, adb + ":443": adb, adb + ":443/": adb,
+		adb + "?o=0": adb, adb + "/?o=6280049833385130": adb, "Https://ADB-1.7.azuredatabricks.net:443/?o=1": adb,
+	} {
+		if got, wrong := checkDomain(good, allowed); got != want || wrong != "" {
+			t.Errorf("%s: got %q, %s", good, got, wrong)
+		}
+	}
+	// The meaning is plain, so the value to send is quoted.
+	for _, near := range []string{"adb-1.7.azuredatabricks.net", "ADB-1.7.azuredatabricks.net/", "//adb-1.7.azuredatabricks.net", "http://adb-1.7.azuredatabricks.net", " " + adb, adb + "\n", adb + ".", adb + "./",
+		adb + "//", adb + "/?o=1#notebook/2/command/3", adb + "/?o=1#secrets/createScope", adb + "#x", adb + "/browse/folders/1?o=2", adb + "/sql/1.0/warehouses/x", adb + "?x", adb + "/?o=", adb + "/?o=1&x=2", adb + "/?o=a",
+		adb + ":8443", adb + ":80/", "https://u:p@adb-1.7.azuredatabricks.net", "https://me@adb-1.7.azuredatabricks.net/x", "jdbc:databricks://adb-1.7.azuredatabricks.net:443/default;transportMode=http;httpPath=sql/1", "<" + adb + ">", `"` + adb + `"`,
+		"https:adb-1.7.azuredatabricks.net", adb + "/login.html"} {
+		_, wrong := checkDomain(near, allowed)
+		if want := `; send "` + adb + `"`; !strings.HasSuffix(wrong, want) && near[:6] != "https:a" {
+			t.Errorf("%q: got %q, want %q", near, wrong, want)
 		}
 	}
 	for bad, want := range map[string]string{
-		"":                                                             "want https://<host>",
-		"adb-1.azuredatabricks.net":                                    "want https://<host>",
-		"http://adb-1.azuredatabricks.net":                             "want https://<host>",
-		"HTTPS://adb-1.azuredatabricks.net":                            "want https://<host>",
-		" https://adb-1.azuredatabricks.net":                           "want https://<host>",
-		"https://":                                                     "not a host name",
-		"https://adb-1.azuredatabricks.net/":                           "without path",
-		"https://adb-1.azuredatabricks.net?x":                          "without path",
-		"https://adb-1.azuredatabricks.net#x":                          "without path",
-		"https://adb-1.azuredatabricks.net:443":                        "without path",
-		"https://u:p@adb-1.azuredatabricks.net":                        "without path",
-		`https://evil.example\.azuredatabricks.net`:                    "without path",
-		"https://adb-1.azuredatabricks.net.":                           "not a host name",
-		"https://adb-1.azuredatabricks.net\n":                          "not a host name",
-		"https://adb 1.azuredatabricks.net":                            "not a host name",
-		"https://adb%2e.azuredatabricks.net":                           "not a host name",
-		"https://.azuredatabricks.net":                                 "not a host name",
-		"https://-a.azuredatabricks.net":                               "not a host name",
-		"https://a_b.azuredatabricks.net":                              "not a host name",
-		"https://ädb.azuredatabricks.net":                              "not a host name",
-		"https://adb。azuredatabricks.net":                              "not a host name",
-		"https://" + strings.Repeat("a", 64) + ".azuredatabricks.net":  "not a host name",
-		"https://" + strings.Repeat("a.", 120) + "azuredatabricks.net": "not a host name",
-		"https://xn--db-via.azuredatabricks.net":                       "internationalized",
-		"https://a.XN--DB-via.azuredatabricks.net":                     "internationalized",
-		"https://10.0.0.1":                                             "IP address",
-		"https://2130706433":                                           "IP address",
-		"https://0x7f.0x1":                                             "IP address",
-		"https://[::1]":                                                "without path",
-		"https://evilazuredatabricks.net":                              "the host must be one of these",
-		"https://azuredatabricks.net.evil.example":                     "the host must be one of these",
-		"https://evil.example/.azuredatabricks.net":                    "without path",
+		"":         "want https://<host>",
+		"https://": "not a host name",
+		`https://evil.example\.azuredatabricks.net`:                          "without path",
+		`https://evil.example\@adb-1.7.azuredatabricks.net`:                  "without path",
+		"https://adb 1.azuredatabricks.net":                                  "not a host name",
+		"https://adb%2e.azuredatabricks.net":                                 "not a host name",
+		"https://.azuredatabricks.net":                                       "not a host name",
+		"https://-a.azuredatabricks.net":                                     "not a host name",
+		"https://a_b.azuredatabricks.net":                                    "not a host name",
+		"https://ädb.azuredatabricks.net":                                    "not a host name",
+		"https://adb.azuredatabric\u212as.net":                               "not a host name",
+		"https://adb。azuredatabricks.net":                                    "not a host name",
+		"https://" + strings.Repeat("a", 64) + ".azuredatabricks.net":        "not a host name",
+		"https://" + strings.Repeat("a.", 120) + "azuredatabricks.net":       "not a host name",
+		"https://xn--db-via.azuredatabricks.net":                             "internationalized",
+		"https://a.XN--DB-via.azuredatabricks.net/":                          "internationalized",
+		"https://10.0.0.1":                                                   "IP address",
+		"https://2130706433":                                                 "IP address",
+		"https://0x7f.0x1":                                                   "IP address",
+		"https://[::1]":                                                      "without path",
+		"https://evilazuredatabricks.net":                                    "the host must be one of these",
+		"https://azuredatabricks.net.evil.example/":                          "the host must be one of these",
+		"https://evil.example/.azuredatabricks.net":                          "without path",
+		"https://evil.example?o=1.azuredatabricks.net":                       "without path",
+		"https://evil.example#.azuredatabricks.net":                          "without path",
+		"https://adb-1.azuredatabricks.net@evil.example":                     "without path",
+		"https://adb-1.azuredatabricks.net:443@evil.example/":                "without path",
+		"https://adb-1.7.azuredatabricks.net:443:443":                        "without path",
+		"https://dapi0123456789abcdef0123456789abcdef.azuredatabricks.net/x": "without path",
 	} {
-		if got := checkDomain(bad, allowed); !strings.Contains(got, want) {
+		if _, got := checkDomain(bad, allowed); !strings.Contains(got, want) || strings.Contains(got, "; send") {
 			t.Errorf("%q: got %q, want %q", bad, got, want)
 		}
 	}
-	if checkDomain("https://a.azuredatabricks.net", nil) == "" {
+	if _, wrong := checkDomain("https://a.azuredatabricks.net", nil); wrong == "" {
 		t.Error("no allowed domain, and yet one is allowed")
 	}
 }

@@ -1,15 +1,12 @@
 package event
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"regexp"
 	"strconv"
 	"time"
-
-	"github.com/gowebpki/jcs"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -19,8 +16,9 @@ const DefaultMaxBytes = 256 << 10
 
 // Decoder reads requests. The zero value is ready, but allows no domain. It is not changed by use.
 type Decoder struct {
-	AllowedDomains []string // hosts that a request may name, with all hosts below them; none if empty
-	MaxBytes       int      // longest body, in bytes; DefaultMaxBytes if zero
+	AllowedDomains []string         // hosts that a request may name, with all hosts below them; none if empty
+	Secrets        provision.Layout // where the tenants' secrets are
+	MaxBytes       int              // longest body, in bytes; DefaultMaxBytes if zero
 }
 
 // Meta is what the broker says of one delivery of a message.
@@ -39,16 +37,19 @@ func (d *Decoder) Decode(tenant string, in map[string][]string, body []byte, met
 	resolution, unreadable := m.resolution(retry)
 	salt += unreadable
 	m.checkAttributes()
+	if m.data != nil {
+		m.data.dropNulls(createSchema())
+	}
 	id, source := m.identity(meta)
 	request := provision.Request{
 		Key:         provision.Key{Tenant: tenant, Source: source, ID: id},
-		Fingerprint: m.fingerprint(d.maxBytes()),
+		Fingerprint: m.fingerprint(),
 		Retry:       retry,
 		Expiry:      m.expiry(),
 		Trace:       m.trace(),
 		Resolution:  resolution,
 	}
-	request.Data = d.data(m)
+	request.Data = d.data(tenant, m)
 	return provision.Delivery{
 		Request:   request,
 		Invalid:   m.bad.failure(),
@@ -63,11 +64,11 @@ func (d *Decoder) Decode(tenant string, in map[string][]string, body []byte, met
 func (d *Decoder) maxBytes() int { return cmp.Or(d.MaxBytes, DefaultMaxBytes) }
 
 // data checks the message's data and returns it if the whole message is valid.
-func (d *Decoder) data(m *message) provision.Data {
+func (d *Decoder) data(tenant string, m *message) provision.Data {
 	if m.data == nil || !m.ofOurType() {
 		return provision.Data{}
 	}
-	dataCheck{allowed: d.AllowedDomains, bad: &m.bad}.run(m.data)
+	dataCheck{allowed: d.AllowedDomains, secrets: d.Secrets, tenant: tenant, bad: &m.bad}.run(m.data)
 	if len(m.bad) > 0 {
 		return provision.Data{}
 	}
@@ -107,26 +108,15 @@ func (m *message) retry() (n int, salt string) {
 }
 
 // fingerprint returns the hex SHA-256 of the data's canonical form, or of the bytes as they came
-// where there is none. Absent data has the fingerprint of no bytes.
-func (m *message) fingerprint(max int) string {
-	raw := m.dataRaw
-	if m.data != nil && len(raw) <= max {
-		raw = m.canonical(raw)
-	}
-	sum := sha256.Sum256(raw)
-	return hex.EncodeToString(sum[:])
-}
-
-// canonical returns the canonical form of raw, or raw where there is none. Where data is all that raw
-// holds, it need not be read again.
-func (m *message) canonical(raw []byte) []byte {
-	if len(bytes.TrimSpace(raw)) == len(m.data.raw) {
-		if out, ok := appendCanonical(make([]byte, 0, len(raw)), m.data); ok {
-			return out
+// where there is none. Absent data has the fingerprint of no bytes, an optional field that is null that of
+// none, and a byte order mark is no part of it.
+func (m *message) fingerprint() string {
+	out := m.dataRaw
+	if n := cmp.Or(m.printed, m.data); n != nil {
+		if canonical, ok := n.canonical(); ok {
+			out = canonical
 		}
 	}
-	if out, err := jcs.Transform(raw); err == nil {
-		return out
-	}
-	return raw
+	sum := sha256.Sum256(out)
+	return hex.EncodeToString(sum[:])
 }

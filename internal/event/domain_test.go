@@ -3,6 +3,7 @@ package event
 import (
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -32,12 +33,21 @@ func FuzzDomain(f *testing.F) {
 	for _, s := range []string{"https://adb-1.7.azuredatabricks.net", "https://evilazuredatabricks.net", "https://azuredatabricks.net.evil.example",
 		"https://a@b.azuredatabricks.net", "https://evil.example\\.azuredatabricks.net", "https://evil.example#.azuredatabricks.net", "https:adb.azuredatabricks.net",
 		"https://adb\uff0eazuredatabricks.net", "https://xn--a.azuredatabricks.net", "https://adb.azuredatabricks.net.", "https://10.0.0.1", "https://0x7f.1",
-		"https://\tadb.azuredatabricks.net", "https://adb.azuredatabric\u212as.net", "https://[::1].azuredatabricks.net", "https://%65vil.azuredatabricks.net"} {
+		"https://\tadb.azuredatabricks.net", "https://adb.azuredatabric\u212as.net", "https://[::1].azuredatabricks.net", "https://%65vil.azuredatabricks.net",
+		"HTTPS://ADB-1.azuredatabricks.net:443/?o=12", "https://adb.azuredatabricks.net/?o=1#x", "https://evil.example?o=1/.azuredatabricks.net", "https://evil.example\\@adb.azuredatabricks.net",
+		"adb.azuredatabricks.net@evil.example", "jdbc:databricks://adb.azuredatabricks.net:443/x;y"} {
 		f.Add(s, "azuredatabricks.net")
 	}
 	f.Fuzz(func(t *testing.T, domain, allowed string) {
-		if checkDomain(domain, []string{allowed}) != "" {
+		written := domain
+		domain, verdict := checkDomain(domain, []string{allowed})
+		if _, send, quoted := strings.Cut(verdict, "; send "); quoted && domain == "" {
+			domain, _ = strconv.Unquote(send) // what is quoted must be as good as what is taken
+		} else if verdict != "" {
 			return
+		}
+		if again, wrong := checkDomain(domain, []string{allowed}); again != domain || wrong != "" {
+			t.Fatalf("%q becomes %q, and that %q: %s", written, domain, again, wrong)
 		}
 		host, wrong := leadsTo(domain)
 		if wrong != "" {

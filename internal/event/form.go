@@ -79,7 +79,8 @@ func harmless(n *node, at string) bool {
 		_, err := provision.ParseSecretRef(n.text)
 		return n.kind == kindNull || n.kind == kindString && err == nil
 	case atDomain:
-		return n.kind == kindNull || n.kind == kindString && checkHost(n.text) == ""
+		_, wrong := checkHost(n.text)
+		return n.kind == kindNull || n.kind == kindString && wrong == ""
 	case atCluster, atDatabase, atCatalog:
 		return n.kind == kindNull || n.kind == kindString && saneParam(at, n.text)
 	}

@@ -2,7 +2,8 @@ package event
 
 import (
 	"errors"
-	"net/url"
+	"fmt"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -83,17 +84,52 @@ func (h headers) mediaType() string {
 	return strings.ToLower(strings.TrimSpace(mediaType))
 }
 
-var errPercent = errors.New("not percent-encoded UTF-8")
+var errPercent = errors.New("not UTF-8 after percent-decoding; write each byte of UTF-8 that is not printable ASCII as %XX, and a percent sign as %25")
 
-// unescape decodes the value of a binary attribute: the CloudEvents binding percent-encodes blanks,
-// quotes, percent signs and all that is not printable ASCII.
+// unescape decodes the value of a binary attribute where the CloudEvents binding encodes: blanks, double quotes,
+// percent signs and all that is not printable ASCII. Whatever else looks encoded is a part of the value, for the
+// common libraries encode nothing: "order%2F123" has come as it is meant. It is the inverse of the binding's
+// encoder, and changes nothing that such an encoder would have written in another way.
 func unescape(value string) (string, error) {
-	text, err := url.PathUnescape(value)
-	if err != nil || !utf8.ValidString(text) {
+	if strings.IndexByte(value, '%') >= 0 {
+		var b strings.Builder
+		for i := 0; i < len(value); i++ {
+			c, ok := byte(0), false
+			if value[i] == '%' && i+2 < len(value) {
+				n, err := strconv.ParseUint(value[i+1:i+3], 16, 8)
+				c, ok = byte(n), err == nil && encodes(byte(n))
+			}
+			if !ok {
+				b.WriteByte(value[i])
+				continue
+			}
+			b.WriteByte(c)
+			i += 2
+		}
+		value = b.String()
+	}
+	if !utf8.ValidString(value) {
 		return "", errPercent
 	}
-	return text, nil
+	return value, nil
 }
+
+// EncodeHeader returns the value of an attribute as a ce- header of the CloudEvents NATS binding has it, percent-encoded
+// byte by byte. Decode reads it as the very same value, whatever that looks like.
+func EncodeHeader(value string) string {
+	var b strings.Builder
+	for _, c := range []byte(value) {
+		if encodes(c) {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+// encodes reports whether the CloudEvents binding percent-encodes the byte.
+func encodes(c byte) bool { return c <= ' ' || c >= 0x7f || c == '"' || c == '%' }
 
 // jsonMedia reports whether a media type is JSON.
 func jsonMedia(mediaType string) bool {

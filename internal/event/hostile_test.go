@@ -106,7 +106,10 @@ func TestManyExtensionsAreFine(t *testing.T) {
 
 func TestTopLevelPassesOverNestedText(t *testing.T) {
 	t.Parallel()
-	root := parseTop([]byte(` {"a" : {"x]}":["\"}]",{"y":"{"}]} , "id":"r-1","b":[[]],"c":{}} `))
+	root, err := parseTop([]byte(` {"a" : {"x]}":["\"}]",{"y":"{"}]} , "id":"r-1","b":[[]],"c":{}} `))
+	if err != nil {
+		t.Fatal(err)
+	}
 	var got []string
 	for _, each := range root.members {
 		got = append(got, each.name, string(each.value.raw))
@@ -116,7 +119,7 @@ func TestTopLevelPassesOverNestedText(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, src := range []string{"", "{", "\"\xff\"", "[" + strings.Repeat("1,", maxValues) + "1]"} {
-		if parseTop([]byte(src)) != nil {
+		if _, err := parseTop([]byte(src)); err == nil {
 			t.Errorf("%.10q was read", src)
 		}
 	}

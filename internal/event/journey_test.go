@@ -3,7 +3,6 @@ package event
 import (
 	"encoding/json"
 	"maps"
-	"net/url"
 	"strings"
 	"testing"
 
@@ -37,7 +36,7 @@ func TestDeadLetterComesBackAsTheSameRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		back := maps.Clone(dead.Headers)
-		back["ce-id"], back["ce-source"] = []string{url.PathEscape(key.ID)}, []string{url.PathEscape(key.Source)}
+		back["ce-id"], back["ce-source"] = []string{EncodeHeader(key.ID)}, []string{EncodeHeader(key.Source)}
 		back[HeaderRetry], back[HeaderMsgID] = []string{"1"}, []string{"fresh"}
 		again := decode(back, string(dead.Body))
 		want := first

@@ -3,6 +3,8 @@ package event
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -131,4 +133,25 @@ func FuzzParse(f *testing.F) {
 		checkPlain(t, src, n)
 		checkPlaces(t, src, n)
 	})
+}
+
+func TestNamesGivenTwiceAmongMany(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{2, 15, 80} {
+		var members []string
+		for i := range size {
+			members = append(members, fmt.Sprintf(`"n%d":0`, i))
+		}
+		for i := range size {
+			n, err := parse([]byte("{" + strings.Join(append(slices.Clone(members), members[i]), ",") + "}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j, m := range n.members {
+				if (m.value.flaw != "") != (j == size) {
+					t.Errorf("%d names, the one at %d again: member %d has the flaw %q", size, i, j, m.value.flaw)
+				}
+			}
+		}
+	}
 }

@@ -33,11 +33,12 @@ type message struct {
 	closed  bool                 // root, if any, is only the top level of a body that is not read further
 	data    *node                // nil where there is none, or none that could be parsed
 	dataRaw []byte               // the bytes that data was to be read from
-	base64  *node                // the data_base64 member that dataRaw came from, if any
+	printed *node                // what has the fingerprint in place of data; nil for data itself
 	bad     violations
 }
 
-// opened takes a message apart. A body longer than max bytes is not looked into.
+// opened takes a message apart. A body longer than max bytes is not looked into. A byte order mark before it
+// is no part of it.
 func opened(in map[string][]string, body []byte, max int) *message {
 	m := &message{headers: fold(in), attrs: map[string]attribute{}, dataRaw: body}
 	if len(body) > max {
@@ -45,36 +46,58 @@ func opened(in map[string][]string, body []byte, max int) *message {
 		m.open(nil)
 		return m
 	}
-	root, err := parse(body)
+	text, err := PlainText(body)
+	var root *node
+	if err == nil {
+		m.dataRaw = text
+		root, err = parseTop(text)
+	}
 	if err != nil {
 		m.bad.add("body", "%s", err)
 		m.closed = true
-		root = parseTop(body)
 	}
 	m.open(root)
 	return m
 }
 
-func (m *message) open(root *node) {
-	m.root = root
+// open goes on with the top level of the body. What is below it is read where somebody looks at it: all of what
+// is the data, and nothing of an attribute.
+func (m *message) open(top *node) {
+	m.root = top
 	m.form = m.whichForm()
 	switch m.form {
 	case formStructured:
 		m.openStructured()
 	case formBinary:
-		m.openBody(root)
+		m.openBody()
 		m.checkContentTypes()
 	case formBare:
-		m.openBody(root)
+		m.openBody()
 	}
 }
 
 // openBody reads an event that has its data as body.
-func (m *message) openBody(root *node) {
+func (m *message) openBody() {
 	m.openHeaders()
-	if !m.closed {
-		m.data = root
+	if m.root != nil {
+		if whole := m.readData(m.root, 1); whole != nil {
+			m.root, m.data = whole, whole
+		}
 	}
+}
+
+// readData reads what parseTop passed over, or closes the message where it is too much.
+func (m *message) readData(passed *node, depth int) *node {
+	data, err := parseWithin(passed, depth)
+	if err != nil {
+		m.bad.add("body", "%s", err)
+		m.closed = true
+		return nil
+	}
+	if data.flaw == "" {
+		data.flaw = passed.flaw
+	}
+	return data
 }
 
 // whichForm tells the forms apart. Identity headers on a retry name the request, they make no event
@@ -104,8 +127,12 @@ func (m *message) openStructured() {
 		m.bad.add("body", "not a CloudEvent; want a JSON object")
 		return
 	}
-	for _, each := range m.root.members {
-		m.openMember(each)
+	for i, each := range m.root.members {
+		if each.name != "data" {
+			m.openMember(each)
+		} else if data := m.readData(each.value, 2); data != nil {
+			m.root.members[i].value = data
+		}
 	}
 	if !m.closed {
 		m.openData()
@@ -114,26 +141,15 @@ func (m *message) openStructured() {
 	}
 }
 
-// openMember reads one member of a structured event as an attribute. The JSON format says that null
-// is the same as absent.
+// openMember reads one member of a structured event as an attribute, if it is one that the worker reads. The JSON
+// format says that null is the same as absent.
 func (m *message) openMember(each member) {
-	if each.name == "data" || each.name == "data_base64" {
+	if !readsAttribute(each.name) || each.value.kind == kindNull && each.value.flaw == "" {
 		return
 	}
-	a := attribute{}
-	switch each.value.kind {
-	case kindString:
+	a := attribute{fault: "must be a string"}
+	if each.value.kind == kindString {
 		a = readAttribute(each.name, each.value.text)
-	case kindNull:
-		if each.value.flaw == "" {
-			return
-		}
-	case kindObject, kindArray:
-		a.fault = "must be a string"
-	default:
-		if knownAttribute(each.name) {
-			a.fault = "must be a string"
-		}
 	}
 	if each.value.flaw != "" {
 		a = attribute{fault: each.value.flaw}
@@ -141,16 +157,22 @@ func (m *message) openMember(each member) {
 	m.attrs[each.name] = a
 }
 
-// openData finds the data of a structured event.
+// openData finds the data of a structured event. Of data and data_base64 one may be null, as some libraries
+// write what is absent.
 func (m *message) openData() {
 	data, encoded := m.root.member("data"), m.root.member("data_base64")
+	if encoded.absent() {
+		encoded = nil
+	} else if data.absent() && encoded != nil {
+		data = nil
+	}
 	m.dataRaw = nil
 	switch {
 	case data != nil && encoded != nil:
 		m.bad.add("/data_base64", "given beside /data; want one of them")
-		m.data, m.dataRaw = data, m.root.raw
+		m.data, m.dataRaw, m.printed = data, m.root.raw, m.root
 	case data != nil && data.flaw == flawTwice:
-		m.data, m.dataRaw = data, m.root.raw
+		m.data, m.dataRaw, m.printed = data, m.root.raw, m.root
 	case data != nil:
 		m.data, m.dataRaw = data, data.raw
 	case encoded != nil:
@@ -162,14 +184,18 @@ func (m *message) openData() {
 }
 
 func (m *message) openBase64(encoded *node) {
-	m.base64, m.dataRaw = encoded, encoded.raw
+	m.dataRaw = encoded.raw
 	raw, err := base64.StdEncoding.DecodeString(encoded.text)
 	if encoded.kind != kindString || encoded.flaw != "" || err != nil {
 		m.bad.add("/data_base64", "not standard base64 given once")
 		return
 	}
-	m.dataRaw = raw
-	if m.data, err = parse(raw); err != nil {
+	if m.dataRaw, err = PlainText(raw); err == nil {
+		m.data, err = parse(m.dataRaw)
+	} else {
+		m.dataRaw = raw
+	}
+	if err != nil {
 		m.data = nil
 		m.bad.add("/data_base64", "%s", err)
 	}
@@ -198,14 +224,13 @@ func (m *message) checkMedia(mediaType, at string) {
 	}
 }
 
-// openHeaders reads the ce-* headers as attributes, of too many only the known.
+// openHeaders reads the ce-* headers as attributes.
 func (m *message) openHeaders() {
-	many := m.headers.tooMany()
-	if many {
+	if m.headers.tooMany() {
 		m.bad.add("headers", "more than %d attributes", maxAttributes)
 	}
 	for name := range m.headers {
-		if attr, ok := strings.CutPrefix(name, attributePrefix); ok && (!many || knownAttribute(attr)) {
+		if attr, ok := strings.CutPrefix(name, attributePrefix); ok && readsAttribute(attr) {
 			m.attrs[attr] = m.headerAttribute(attr)
 		}
 	}
@@ -226,7 +251,7 @@ func (m *message) headerAttribute(name string) attribute {
 const faultToken = "holds what looks like a token or a password; no attribute is for secrets"
 
 // readAttribute refuses what a CloudEvents string may not hold, and a token in an attribute that we know.
-// Others are kept nowhere, and a malformed trace context is refused by nobody: see trace.
+// A malformed trace context is refused by nobody: see trace.
 func readAttribute(name, value string) attribute {
 	for _, r := range value {
 		if r < 0x20 || r >= 0x7f && r <= 0x9f {

@@ -47,6 +47,7 @@ func (r *redaction) data(n *node, s *jsonschema.Schema, at string) {
 	switch {
 	case s == nil:
 		r.hide(n)
+	case n.absent():
 	case s.Properties == nil:
 		if !harmless(n, at) {
 			r.hide(n)
@@ -70,6 +71,7 @@ func (r *redaction) event(root *node) (ok bool) {
 	for _, each := range root.members {
 		r.name(each)
 		switch {
+		case (each.name == "data" || each.name == "data_base64") && each.value.absent():
 		case each.name == "data":
 			r.data(each.value, createSchema(), atData)
 		case each.name == "data_base64":
@@ -94,7 +96,11 @@ func (r *redaction) base64(n *node) bool {
 	if err != nil || n.kind != kindString {
 		return false
 	}
-	data, err := parse(raw)
+	plain, err := PlainText(raw)
+	if err != nil {
+		return false
+	}
+	data, err := parse(plain)
 	if err != nil {
 		return false
 	}
@@ -107,9 +113,13 @@ func (r *redaction) base64(n *node) bool {
 	return true
 }
 
-// apply returns src with the parts replaced.
+// apply returns src with the parts replaced. A byte order mark stays, and was not counted with.
 func (r *redaction) apply(src []byte) []byte {
 	var out bytes.Buffer
+	if rest, ok := bytes.CutPrefix(src, byteOrderMark); ok {
+		out.Write(byteOrderMark)
+		src = rest
+	}
 	from := 0
 	for _, e := range r.edits {
 		out.Write(src[from:e.start])

@@ -10,6 +10,7 @@ const (
 	natsServer = "github.com/nats-io/nats-server/v2"
 	vaultAPI   = "github.com/hashicorp/vault/api"
 	xsync      = "golang.org/x/sync"
+	jsonText   = "github.com/go-json-experiment/json/jsontext"
 	otel       = "go.opentelemetry.io/otel" // its SDK and exporters are modules below it
 )
 
@@ -20,7 +21,7 @@ var allowed = map[string][]string{
 	"internal/provision": {backoff},
 	// The spokes know the hub and the wire format, never each other.
 	"internal/event": {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2",
-		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},
+		"github.com/santhosh-tekuri/jsonschema/v6", jsonText},
 	"internal/ledger":   {"internal/provision", "internal/jsread", natsClient, backoff},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
@@ -42,7 +43,7 @@ var allowed = map[string][]string{
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},
 	"cmd/worker/internal/loopback":  {},
-	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/inquiry", "internal/jsread", "internal/ledger", "internal/provision", natsClient, xsync},
+	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/inquiry", "internal/jsread", "internal/ledger", "internal/provision", jsonText, natsClient, xsync},
 	"cmd/worker/internal/settings":  {"github.com/spf13/pflag"},
 
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the

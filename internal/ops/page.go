@@ -118,9 +118,18 @@ type message struct {
 
 var errNoLedger = errors.New("this worker knows no ledger")
 
-// request answers with one request's story, as a page or, where the path ends in .json, as JSON.
+// addressed takes the path of a story apart. What is a key leads to its page, also where its id is "json": a key
+// has three parts, and ".json" behind one makes a fourth.
+func addressed(path string) (name string, asJSON bool) {
+	if _, err := provision.ParseKey(path); err == nil {
+		return path, false
+	}
+	return strings.CutSuffix(path, ".json")
+}
+
+// request answers with one request's story, as a page or, where ".json" follows its key, as JSON.
 func (p *pages) request(w http.ResponseWriter, r *http.Request) {
-	name, asJSON := strings.CutSuffix(r.PathValue("key"), ".json")
+	name, asJSON := addressed(r.PathValue("key"))
 	st, code, trouble := p.story(r.Context(), name)
 	switch {
 	case trouble != "" && asJSON:

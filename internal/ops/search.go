@@ -66,7 +66,7 @@ func (p *pages) instead(ctx context.Context, query string, now time.Time) (words
 	return words, rows
 }
 
-// find returns the records with the id, or the one whose key was given, and what went wrong. What is too
+// find returns the record whose key was given, those with the id, and what went wrong. What is too
 // long for an id is no request's.
 func (p *pages) find(ctx context.Context, query string) (found []provision.Record, trouble string) {
 	if p.Sources.Ledger == nil {
@@ -83,13 +83,13 @@ func (p *pages) find(ctx context.Context, query string) (found []provision.Recor
 	if key, err := provision.ParseKey(query); err == nil {
 		switch rec, err := p.Sources.Ledger.Record(ctx, key); {
 		case err == nil:
-			return []provision.Record{rec}, ""
+			found = append(found, rec) // another request may have this very text as its id
 		case !errors.Is(err, provision.ErrNoRecord):
 			return nil, shorten(err.Error(), maxReasonLen)
 		}
 	}
 	if len(query) > provision.MaxKeyPart {
-		return nil, ""
+		return found, ""
 	}
 	for rec, err := range p.Sources.Ledger.ByID(ctx, query) {
 		if err != nil {

@@ -187,3 +187,33 @@ func TestStoryJSON(t *testing.T) {
 		}
 	}
 }
+
+// An id that reads like a part of an address, or like another request's key, hides no story.
+func TestIDsThatLookLikeAddresses(t *testing.T) {
+	t.Parallel()
+	ids := []string{"json", "events", "x.json", "requests", "status.json", "..", "acme.=2Fa.json"}
+	var recs []provision.Record
+	for _, id := range ids {
+		recs = append(recs, of("acme", "/a", id))
+	}
+	h, _ := library(append(recs, of("acme", "json", "json"))...)
+	for _, rec := range recs {
+		at := storyURL(rec.Key)
+		if w := ask(h, "GET", at); w.Code != 200 || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/html") || !strings.Contains(w.Body.String(), rec.Key.String()) {
+			t.Errorf("%s: %d %s", at, w.Code, w.Header().Get("Content-Type"))
+		}
+		var got Story
+		if w := ask(h, "GET", at+".json"); json.Unmarshal(w.Body.Bytes(), &got) != nil || got.Record.Key != rec.Key {
+			t.Errorf("%s.json: %d, of %+v", at, w.Code, got.Record.Key)
+		}
+		if w := ask(h, "GET", "/requests?id="+url.QueryEscape(rec.Key.ID)); rec.Key.ID != "json" && rec.Key.ID != "acme.=2Fa.json" && w.Header().Get("Location") != at {
+			t.Errorf("a search for %q leads to %q", rec.Key.ID, w.Header().Get("Location"))
+		}
+	}
+	if w := ask(h, "GET", "/requests?id=acme.=2Fa.json"); w.Code != 200 || !strings.Contains(w.Body.String(), "2 requests have this id") {
+		t.Errorf("an id that is the key of another request: %d", w.Code)
+	}
+	if w := ask(h, "GET", "/requests/json"); w.Code != 404 {
+		t.Errorf("an id alone: %d", w.Code)
+	}
+}

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -89,4 +90,129 @@ func (r SecretRef) String() string {
 		s += "?version=" + strconv.Itoa(r.Version)
 	}
 	return s + "#" + r.Field
+}
+
+// Layout says where the tenants' secrets are in Vault, so that a reference which repeats that can be recognized.
+type Layout struct {
+	Mount  string // of the KV engine; empty means "secret"
+	Prefix string // from there to the tenants; empty means "flow/tenants"
+}
+
+// Check refuses a reference of the tenant that begins with what the worker puts before every one: the mount,
+// "data/", or the tenants' prefix. Its error is ErrForbiddenRef, wrapped, where that names another tenant, and else
+// ErrBadRef.
+func (l Layout) Check(tenant string, r SecretRef) error {
+	switch path, foreign := l.relative(tenant, r.Path); {
+	case foreign:
+		return fmt.Errorf("%w: it names another tenant's place", ErrForbiddenRef)
+	case path != r.Path:
+		return fmt.Errorf("%w; <path> begins below the tenant's own prefix, which the worker puts before it with the mount", ErrBadRef)
+	}
+	return nil
+}
+
+// relative takes off what the worker itself puts before the path, and reports whether that names another tenant.
+func (l Layout) relative(tenant, path string) (rest string, foreign bool) {
+	mount, prefix := cmp.Or(strings.Trim(l.Mount, "/"), "secret"), cmp.Or(strings.Trim(l.Prefix, "/"), "flow/tenants")
+	for {
+		if below, ok := strings.CutPrefix(path, prefix+"/"); ok {
+			first, own, _ := strings.Cut(below, "/")
+			if first != tenant {
+				return "", true
+			}
+			path = own
+			continue
+		}
+		api := strings.TrimPrefix(path, "v1/")
+		below, mounted := strings.CutPrefix(api, mount+"/")
+		if !mounted {
+			below = path
+		}
+		for _, kind := range []string{"data/", "metadata/"} { // what KV 2 has between mount and path
+			if rest, ok := strings.CutPrefix(below, kind); ok && (mounted || kind == "data/") && !strings.HasPrefix(below, prefix+"/") {
+				below = rest
+				break
+			}
+		}
+		if below == path {
+			return path, false
+		}
+		path = below
+	}
+}
+
+// Meant returns the reference that a text in another form plainly stands for, to be quoted to its author, or nothing.
+// Such forms are the paths, commands and URLs that Vault's own tools print, and the references of other programs. What it
+// returns is well formed, passes Check, and differs from the text. It does not look for tokens in it.
+func (l Layout) Meant(tenant, text string) string {
+	if len(text) > maxRefLen {
+		return ""
+	}
+	ref, ok := fromCommand(strings.Fields(text))
+	if !ok {
+		ref, ok = fromText(strings.TrimSpace(text))
+	}
+	written := strings.Join(strings.FieldsFunc(ref.Path, func(r rune) bool { return r == '/' }), "/")
+	path, foreign := l.relative(tenant, written)
+	if !ok || foreign || ref.Field == "" && path == written { // without either it may be a password
+		return ""
+	}
+	ref.Path = path
+	probe := ref
+	probe.Field = cmp.Or(ref.Field, "x")
+	if again, err := ParseSecretRef(probe.String()); err != nil || again != probe || l.Check(tenant, again) != nil {
+		return ""
+	}
+	if ref.Field == "" {
+		return ref.String() + "<field>"
+	}
+	if ref.String() == text {
+		return ""
+	}
+	return ref.String()
+}
+
+var (
+	otherScheme  = regexp.MustCompile(`^(?i:ref\+vault|vault):`)
+	vaultAddress = regexp.MustCompile(`^https?://[^/]*/v1/`)
+	fieldVersion = regexp.MustCompile(`^/?([A-Za-z0-9_.-]*)(?:(?:\?version=|#)([1-9][0-9]{0,8}))?$`)
+	pathVersion  = regexp.MustCompile(`^([^?]*)(?:\?version=([1-9][0-9]{0,8}))?$`)
+)
+
+// fromText reads a reference that has a scheme.
+func fromText(text string) (ref SecretRef, ok bool) {
+	scheme := otherScheme.FindString(text)
+	where, field, _ := strings.Cut(vaultAddress.ReplaceAllString(text[len(scheme):], ""), "#")
+	p, f := pathVersion.FindStringSubmatch(where), fieldVersion.FindStringSubmatch(field)
+	if scheme == "" || p == nil || f == nil {
+		return ref, false
+	}
+	ref = SecretRef{Path: p[1], Field: f[1]}
+	ref.Version, _ = strconv.Atoi(cmp.Or(p[2], f[2], "0"))
+	return ref, true
+}
+
+// fromCommand reads a command line such as "vault kv get -field=accessToken secret/databricks/acme".
+func fromCommand(words []string) (ref SecretRef, ok bool) {
+	if len(words) < 3 || words[0] != "vault" || words[1] != "kv" && words[1] != "read" {
+		return ref, false
+	}
+	for i := 1; i < len(words); i++ {
+		name, value, given := strings.Cut(strings.TrimLeft(words[i], "-"), "=")
+		switch {
+		case !strings.HasPrefix(words[i], "-"):
+			ref.Path = words[i]
+			continue
+		case !given && i+1 < len(words):
+			i++
+			value = words[i]
+		}
+		switch name {
+		case "field":
+			ref.Field = value
+		case "version":
+			ref.Version, _ = strconv.Atoi(value)
+		}
+	}
+	return ref, true
 }

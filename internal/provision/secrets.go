@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
 )
 
@@ -203,22 +202,4 @@ func otherCredentials(used, now Credentials) bool {
 // versions, its value tells, as far as this delivery knows the one that was used.
 func otherVersion(used, now int, usedValue, nowValue Sensitive) bool {
 	return used != now || now == 0 && !usedValue.Equal(nowValue)
-}
-
-// sameHost compares two workspace URLs as their owner means them: with or without scheme and final
-// slash, in any case. Lower case is of ASCII only: a "K" that is a Kelvin sign is no "k".
-func sameHost(a, b string) bool {
-	norm := func(s string) string {
-		return strings.TrimSuffix(strings.TrimPrefix(lowerASCII(strings.TrimSpace(s)), "https://"), "/")
-	}
-	return norm(a) == norm(b)
-}
-
-func lowerASCII(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			r += 'a' - 'A'
-		}
-		return r
-	}, s)
 }

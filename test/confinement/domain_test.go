@@ -75,7 +75,7 @@ func spellings() []aim {
 		{"no scheme", adb, nil, malformed},
 		{"scheme-relative", "//" + adb, nil, malformed},
 		{"http", "http://" + adb, nil, malformed},
-		{"scheme in upper case", "HTTPS://" + adb, nil, malformed},
+		{"scheme in upper case", "HTTPS://" + adb, nil, created},
 		{"other scheme", "ftp://" + adb, nil, malformed},
 		{"scheme twice", "https://https://" + adb, nil, malformed},
 		{"no slashes", "https:" + adb, nil, malformed},
@@ -88,10 +88,26 @@ func spellings() []aim {
 		{"host as user", viaADB + "@evil.example", nil, malformed},
 		{"host as user and password", "https://" + adb + ":443@evil.example", nil, malformed},
 		{"empty user", "https://@" + adb, nil, malformed},
-		{"port", viaADB + ":443", nil, malformed},
+		{"port", viaADB + ":443", nil, created},
 		{"other port", viaADB + ":8443", nil, malformed},
+		{"port twice", viaADB + ":443:443", nil, malformed},
+		{"port and user", "https://" + adb + ":443@evil.example/?o=1", nil, malformed},
+		{"two slashes", viaADB + "//", nil, malformed},
+		{"slash and dot", viaADB + "./", nil, malformed},
+		{"all of an address line", "HTTPS://ADB-1.azuredatabricks.net:443/?o=6280049833385130", nil, created},
+		{"query of the workspace", viaADB + "?o=1", nil, created},
+		{"query of the workspace, empty", viaADB + "/?o=", nil, malformed},
+		{"query of the workspace, long", viaADB + "/?o=" + strings.Repeat("1", 50_000), nil, malformed},
+		{"query of the workspace, a word", viaADB + "/?o=x", nil, malformed},
+		{"query of the workspace and more", viaADB + "/?o=1&x=2", nil, malformed},
+		{"query of the workspace twice", viaADB + "/?o=1?o=1", nil, malformed},
+		{"query of the workspace, Arabic digits", viaADB + "/?o=\u0661", nil, malformed},
+		{"host in the query of the workspace", "https://evil.example/?o=1.azuredatabricks.net", nil, malformed},
+		{"host elsewhere with the query", "https://evil.example/?o=1", nil, malformed},
+		{"fragment of a page", viaADB + "/?o=1#notebook/2", nil, malformed},
+		{"driver's URL", "jdbc:databricks://" + adb + ":443/default", nil, malformed},
 		{"empty port", viaADB + ":", nil, malformed},
-		{"slash", viaADB + "/", nil, malformed},
+		{"slash", viaADB + "/", nil, created},
 		{"path", viaADB + "/api", nil, malformed},
 		{"host in the path", "https://evil.example/.azuredatabricks.net", nil, malformed},
 		{"query", viaADB + "?x=1", nil, malformed},
@@ -161,7 +177,12 @@ func pins() []aim {
 		{"pinned to another allowed one", viaADB, "https://x.example.org", forbidden},
 		{"pinned to what isn't allowed", "https://evil.example", "https://evil.example", malformed},
 		{"pinned by http", viaADB, "http://" + adb, forbidden},
-		{"pinned with a port", viaADB, viaADB + ":443", forbidden},
+		{"pinned with a port", viaADB, viaADB + ":443", created},
+		{"pinned with another port", viaADB, viaADB + ":8443", forbidden},
+		{"pinned as in an address line", viaADB, viaADB + "/?o=1", created},
+		{"pinned and asked as in an address line", "HTTPS://ADB-1.azuredatabricks.net/?o=2", viaADB + ":443/?o=1", created},
+		{"pinned to another as in an address line", viaADB + "/?o=1", "https://adb-2.azuredatabricks.net/?o=1", forbidden},
+		{"pinned with a user and the query", viaADB, viaADB + "@evil.example/?o=1", forbidden},
 		{"pinned with a path", viaADB, viaADB + "/x", forbidden},
 		{"pinned with a user", viaADB, "https://user@" + adb, forbidden},
 		{"pinned with a trailing dot", viaADB, viaADB + ".", forbidden},
@@ -221,7 +242,11 @@ func (w *world) checkAim(t *testing.T, a aim) {
 			t.Fatal(err)
 		}
 		sent := body.Auth.Params.Domain
-		host := strings.ToLower(strings.TrimPrefix(a.domain, "https://"))
+		asked, err := url.Parse(a.domain)
+		if err != nil {
+			t.Fatal(err)
+		}
+		host := strings.ToLower(asked.Hostname())
 		u, err := url.Parse(sent)
 		if err != nil || strings.ToLower(u.Hostname()) != host || sent != "https://"+u.Host || u.Port() != "" || u.User != nil {
 			t.Errorf("%s: the Flow Service is told %q, which net/url reads as %+v, %v", a.name, sent, u, err)

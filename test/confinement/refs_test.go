@@ -3,6 +3,8 @@ package confinement
 import (
 	"strings"
 	"testing"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // The verdicts of the table.
@@ -12,6 +14,10 @@ const (
 	forbidden = "secret_forbidden" // it leaves the tenant's place
 	malformed = "invalid_request"  // it is no reference
 	plaintext = "plaintext_secret" // likewise, and may be the secret itself
+
+	// elsewhere is forbidden where the reference begins with the very mount and prefix of the engine, and notFound
+	// where these are mere names.
+	elsewhere = "elsewhere"
 )
 
 // attempt is a reference as it stands in a request, and what becomes of it.
@@ -52,7 +58,13 @@ func paths() []attempt {
 		path("absolute", "/databricks/acme", forbidden),
 		path("absolute from the mount", "/secret/data/flow/tenants/globex/databricks/globex", forbidden),
 		path("absolute from the API", "/v1/secret/data/flow/tenants/globex/databricks/globex", forbidden),
-		path("whole path of the neighbour", "secret/data/flow/tenants/globex/databricks/globex", notFound),
+		path("whole path of the neighbour", "secret/data/flow/tenants/globex/databricks/globex", elsewhere),
+		path("whole path of the neighbour without the mount", "flow/tenants/globex/databricks/globex", elsewhere),
+		path("whole path of the neighbour behind the own", "secret/data/flow/tenants/acme/flow/tenants/globex/databricks/globex", elsewhere),
+		path("path from the API of another mount", "v1/kv/data/flow/tenants/acme/databricks/acme", notFound),
+		path("whole path of the neighbour from the API", "v1/secret/data/flow/tenants/globex/databricks/globex", elsewhere),
+		path("whole path of a longer name", "secret/data/flow/tenants/acme2/databricks/acme", elsewhere),
+		path("whole path of the neighbour, metadata", "secret/metadata/flow/tenants/globex/databricks/globex", elsewhere),
 		path("neighbour's name", "globex/databricks/globex", notFound),
 		path("slash", "/", forbidden),
 		path("two slashes", "//", forbidden),
@@ -67,7 +79,7 @@ func paths() []attempt {
 		path("cubbyhole", "cubbyhole/x", notFound),
 		path("cubbyhole above", "../../../../cubbyhole/x", forbidden),
 		path("identity above", "../../../../identity/entity/id", forbidden),
-		path("data", "data/databricks/acme", notFound),
+		path("data", "data/databricks/acme", malformed),
 		path("metadata", "metadata/databricks/acme", notFound),
 		path("metadata above", "../../../metadata/flow/tenants/acme/databricks/acme", forbidden),
 		path("data above", "../../../data/flow/tenants/globex/databricks/globex", forbidden),
@@ -292,13 +304,37 @@ func TestHostileReferences(t *testing.T) {
 				if e.kv == 1 && want == created && strings.HasPrefix(a.name, "version") {
 					want = notFound // it has no versions
 				}
+				if want == elsewhere {
+					want = notFound
+					if e.mount == "" {
+						want = forbidden
+					}
+				}
 				out := w.handle(t, nil, request(a.json, goodDomain))
 				if got := reason(out); got != want {
 					t.Errorf("%s, %.200s: %s, want %s: %+v", a.name, a.json, got, want, out.Result)
 				}
+				w.takeAdvice(t, a, out)
 			}
 			w.checkPosted(t)
 		})
+	}
+}
+
+// takeAdvice sends the reference that a failure quotes, if it does: it must be one of the tenant's own.
+func (w *world) takeAdvice(t *testing.T, a attempt, out provision.Outcome) {
+	t.Helper()
+	if out.Result.Error == nil {
+		return
+	}
+	_, advice, ok := strings.Cut(out.Result.Error.Message, `; send "vault:`)
+	if !ok {
+		return
+	}
+	advice, _, _ = strings.Cut(advice, `"`)
+	again := w.handle(t, nil, request(quoted("vault:"+advice), goodDomain))
+	if got := reason(again); got != created && got != notFound && !strings.HasSuffix(advice, "#<field>") || strings.Contains(advice, w.judge.prefix+"/") {
+		t.Errorf("%s, %.200s: the advice %q leads to %s", a.name, a.json, advice, got)
 	}
 }
 

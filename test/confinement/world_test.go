@@ -70,6 +70,7 @@ func newWorld(t testing.TB, e engine) *world {
 	w := &world{decoder: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}}
 	kv := cmp.Or(e.kv, 2)
 	w.judge = judge{mount: cmp.Or(e.mount, "secret"), prefix: cmp.Or(e.prefix, "flow/tenants"), tenant: "acme", kv: kv}
+	w.decoder.Secrets = provision.Layout{Mount: w.judge.mount, Prefix: w.judge.prefix}
 	w.vault = vaulttest.New(vaulttest.Config{Mount: w.judge.mount, KVVersion: kv})
 	for _, tenant := range neighbours {
 		own := w.judge.prefix + "/" + tenant + "/"

@@ -18,6 +18,10 @@ var misplaced = map[string]string{
 	"/id": "", "/source": "", "/subject": "", "/type": "", "/time": "", "/expirytime": "", "/dataschema": "", "/datacontenttype": "",
 }
 
+// unread are attributes that cost no request anything. Each is sent with a request that fails for another reason, so
+// that there is a dead letter to search.
+var unread = map[string]bool{"/subject": true, "/time": true, "/dataschema": true}
+
 // addMisplaced makes a canary for each of them, in the shape of a token of Adobe's.
 func (w *leakWorld) addMisplaced() {
 	for at := range misplaced {
@@ -55,7 +59,11 @@ func (w *leakWorld) sendAttribute(name, id, token string) {
 	w.t.Helper()
 	attrs := map[string]string{"specversion": "1.0", "id": id, "source": "/leaks", "type": event.TypeCreate}
 	attrs[name] = token
-	body, headers := map[string]any{"data": json.RawMessage(leakData("attribute", goodRef))}, []string{}
+	data := leakData("attribute", goodRef)
+	if unread["/"+name] {
+		data = leakData("attribute", goodRef, `,"unread":1`)
+	}
+	body, headers := map[string]any{"data": json.RawMessage(data)}, []string{}
 	for key, value := range attrs {
 		body[key] = value
 		headers = append(headers, "ce-"+key, strings.ReplaceAll(value, " ", "%20"))
@@ -63,7 +71,7 @@ func (w *leakWorld) sendAttribute(name, id, token string) {
 	structured, err := json.Marshal(body)
 	check(w.t, err)
 	w.publish("acme", string(structured), "Content-Type", event.ContentType)
-	w.publish("acme", leakData("attribute", goodRef), headers...)
+	w.publish("acme", data, headers...)
 }
 
 // leakField returns the data of a request with another value at a path.
@@ -86,11 +94,11 @@ func (w *leakWorld) checkMisplaced() {
 	w.t.Helper()
 	results := w.overheard("results")
 	for at := range misplaced {
-		if !strings.Contains(results, at+": holds what looks like a token") {
+		if !unread[at] && !strings.Contains(results, at+": holds what looks like a token") {
 			w.t.Errorf("no result says that there was a token at %s", at)
 		}
 	}
-	for _, text := range []string{"header Nats-Msg-Id: holds what looks like a token", "the reference itself holds what looks like a token", "/data/[redacted]: unknown field"} {
+	for _, text := range []string{"header Nats-Msg-Id: holds what looks like a token", "the reference itself holds what looks like a token", "/data/[redacted]: unknown field", "/data/unread: unknown field"} {
 		if !strings.Contains(results, text) {
 			w.t.Errorf("no result says %q", text)
 		}

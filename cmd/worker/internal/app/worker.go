@@ -145,7 +145,8 @@ func (w *worker) hubConfig(stopping context.Context) provision.Config {
 func (w *worker) newConsumer() (*consumer.Consumer, error) {
 	s := w.settings
 	return consumer.New(consumer.Config{
-		JS: w.js, Handle: w.hubs.handle, Codec: &event.Decoder{AllowedDomains: s.AllowedDomains},
+		JS: w.js, Handle: w.hubs.handle,
+		Codec:   &event.Decoder{AllowedDomains: s.AllowedDomains, Secrets: provision.Layout{Mount: s.VaultKVMount, Prefix: s.VaultTenantPrefix}},
 		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
 		Sweep:   w.sweep(), Concurrency: w.turns.Slots(), ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnWrite: w.published, OnStart: w.started, OnSettled: w.settled,

@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -26,7 +29,7 @@ type Message struct {
 	Key         provision.Key
 	Name        string // of the connection; empty where the request could not be read
 	Fingerprint string
-	Invalid     *provision.Failure // why a worker would refuse it at once; nil if it would not
+	Invalid     *provision.Failure // why a worker would refuse it at once, or it must not be sent; nil if all is well
 	Unnamed     bool               // its own id or source can't be read, so a worker would give it another Key than this
 	wire        event.Message
 }
@@ -64,8 +67,8 @@ func Parse(r io.Reader, o Options) ([]Message, error) {
 }
 
 // split takes the input apart without decoding the values, so that the worker's reader gets to see
-// them as they were written.
-func split(r io.Reader) ([]json.RawMessage, error) {
+// them as they were written. A byte order mark may stand before each of them, as in files that were joined.
+func split(r io.Reader) (values [][]byte, err error) {
 	input, err := io.ReadAll(io.LimitReader(r, maxInput+1))
 	if err != nil {
 		return nil, err
@@ -73,40 +76,60 @@ func split(r io.Reader) ([]json.RawMessage, error) {
 	if len(input) > maxInput {
 		return nil, fmt.Errorf("is larger than %d MiB", maxInput>>20)
 	}
-	var values []json.RawMessage
-	dec := json.NewDecoder(bytes.NewReader(input))
-	for {
-		var v json.RawMessage
-		err := dec.Decode(&v)
-		if errors.Is(err, io.EOF) {
-			return values, nil
-		}
-		if err != nil {
-			return nil, notJSON(err, len(input))
-		}
-		if v[0] != '[' {
-			values = append(values, v)
-			continue
-		}
-		var elements []json.RawMessage
-		if err := json.Unmarshal(v, &elements); err != nil {
-			return nil, err
-		}
-		values = append(values, elements...)
+	if _, err := event.PlainText(input); err != nil {
+		return nil, fmt.Errorf("is %w", err)
 	}
+	for rest := unmarked(input); len(rest) > 0; rest = unmarked(rest) {
+		dec := reader(rest)
+		if _, err := dec.ReadValue(); err != nil {
+			return nil, notJSON(err, len(input)-len(rest), len(input))
+		}
+		value := rest[:dec.InputOffset()]
+		if rest = rest[len(value):]; value[0] == '[' {
+			values = append(values, elements(value)...)
+		} else {
+			values = append(values, value)
+		}
+	}
+	return values, nil
+}
+
+// unmarked returns the text without the blanks and byte order marks that it begins with.
+func unmarked(text []byte) []byte {
+	return bytes.TrimLeftFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n\ufeff", r) })
+}
+
+// reader reads JSON whose faults are for the worker's own reader to find.
+func reader(text []byte) *jsontext.Decoder {
+	return jsontext.NewDecoder(bytes.NewBuffer(text), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+}
+
+// elements returns those of an array that was read once already.
+func elements(array []byte) (values [][]byte) {
+	dec := reader(array)
+	_, _ = dec.ReadToken()
+	for dec.PeekKind() != jsontext.KindEndArray {
+		v, err := dec.ReadValue()
+		if err != nil {
+			return values
+		}
+		end := int(dec.InputOffset())
+		values = append(values, array[end-len(v):end])
+	}
+	return values
 }
 
 // notJSON says where the input stops being JSON, counted from one as the worker does, without quoting it: it
 // may hold a secret.
-func notJSON(err error, size int) error {
-	if syntax, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return fmt.Errorf("is not JSON at byte %d of %d: a character that can't stand there", syntax.Offset, size)
+func notJSON(err error, before, size int) error {
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return fmt.Errorf("is not JSON at byte %d of %d: a character that can't stand there", before+int(syntax.ByteOffset)+1, size)
 	}
 	return fmt.Errorf("is not JSON: it ends in the middle of a value, after byte %d", size)
 }
 
 // message makes one request. A whole event keeps its own id and source unless the options name others.
-func (o Options) message(v json.RawMessage) (Message, error) {
+func (o Options) message(v []byte) (Message, error) {
 	draft := event.Draft{Body: v, ID: o.ID, Source: o.Source, Time: time.Now()}
 	if !isEvent(v) {
 		draft.ID, draft.Source = cmp.Or(o.ID, NewID()), cmp.Or(o.Source, DefaultSource)
@@ -116,6 +139,9 @@ func (o Options) message(v json.RawMessage) (Message, error) {
 		return Message{}, err
 	}
 	d := o.Decoder.Decode(o.Tenant, m.Headers, m.Body, event.Meta{Timestamp: time.Now(), Delivered: 1})
+	if d.Invalid == nil {
+		d.Invalid = event.TokenInAttribute(m.Body)
+	}
 	return Message{
 		Key: d.Request.Key, Name: d.Request.Data.Name, Fingerprint: d.Request.Fingerprint,
 		Invalid: d.Invalid, Unnamed: d.Invalid != nil && !named(m.Body, d.Request.Key), wire: m,
@@ -133,7 +159,7 @@ func named(body []byte, key provision.Key) bool {
 func (o Options) Unreadable() string {
 	for _, one := range []struct{ flag, value string }{{"id", o.ID}, {"source", o.Source}} {
 		probe := Options{Tenant: o.Tenant, ID: one.value, Source: one.value, Decoder: o.Decoder}
-		m, err := probe.message(json.RawMessage(`{}`))
+		m, err := probe.message([]byte(`{}`))
 		if one.value != "" && (err != nil || m.Unnamed || !utf8.ValidString(one.value)) {
 			return fmt.Sprintf("--%s is %.80q; want 1 to 256 bytes of UTF-8 without control characters", one.flag, one.value)
 		}
@@ -142,7 +168,7 @@ func (o Options) Unreadable() string {
 }
 
 // isEvent reports whether v is an object with a member "specversion".
-func isEvent(v json.RawMessage) bool {
+func isEvent(v []byte) bool {
 	var members map[string]json.RawMessage
 	_ = json.Unmarshal(v, &members) // what is no object is no event
 	_, ok := members["specversion"]

@@ -1,6 +1,7 @@
 package requester_test
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -15,6 +16,8 @@ const data = `{"sandbox":"prod","name":"N","auth":{"specName":"Access Token Auth
   "connectionSpec":{"id":"e9d7ec6b-0873-4e57-ad21-b3a7c65e310b","version":"1.0"}}`
 
 const whole = `{"specversion":"1.0","type":"flowworker.connection.create.v1","id":"e-1","source":"/portal","data":` + data + `}`
+
+const mark = "\xef\xbb\xbf"
 
 func options() requester.Options {
 	return requester.Options{Tenant: "acme", Decoder: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}}
@@ -34,6 +37,10 @@ func TestParse(t *testing.T) {
 		"lines":               {input: whole + "\n" + strings.Join(strings.Fields(data), " ") + "\n", ids: []string{"e-1", ""}},
 		"an array":            {input: "[" + data + "," + whole + "]", ids: []string{"", "e-1"}},
 		"an array and a line": {input: "[" + whole + "]" + data, ids: []string{"e-1", ""}},
+		"a byte order mark":   {input: mark + whole, ids: []string{"e-1"}},
+		"marks of all forms":  {input: mark + data + "\r\n" + mark + whole + "\n" + mark + "[" + whole + ",\n" + data + "]\n" + mark + "\n", ids: []string{"", "e-1", "e-1", ""}},
+		"files joined":        {input: mark + mark + whole + mark + whole, ids: []string{"e-1", "e-1"}},
+		"nulls":               {input: strings.Replace(whole, `"sandbox"`, `"description":null,"ifExists":null,"sandbox"`, 1), ids: []string{"e-1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -75,6 +82,13 @@ func TestParseRefuses(t *testing.T) {
 		"a text":             {`"dapi-secret"`, "", "not a JSON object"},
 		"one id for two":     {data + data, "mine", "an id names one only"},
 		"two events":         {whole + whole, "mine", "an id names one only"},
+		"UTF-16 LE":          {"\xff\xfe{\x00}\x00", "", "is in UTF-16 (little-endian); want UTF-8"},
+		"UTF-16 BE, no mark": {"\x00{\x00}", "", "is in UTF-16 (big-endian); want UTF-8"},
+		"UTF-32":             {"\xff\xfe\x00\x00{\x00\x00\x00", "", "is in UTF-32 (little-endian); want UTF-8"},
+		"nothing but a mark": {mark, "", "no request"},
+		"a mark in a value":  {"{" + mark + "}", "", "not JSON at byte 2 of 5:"},
+		"a mark in an array": {"[" + mark + "{}]", "", "not JSON at byte 2 of 7:"},
+		"after two marks":    {mark + "{}\n" + mark + "{bad", "", "not JSON at byte 11 of 13:"},
 		"a name given twice": {`{"specversion":"1.0","specversion":"dapi-secret"}`, "", "more than once"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -103,6 +117,21 @@ func TestParseJudgesAsAWorkerWould(t *testing.T) {
 	}
 }
 
+// A worker passes over such an attribute; but the stream would keep the token.
+func TestParseKeepsATokenInAnAttributeOutOfTheStream(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"subject", "time", "dataschema"} {
+		input := strings.Replace(whole, `"id"`, `"`+name+`":"dapi0123456789abcdef0123456789abcdef","id"`, 1)
+		ms, err := requester.Parse(strings.NewReader(input), options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := ms[0].Invalid; f == nil || f.Reason != provision.ReasonPlaintextSecret || !strings.Contains(f.Message, "/"+name+": holds what looks like a token") || strings.Contains(f.Message, "dapi") {
+			t.Errorf("%s: %v", name, f)
+		}
+	}
+}
+
 func TestNewIDIsNew(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
@@ -121,6 +150,15 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		ms, err := requester.Parse(strings.NewReader(s), options())
+		marked, errMarked := requester.Parse(strings.NewReader(mark+s), options())
+		if len(marked) != len(ms) || (err == nil) != (errMarked == nil) && !strings.Contains(fmt.Sprint(err), "UTF-") {
+			t.Errorf("%d requests, %v; behind a mark %d, %v", len(ms), err, len(marked), errMarked)
+		}
+		for i := range min(len(ms), len(marked)) {
+			if ms[i].Fingerprint != marked[i].Fingerprint {
+				t.Errorf("a mark changes the fingerprint of request %d", i+1)
+			}
+		}
 		for _, m := range ms {
 			if m.Key.ID == "" || m.Key.Source == "" || m.Fingerprint == "" {
 				t.Errorf("a request without identity: %+v, %v", m.Key, err)

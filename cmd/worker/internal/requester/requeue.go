@@ -3,7 +3,6 @@ package requester
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"strconv"
 	"strings"
@@ -52,7 +51,7 @@ func retryHeaders(kept nats.Header, key provision.Key, number int) map[string][]
 		}
 	}
 	out[event.HeaderRetry] = []string{strconv.Itoa(number)}
-	out[headerID], out[headerSource] = []string{percent(key.ID)}, []string{percent(key.Source)}
+	out[headerID], out[headerSource] = []string{event.EncodeHeader(key.ID)}, []string{event.EncodeHeader(key.Source)}
 	return out
 }
 
@@ -61,17 +60,3 @@ const (
 	headerID     = "ce-id"
 	headerSource = "ce-source"
 )
-
-// percent encodes a header's value as the CloudEvents NATS binding wants it: blanks, double quotes,
-// percent signs and whatever is not printable ASCII, byte by byte.
-func percent(value string) string {
-	var b strings.Builder
-	for _, c := range []byte(value) {
-		if c <= ' ' || c >= 0x7f || c == '"' || c == '%' {
-			fmt.Fprintf(&b, "%%%02X", c)
-		} else {
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
-}

@@ -14,7 +14,8 @@ type Group string
 // The groups.
 const (
 	NATS     Group = "nats"     // how to reach NATS
-	Vault    Group = "vault"    // how to reach Vault, and where the tenants are in it
+	Vault    Group = "vault"    // how to reach Vault
+	Secrets  Group = "secrets"  // where the tenants are in Vault
 	Flow     Group = "flow"     // how to reach the Flow Service and IMS
 	HTTP     Group = "http"     // where to listen
 	Work     Group = "work"     // how requests are worked on
@@ -25,7 +26,7 @@ const (
 )
 
 // All lists every group: what a worker needs.
-var All = []Group{NATS, Vault, Flow, HTTP, Work, Requests, Streams, Log, Traces}
+var All = []Group{NATS, Vault, Secrets, Flow, HTTP, Work, Requests, Streams, Log, Traces}
 
 const (
 	formatJSON = "json"
@@ -118,8 +119,8 @@ var vaultVariables = []Variable{
 	{"VAULT_ROLE_ID", Vault, "", "role id for approle", text(func(s *Settings) *string { return &s.VaultRoleID }), nil},
 	{"VAULT_SECRET_ID_FILE", Vault, "", "file with the secret id for approle", file(func(s *Settings) *string { return &s.VaultSecretIDFile }), nil},
 	{"VAULT_JWT_FILE", Vault, "", "file with the token for jwt and kubernetes", file(func(s *Settings) *string { return &s.VaultJWTFile }), nil},
-	{"VAULT_KV_MOUNT", Vault, "secret", "mount path of the KV engine", mountPath(func(s *Settings) *string { return &s.VaultKVMount }, false), nil},
-	{"VAULT_TENANT_PREFIX", Vault, "flow/tenants", "path above the tenants' secrets", mountPath(func(s *Settings) *string { return &s.VaultTenantPrefix }, false), nil},
+	{"VAULT_KV_MOUNT", Secrets, "secret", "mount path of the KV engine", mountPath(func(s *Settings) *string { return &s.VaultKVMount }, false), nil},
+	{"VAULT_TENANT_PREFIX", Secrets, "flow/tenants", "path above the tenants' secrets", mountPath(func(s *Settings) *string { return &s.VaultTenantPrefix }, false), nil},
 	{"VAULT_CACHE_TTL", Vault, "1m", "how long a secret is remembered; 0 = read every time", duration(func(s *Settings) *time.Duration { return &s.VaultCacheTTL }, 0, time.Hour), nil},
 }
 

@@ -1,0 +1,52 @@
+package provision
+
+import (
+	"regexp"
+	"strings"
+)
+
+// workspaceURL is a workspace's URL with what a browser's address line adds to it.
+var workspaceURL = regexp.MustCompile(`^(?i:https)://([^/?#@:\\]*)(?::443)?/?(?:\?o=[0-9]{1,20})?$`)
+
+// maxWorkspaceURL is the length of the longest one: a host has at most 253 bytes.
+const maxWorkspaceURL = 300
+
+// WorkspaceURL returns a request's domain as it is posted and compared: in small letters, and without one "/" at
+// its end, ":443" and the query "?o=<digits>" that a browser's address line adds. It reports false where more than
+// scheme and host would be left; whether the host is one is for others to say.
+func WorkspaceURL(domain string) (url string, ok bool) {
+	if len(domain) > maxWorkspaceURL {
+		return "", false
+	}
+	m := workspaceURL.FindStringSubmatch(domain)
+	if m == nil {
+		return "", false
+	}
+	return "https://" + lowerASCII(m[1]), true
+}
+
+// sameHost compares a secret's own field "domain" with a request's, as their owners mean them: with or without
+// scheme and blanks around it, and what WorkspaceURL takes off.
+func sameHost(a, b string) bool {
+	norm := func(s string) string {
+		s = strings.TrimSpace(s)
+		if !strings.Contains(s, "://") {
+			s = "https://" + s
+		}
+		if url, ok := WorkspaceURL(s); ok {
+			return url
+		}
+		return s
+	}
+	return norm(a) == norm(b)
+}
+
+// lowerASCII changes ASCII only: a "K" that is a Kelvin sign is no "k".
+func lowerASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			r += 'a' - 'A'
+		}
+		return r
+	}, s)
+}
