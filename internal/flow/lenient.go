@@ -29,6 +29,18 @@ func (t *text) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// written is a text that is known to have been there.
+type written struct {
+	text  text
+	there bool
+}
+
+// UnmarshalJSON never fails.
+func (w *written) UnmarshalJSON(b []byte) error {
+	w.there = b[0] == '"'
+	return w.text.UnmarshalJSON(b)
+}
+
 // plainString returns what is between the quotes of a JSON string of ASCII without escapes.
 func plainString(b []byte) ([]byte, bool) {
 	if len(b) < 2 || b[0] != '"' {

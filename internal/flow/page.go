@@ -24,6 +24,11 @@ type pageBody struct {
 			Href *string `json:"href"`
 		} `json:"next"`
 	} `json:"_links"`
+	// How other services of the platform page. What they hold back must not be taken for absent.
+	Page lenient[struct {
+		Next text `json:"next"`
+	}] `json:"_page"`
+	Token text `json:"continuationToken"`
 }
 
 // item is a connection as it is listed. It has no field for the token, so that is never kept.
@@ -31,7 +36,7 @@ type item struct {
 	ID          text    `json:"id"`
 	Etag        text    `json:"etag"`
 	Name        text    `json:"name"`
-	Description text    `json:"description"`
+	Description written `json:"description"`
 	State       text    `json:"state"`
 	CreatedAt   instant `json:"createdAt"`
 
@@ -53,7 +58,7 @@ func (i item) found() provision.Found {
 	spec, params := i.ConnectionSpec.value, i.Auth.value.Params.value
 	return provision.Found{
 		Connection: provision.Connection{ID: string(i.ID), Etag: string(i.Etag)},
-		Name:       string(i.Name), Description: string(i.Description),
+		Name:       string(i.Name), Description: string(i.Description.text), Undescribed: !i.Description.there,
 		CreatedAt: i.CreatedAt.Time, State: string(i.State),
 		SpecID: string(spec.ID), SpecVersion: string(spec.Version),
 		Domain: string(params.Domain), ClusterID: string(params.ClusterID),
@@ -78,6 +83,9 @@ func (c *Client) readPage(a answer, s scrubber) (page, *provision.CallError) {
 		p.found = append(p.found, i.found())
 	}
 	if body.Links == nil || body.Links.Next == nil || body.Links.Next.Href == nil || *body.Links.Next.Href == "" {
+		if body.Page.value.Next != "" || body.Token != "" {
+			return page{}, unlistable("the page has a successor, but no link to it")
+		}
 		return p, nil
 	}
 	next, err := c.nextQuery(*body.Links.Next.Href)

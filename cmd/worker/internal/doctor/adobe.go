@@ -51,7 +51,7 @@ func (x *examination) token(ctx context.Context, client *flow.Client, account pr
 func (x *examination) list(ctx context.Context, client *flow.Client, account provision.Account) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := client.Find(ctx, account, provision.Query{Name: "flow-worker doctor " + rand.Text()}); err != nil {
+	if _, err := client.Find(ctx, account, provision.Query{Names: []string{"flow-worker doctor " + rand.Text()}}); err != nil {
 		x.failed("sandbox "+x.Sandbox, flowServer, err, "check the sandbox's name, and that the credential's product profile has rights in it")
 		return
 	}
