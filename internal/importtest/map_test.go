@@ -17,7 +17,7 @@ const (
 // module or as import path prefixes of other modules. "*" allows everything.
 var allowed = map[string][]string{
 	// The hub knows no technology.
-	"internal/provision": {backoff},
+	"internal/provision": {backoff, "golang.org/x/text"},
 	// The spokes know the hub and the wire format, never each other.
 	"internal/event": {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2",
 		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},

@@ -84,6 +84,7 @@ type weather struct {
 	both  bool                               // and with the same number another one just retries it
 	cut   bool                               // upstream cuts the descriptions
 	habits
+	cutting bool // they leave no whole mark: a person's wrong word isn't seen to be wrong
 }
 
 // event is one line of a run's story.
