@@ -62,14 +62,22 @@ func (l *lenient[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// instant is a time as milliseconds since 1970, as a number or as a string, or in RFC 3339.
+// instant is a time as milliseconds since 1970, as a number or as a string, or in RFC 3339. A number that is
+// too small or too large for them is of seconds, microseconds or nanoseconds: in the wrong unit every time
+// would be long ago.
 type instant struct{ time.Time }
 
 // UnmarshalJSON never fails; what it cannot read is the zero time.
 func (i *instant) UnmarshalJSON(b []byte) error {
 	s := string(bytes.Trim(b, `"`))
-	if ms, err := strconv.ParseFloat(s, 64); err == nil && ms > 0 && ms < 1e15 {
-		i.Time = time.UnixMilli(int64(ms)).UTC()
+	if n, err := strconv.ParseFloat(s, 64); err == nil && n > 0 && n < 1e20 {
+		for n >= 1e14 {
+			n /= 1000
+		}
+		if n < 1e11 {
+			n *= 1000
+		}
+		i.Time = time.UnixMilli(int64(n)).UTC()
 	} else if t, err := time.Parse(time.RFC3339, s); err == nil {
 		i.Time = t.UTC()
 	}

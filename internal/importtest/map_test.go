@@ -47,7 +47,7 @@ var allowed = map[string][]string{
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the
 	// code that it tests.
 	"internal/natstest":            {natsServer, natsClient},
-	"internal/flow/flowtest":       {"internal/provision"},
+	"internal/flow/flowtest":       {"internal/provision", "golang.org/x/text"},
 	"internal/vault/vaulttest":     {},
 	"internal/vault/vaultdev":      {},
 	"internal/tracing/tracingtest": {"go.opentelemetry.io/proto/otlp", "google.golang.org/protobuf"},

@@ -206,7 +206,7 @@ func (t *task) lookFirstFailed(ctx context.Context, err error) step {
 	ce := asCallError(err)
 	switch f := refusal(ce); {
 	case f != nil && ce.passes():
-		return t.lasting(ctx, f, t.lookFirst)
+		return t.lasting(ctx, ce.Target, f, t.lookFirst)
 	case f != nil:
 		return t.lookRefused(ctx, f)
 	}

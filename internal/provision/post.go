@@ -101,8 +101,11 @@ func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 		slog.Int("status", ce.Status), slog.String("code", ce.Code), slog.Any("error", ce))
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
 	t.survived()
-	if !ce.passes() {
+	switch {
+	case !ce.passes():
 		t.rec.RefusedSince = time.Time{}
+	case ce.RetryAfter > 0:
+		t.rec.NotBefore = now.Add(ce.RetryAfter)
 	}
 	if ce.Verdict == VerdictUnknown {
 		return t.postUnknown(ctx, ce, now)
@@ -145,8 +148,7 @@ func (t *task) definiteNo(ctx context.Context, ce *CallError) step {
 	refused := refusal(ce)
 	switch {
 	case refused != nil && ce.passes():
-		t.hub.Observer.Retried(ce.Target, orNetwork(ce.Cause))
-		return t.lasting(ctx, refused, t.prepare)
+		return t.lasting(ctx, ce.Target, refused, t.prepare)
 	case refused != nil:
 		t.rec.Refused = refused
 		return t.reconsider

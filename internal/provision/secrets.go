@@ -40,7 +40,7 @@ func (t *task) unauthorized(ctx context.Context, err error) step {
 		t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(ce.Target), Result: ce.Verdict.String(), Detail: text(ce)})
 		if ce.passes() {
 			t.survived()
-			return t.lasting(ctx, flowFailure(ReasonFlowDenied, ce), t.prepare)
+			return t.lasting(ctx, ce.Target, flowFailure(ReasonFlowDenied, ce), t.prepare)
 		}
 		t.rec.Refused = flowFailure(ReasonFlowDenied, ce)
 		t.useSecrets()

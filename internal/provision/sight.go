@@ -24,13 +24,15 @@ type sighting struct {
 // look asks one query after another, until one shows what is ours, and reads by their ids what a list leaves
 // out of those that may be. An error means that nothing is known.
 func (t *task) look(ctx context.Context, queries ...Query) (s sighting, err error) {
+	seen := map[string]bool{}
 	for _, q := range queries {
 		found, err := t.find(ctx, q)
 		if err != nil {
 			return s, err
 		}
 		for _, f := range found {
-			if !slices.ContainsFunc(s.all, func(g Found) bool { return g.ID == f.ID }) {
+			if !seen[f.ID] {
+				seen[f.ID] = true
 				s.all = append(s.all, f)
 			}
 		}
@@ -128,57 +130,58 @@ const maxReads = 100
 // that have the request's name. What was read stays known to the delivery, so that the next look-up goes on
 // where this one had enough.
 func (t *task) complete(ctx context.Context, s *sighting) error {
-	if !t.rec.FirstPostAt.IsZero() || t.rec.LookFirst {
-		slices.SortStableFunc(s.all, func(a, b Found) int { return cmp.Compare(t.standing(b), t.standing(a)) })
-		reads := 0
-		for i := 0; i < len(s.all); i++ {
-			f := s.all[i]
-			if !t.mayBeOurs(f) {
+	if t.rec.FirstPostAt.IsZero() && !t.rec.LookFirst {
+		return nil // nothing can be ours
+	}
+	slices.SortStableFunc(s.all, func(a, b Found) int { return cmp.Compare(t.standing(b), t.standing(a)) })
+	there, reads := s.all[:0], 0
+	for _, f := range s.all {
+		if t.mayBeOurs(f) {
+			if _, known := t.read[f.ID]; !known {
+				reads++
+			}
+			if reads > maxReads {
+				return fmt.Errorf("more than %d connections may be this request's: %w", maxReads, errTooMany)
+			}
+			full, ok, err := t.readOne(ctx, f.ID)
+			if err != nil {
+				return err
+			}
+			if !ok {
 				continue
 			}
-			if _, known := t.read[f.ID]; !known {
-				if reads++; reads > maxReads {
-					return fmt.Errorf("more than %d connections may be this request's; the list leaves out what would tell: %w", maxReads, errTooMany)
-				}
-			}
-			full, there, err := t.readOne(ctx, f.ID)
-			switch {
-			case err != nil:
-				return err
-			case !there:
-				s.all = slices.Delete(s.all, i, i+1)
-				i--
-			default:
-				s.all[i] = full
-			}
+			f = full
 		}
+		there = append(there, f)
 	}
+	s.all = there
 	return nil
 }
 
-var errTooMany = errors.New("the look-up goes on where it ended")
+var errTooMany = errors.New("the list leaves out what would tell; the next look-up goes on with the rest")
 
-// readOne reads a connection by its id, once in a delivery. It is not there if the Flow Service itself says so.
+// readOne reads a connection by its id, once in a delivery. It is not there if the Flow Service itself says
+// so, which may be true for a moment only.
 func (t *task) readOne(ctx context.Context, id string) (f Found, there bool, err error) {
 	if f, known := t.read[id]; known {
-		return f, f.ID != "", nil
+		return f, true, nil
 	}
 	err = t.askFlow(ctx, func() error {
 		f, err = t.hub.Connections.Get(t.call(ctx), t.account(), id)
 		return err
 	})
 	var ce *CallError
-	if gone := errors.As(err, &ce) && ce.Verdict == VerdictRejected && ce.Status == http.StatusNotFound && !ce.Passing; gone {
-		f, err = Found{}, nil
-	}
-	if err != nil {
+	switch {
+	case errors.As(err, &ce) && ce.Verdict == VerdictRejected && ce.Status == http.StatusNotFound:
+		return Found{}, false, nil
+	case err != nil:
 		return Found{}, false, err
 	}
 	if t.read == nil {
 		t.read = map[string]Found{}
 	}
 	t.read[id] = f
-	return f, f.ID != "", nil
+	return f, true, nil
 }
 
 // find lists connections with the tenant's credentials of the moment.

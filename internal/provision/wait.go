@@ -133,8 +133,9 @@ const shortestRest = time.Second
 // lasting goes on after a refusal that made nothing and can pass, such as a 401: it is the outcome once
 // there was nothing else for refusalLasts, or at the deadline. Until then again is tried with secrets and
 // tokens that are new, the first time at once, then ever more seldom. Meanwhile the request has no slot.
-func (t *task) lasting(ctx context.Context, f *Failure, again step) step {
+func (t *task) lasting(ctx context.Context, target Target, f *Failure, again step) step {
 	t.rec.LastFail, t.fresh = f, true
+	t.hub.Observer.Retried(target, CauseStatus)
 	d, lasted := t.outlast()
 	switch {
 	case lasted:
