@@ -77,8 +77,8 @@ var verdictCauses = map[provision.Verdict]provision.Cause{
 	provision.VerdictUnauthorized: provision.CauseStatus,
 }
 
-// exists recognizes, in a refusal's text, that such a connection is there already.
-var exists = regexp.MustCompile(`(?i)\balready (exist(s|ing)?|in use|used|taken|present|registered)\b|\bduplicate\b|\bexists already\b|\b(not|must be|isn't) unique\b|\bunique(ness)? (constraint|violation)`)
+// exists recognizes, in a refusal's text or code, that such a connection is there already.
+var exists = regexp.MustCompile(`(?i)\balready[ _-](exist|in[ _-]use|being used|used|taken|present|registered|defined|created|associated)|\bexists[ _-]already\b|\bduplicate|\b(not|must be|isn't|non)[ _-]unique\b|\bunique(ness)?[ _-](constraint|violation)`)
 
 // believed refines the verdict of an answer by whose it is: a verdict that ends a request counts only if the
 // Flow Service, or Adobe's gateway before it, said so itself. Of another's answer nobody knows what it stands
@@ -89,16 +89,17 @@ func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
 		v = codeVerdict(p)
 	}
 	own := originOf(a)
+	taken = (own == fromService || own == fromSomebody) && exists.MatchString(p.message+" "+p.code)
 	switch v {
 	case provision.VerdictUnknown:
-		return v, false, a.status == http.StatusConflict && own == fromService && exists.MatchString(p.message)
+		return v, false, taken && a.status == http.StatusConflict
 	case provision.VerdictDenied, provision.VerdictRejected, provision.VerdictUnauthorized:
 	default:
 		return v, false, false
 	}
 	brief := own == fromSomebody || own == fromNobody
 	switch {
-	case own == fromService && v == provision.VerdictRejected && exists.MatchString(p.message):
+	case taken && v == provision.VerdictRejected:
 		return provision.VerdictUnknown, false, true
 	case v == provision.VerdictUnauthorized && (own != fromStranger || json.Valid(a.body)),
 		a.status == http.StatusForbidden && brief:

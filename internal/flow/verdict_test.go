@@ -164,6 +164,9 @@ func TestWhoseAnswer(t *testing.T) {
 		{500, taken, unknown, false, false},
 		{422, `{"errorMessage":"name must be unique"}`, unknown, false, true},
 		{400, `{"errorMessage":"Duplicate connection name"}`, unknown, false, true},
+		{400, `{"message":"The name is already being used"}`, unknown, false, true},
+		{409, `{"error_code":"ALREADY_EXISTS","message":"Conflict"}`, unknown, false, true},
+		{409, `<html>already exists`, unknown, false, false},
 		{400, `{"errorMessage":"connection spec does not exist"}`, rejected, false, false},
 	} {
 		err := judge(answer{status: tc.status, header: http.Header{}, body: []byte(tc.body)}, scrubber{})

@@ -115,6 +115,13 @@ func habitScenarios() (all []scenario) {
 			existing(s, func(f *Found) { f.Name = "another's" })
 			existing(s, func(f *Found) { f.ID, f.Description = "theirs", secondRequest().Key.Mark() })
 		}},
+		scenario{name: "a service that fails at filters", want: OutcomeCreated, setup: func(s *sim) {
+			habitual(habits{chokes: true})(s)
+		}},
+		scenario{name: "a service that fails at filters, 500 and not made", want: OutcomeCreated, through: []string{viaAbsent}, setup: func(s *sim) {
+			habitual(habits{chokes: true})(s)
+			s.post = answers(says(VerdictUnknown))
+		}},
 		scenario{name: "names of its own, and the ledger is lost", want: OutcomeCreated, through: []string{viaFirst}, setup: func(s *sim) {
 			created := s.now.Add(time.Minute)
 			s.tweak = func(c *Config) { c.LedgerCreated = created }

@@ -30,7 +30,7 @@ func (t *task) lookUp(ctx context.Context) step {
 	if settled {
 		second = Query{Since: t.since(), Want: t.mayBeOurs}
 	}
-	s, err := t.look(ctx, Query{Names: []string{t.rec.Name}, SpecID: t.rec.ConnectionSpec.ID, Want: t.mayBeOurs}, second)
+	s, err := t.look(ctx, true, Query{Names: []string{t.rec.Name}, SpecID: t.rec.ConnectionSpec.ID, Want: t.mayBeOurs}, second)
 	switch {
 	case err != nil:
 		return t.unasked(ctx, settled, err)
@@ -169,7 +169,7 @@ func (t *task) lookFirst(ctx context.Context) step {
 	if t.rec.LookFirst {
 		queries = append(queries, Query{Since: t.since(), Want: t.mayBeOurs})
 	}
-	s, err := t.look(ctx, queries...)
+	s, err := t.look(ctx, false, queries...)
 	if err == nil && len(s.ours) > 0 {
 		return t.adopt(s.ours)
 	}

@@ -22,11 +22,16 @@ type sighting struct {
 }
 
 // look asks one query after another, until one shows what is ours, and reads by their ids what a list leaves
-// out of those that may be. An error means that nothing is known.
-func (t *task) look(ctx context.Context, queries ...Query) (s sighting, err error) {
+// out of those that may be. An error means that nothing is known. Where the last query alone decides, one before
+// it that the Flow Service fails at, as it may at a filter, only finds nothing.
+func (t *task) look(ctx context.Context, lastDecides bool, queries ...Query) (s sighting, err error) {
 	seen := map[string]bool{}
-	for _, q := range queries {
+	for i, q := range queries {
 		found, err := t.find(ctx, q)
+		var ce *CallError
+		if lastDecides && i < len(queries)-1 && errors.As(err, &ce) && ce.Status >= http.StatusInternalServerError && ce.RetryAfter == 0 {
+			continue
+		}
 		if err != nil {
 			return s, err
 		}
