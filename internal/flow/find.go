@@ -2,6 +2,7 @@ package flow
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,9 +15,10 @@ import (
 // Limits of a listing.
 const (
 	pageSize  = "100" // the most that the Flow Service gives
-	maxBarren = 20    // pages in a row that show nothing new; of a listing that goes on so, nothing is believed
-	pageTries = 8     // of a page after the first: the more pages, the less may each fail
-	orderSeen = 20    // connections in a row, each older than what is asked for, that end an ordered listing
+	fullPage  = 100
+	maxBarren = 20 // pages in a row that show nothing new; of a listing that goes on so, nothing is believed
+	pageTries = 8  // of a page after the first: the more pages, the less may each fail
+	orderSeen = 20 // connections in a row, each older than what is asked for, that end an ordered listing
 )
 
 // Find returns every connection in the account's sandbox that q asks for, over all pages, or an error:
@@ -85,6 +87,7 @@ func filters(q provision.Query) (queries []string) {
 const (
 	newestFirst = "orderby=-createdAt&limit=" + pageSize
 	inAnyOrder  = "limit=" + pageSize
+	counting    = "count=true" // how many it has
 )
 
 // listing is one Find, or one Get.
@@ -140,12 +143,17 @@ func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun
 		if err != nil {
 			return begun, err
 		}
-		news := slices.DeleteFunc(p.found, func(f provision.Found) bool { return shown[f.ID] })
+		news := slices.DeleteFunc(slices.Clone(p.found), func(f provision.Found) bool { return shown[f.ID] })
 		for _, f := range news {
 			shown[f.ID] = true
 			l.take(f)
 		}
-		if p.next == "" || !narrowed && (l.q.Newest || order.over(news)) {
+		switch {
+		case !narrowed && (l.q.Newest || order.over(news)):
+			return true, nil
+		case p.next == "" && len(p.found) >= fullPage:
+			return true, l.whole(ctx, query, len(shown))
+		case p.next == "":
 			return true, nil
 		}
 		if barren++; len(news) > 0 {
@@ -159,6 +167,25 @@ func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun
 			return true, unlistable("the listing goes on, but shows nothing new")
 		}
 	}
+}
+
+// whole makes sure that a listing whose last page is full ends there, and wasn't cut: a part of its documentation
+// says that it shows no more than 100. Where the Flow Service doesn't count, its list is believed.
+func (l *listing) whole(ctx context.Context, query string, shown int) *provision.CallError {
+	count := counting
+	if filter, _, narrowed := strings.Cut(query, inAnyOrder); narrowed && filter != "" && strings.HasPrefix(filter, "property=") {
+		count = filter + count
+	}
+	p, err := l.page(ctx, maxTries, count)
+	switch {
+	case err != nil && refusesQuery(err):
+		return nil
+	case err != nil:
+		return err
+	case p.count > shown:
+		return unlistable(fmt.Sprintf("it shows %d of %d connections, and no link to the others", shown, p.count))
+	}
+	return nil
 }
 
 // take keeps a connection that is wanted, once.
@@ -239,7 +266,7 @@ func (c *Client) getPage(ctx context.Context, as provision.Account, g grant, via
 		cerr.Status = a.status
 		return page{}, cerr
 	}
-	return c.readPage(a, s)
+	return c.readPage(a, strings.HasSuffix(u, counting), s)
 }
 
 // unlistable is the error of a listing that can't be read to its end. What it lists stays unknown.

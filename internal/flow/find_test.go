@@ -413,3 +413,32 @@ func TestGet(t *testing.T) {
 		})
 	}
 }
+
+// TestFindSeesACutList: a list that ends with a full page, but counts more, was cut.
+func TestFindSeesACutList(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		count string
+		cut   bool
+	}{
+		"as many": {`{"count":100}`, false}, "more": {`{"count":101}`, true}, "lists instead": {`{"items":[]}`, false}, "neither": {`{}`, true},
+	} {
+		addr, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("count") == "true" {
+				if r.URL.Query().Get("property") != "name==x" || r.URL.Query().Has("limit") {
+					t.Errorf("%s: counted by %s", name, r.URL.RawQuery)
+				}
+				reply(w, 200, tc.count)
+				return
+			}
+			var items []string
+			for i := range fullPage {
+				items = append(items, fmt.Sprintf(`{"id":"%d"}`, i))
+			}
+			reply(w, 200, `{"items":[`+strings.Join(items, ",")+`]}`)
+		})
+		if found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Names: []string{"x"}}); (err != nil) != tc.cut || err == nil && len(found) != fullPage {
+			t.Errorf("%s: %d found, %v", name, len(found), err)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 type page struct {
 	found []provision.Found
 	next  string // the query of the next page, "" on the last one
+	count int    // of a page that only counts
 }
 
 // pageBody is a page as it is sent. Its frame is read strictly: if it has another form, it is not
@@ -29,6 +30,7 @@ type pageBody struct {
 		Next text `json:"next"`
 	}] `json:"_page"`
 	Token text `json:"continuationToken"`
+	Count *int `json:"count"`
 }
 
 // item is a connection as it is listed. It has no field for the token, so that is never kept.
@@ -66,13 +68,16 @@ func (i item) found() provision.Found {
 	}
 }
 
-// readPage reads a page. The errors of the JSON decoder are not passed on, for they may quote it.
-func (c *Client) readPage(a answer, s scrubber) (page, *provision.CallError) {
+// readPage reads a page, or the number that stands in its place where it was asked to count. The errors of the JSON decoder are not passed on, for they may quote it.
+func (c *Client) readPage(a answer, counted bool, s scrubber) (page, *provision.CallError) {
 	var body pageBody
 	if json.Unmarshal(a.body, &body) != nil {
 		return page{}, unlistable("a page is not the JSON that was expected")
 	}
 	if body.Items == nil {
+		if body.Count != nil && counted {
+			return page{count: *body.Count}, nil
+		}
 		return page{}, unlistable("a page has no items")
 	}
 	var p page

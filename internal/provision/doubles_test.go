@@ -214,11 +214,11 @@ func (s *sim) endOf(orphaned bool, leaseEnd time.Time) time.Time {
 // habits are what the Flow Service makes of what it is sent, and what it tells of it. A nil function changes
 // nothing.
 type habits struct {
-	store  func(*Found) // what it stores otherwise than it was sent
-	list   func(*Found) // what its lists leave out
-	still  bool         // its lists are in no order
-	folds  bool         // its name filter minds no case
-	chokes bool         // it fails at filters
+	store        func(*Found) // what it stores otherwise than it was sent
+	list         func(*Found) // what its lists leave out
+	still        bool         // its lists are in no order
+	folds        bool         // its name filter minds no case
+	failsFilters bool         // it fails at filters
 }
 
 // make adds a connection, which the list shows within Settle of the POST's end.
@@ -253,7 +253,7 @@ func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err
 		if len(q.Names) > 0 {
 			s.asked++
 		}
-		if s.habits.chokes && len(q.Names) > 0 {
+		if s.habits.failsFilters && len(q.Names) > 0 {
 			return errOutage
 		}
 		for _, c := range s.conns {

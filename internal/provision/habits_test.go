@@ -54,7 +54,7 @@ func bare(f *Found) { *f = Found{Connection: f.Connection, Undescribed: true} }
 
 func undescribed(f *Found) { f.Description, f.Undescribed = "", true }
 
-func inTurn(changes ...func(*Found)) func(*Found) {
+func both(changes ...func(*Found)) func(*Found) {
 	return func(f *Found) {
 		for _, c := range changes {
 			c(f)
@@ -62,27 +62,27 @@ func inTurn(changes ...func(*Found)) func(*Found) {
 	}
 }
 
-// tellingHabits leave the mark whole, somewhere.
-func tellingHabits() map[string]habits {
+// keepingHabits leave the mark whole, somewhere.
+func keepingHabits() map[string]habits {
 	return map[string]habits{
 		"spec ids in small letters":          {store: lowerSpec},
 		"names in small letters and NFC":     {store: plainName},
 		"names without regard to case":       {store: plainName, folds: true},
-		"names and spec ids of its own":      {store: inTurn(plainName, lowerSpec)},
+		"names and spec ids of its own":      {store: both(plainName, lowerSpec)},
 		"descriptions trimmed and collapsed": {store: described(func(s string) string { return strings.Join(strings.Fields(s), " ") })},
 		"descriptions in capitals":           {store: described(strings.ToUpper)},
 		"descriptions without blanks":        {store: described(func(s string) string { return strings.ReplaceAll(s, " ", "") })},
 		"descriptions escaped": {store: described(func(s string) string {
 			return strings.NewReplacer("[", "&#91;", "]", "&#x5d;").Replace(html.EscapeString(html.EscapeString(s)))
 		})},
-		"descriptions cut behind the digits":    {store: inTurn(plainName, cutBy(1))},
+		"descriptions cut behind the digits":    {store: both(plainName, cutBy(1))},
 		"lists without descriptions":            {list: undescribed},
-		"lists without descriptions, and names": {store: inTurn(plainName, lowerSpec), list: undescribed},
+		"lists without descriptions, and names": {store: both(plainName, lowerSpec), list: undescribed},
 		"lists with descriptions that are cut":  {list: cutBy(20)},
 		"lists of ids":                          {list: bare},
-		"lists without times":                   {store: inTurn(plainName, lowerSpec), list: func(f *Found) { f.CreatedAt = time.Time{} }, still: true},
+		"lists without times":                   {store: both(plainName, lowerSpec), list: func(f *Found) { f.CreatedAt = time.Time{} }, still: true},
 		"lists in no order":                     {store: plainName, still: true},
-		"a clock that is minutes behind":        {store: inTurn(plainName, func(f *Found) { f.CreatedAt = f.CreatedAt.Add(-4 * time.Minute) })},
+		"a clock that is minutes behind":        {store: both(plainName, func(f *Found) { f.CreatedAt = f.CreatedAt.Add(-4 * time.Minute) })},
 		"a state that is no use yet":            {store: func(f *Found) { f.State = stateInitializing }},
 		"drafts":                                {store: func(f *Found) { f.State = "draft" }},
 	}
@@ -92,17 +92,17 @@ func tellingHabits() map[string]habits {
 func cuttingHabits() map[string]habits {
 	return map[string]habits{
 		"marks cut":                       {store: cutBy(9)},
-		"marks cut, and another name":     {store: inTurn(cutBy(9), func(f *Found) { f.Name = "connection 17" })},
-		"descriptions cut before":         {store: inTurn(lowerSpec, cutBy(40))},
-		"descriptions cut with the names": {store: inTurn(plainName, cutBy(60), func(f *Found) { f.Name = f.Name[:12] + "..." })},
-		"no descriptions":                 {store: inTurn(plainName, lowerSpec, undescribed)},
+		"marks cut, and another name":     {store: both(cutBy(9), func(f *Found) { f.Name = "connection 17" })},
+		"descriptions cut before":         {store: both(lowerSpec, cutBy(40))},
+		"descriptions cut with the names": {store: both(plainName, cutBy(60), func(f *Found) { f.Name = f.Name[:12] + "..." })},
+		"no descriptions":                 {store: both(plainName, lowerSpec, undescribed)},
 	}
 }
 
 func habitScenarios() (all []scenario) {
-	telling, cutting := tellingHabits(), cuttingHabits()
-	for _, name := range keysOf(telling) {
-		all = append(all, scenario{name: "a service with " + name, setup: habitual(telling[name]), want: OutcomeCreated, never: []string{viaAbsent}})
+	keeping, cutting := keepingHabits(), cuttingHabits()
+	for _, name := range keysOf(keeping) {
+		all = append(all, scenario{name: "a service with " + name, setup: habitual(keeping[name]), want: OutcomeCreated, never: []string{viaAbsent}})
 	}
 	for _, name := range keysOf(cutting) {
 		all = append(all, scenario{name: "a service with " + name, setup: unsettledHabit(cutting[name]), want: OutcomeFailed, reason: ReasonOutcomeUnknown,
@@ -110,16 +110,16 @@ func habitScenarios() (all []scenario) {
 	}
 	return append(all,
 		scenario{name: "a service with lists of ids, 500 and not made", want: OutcomeCreated, through: []string{viaAbsent, viaRead}, setup: func(s *sim) {
-			habitual(tellingHabits()["lists of ids"])(s)
+			habitual(keepingHabits()["lists of ids"])(s)
 			s.post = answers(says(VerdictUnknown))
 			existing(s, func(f *Found) { f.Name = "another's" })
 			existing(s, func(f *Found) { f.ID, f.Description = "theirs", secondRequest().Key.Mark() })
 		}},
 		scenario{name: "a service that fails at filters", want: OutcomeCreated, setup: func(s *sim) {
-			habitual(habits{chokes: true})(s)
+			habitual(habits{failsFilters: true})(s)
 		}},
 		scenario{name: "a service that fails at filters, 500 and not made", want: OutcomeCreated, through: []string{viaAbsent}, setup: func(s *sim) {
-			habitual(habits{chokes: true})(s)
+			habitual(habits{failsFilters: true})(s)
 			s.post = answers(says(VerdictUnknown))
 		}},
 		scenario{name: "names of its own, and the ledger is lost", want: OutcomeCreated, through: []string{viaFirst}, setup: func(s *sim) {
@@ -201,10 +201,10 @@ func stateScenarios() []scenario {
 
 // randomHabits draws what the service of an interleaving makes of what it is sent.
 func (s *sim) randomHabits() {
-	telling, cutting := tellingHabits(), cuttingHabits()
-	switch names := keysOf(telling); s.rng.IntN(8) {
+	keeping, cutting := keepingHabits(), cuttingHabits()
+	switch names := keysOf(keeping); s.rng.IntN(8) {
 	case 0, 1, 2:
-		s.habits = telling[names[s.rng.IntN(len(names))]]
+		s.habits = keeping[names[s.rng.IntN(len(names))]]
 	case 3:
 		names = keysOf(cutting)
 		s.habits, s.cutting = cutting[names[s.rng.IntN(len(names))]], true

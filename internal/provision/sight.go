@@ -76,9 +76,9 @@ func (t *task) sort(s *sighting) {
 	oldestFirst(s.alike)
 }
 
-// tellingDigits is how many digits of a mark that was cut tell it from others', whatever the name: a part of
+// distinctDigits is how many digits of a mark that was cut tell it from others', whatever the name: a part of
 // the mark without them may be any request's.
-const tellingDigits = 4
+const distinctDigits = 4
 
 func (t *task) standing(f Found) standing {
 	digits, marked := markIn(f.Description)
@@ -90,7 +90,7 @@ func (t *task) standing(f Found) standing {
 		return ours
 	case marked && !strings.HasPrefix(mine, digits) || len(digits) == markDigits || !t.newEnough(f):
 		return others
-	case len(digits) >= tellingDigits || t.couldBeOurs(f):
+	case len(digits) >= distinctDigits || t.couldBeOurs(f):
 		return perhaps
 	}
 	return others
