@@ -22,15 +22,17 @@ type sighting struct {
 }
 
 // look asks one query after another, until one shows what is ours, and reads by their ids what a list leaves
-// out of those that may be. An error means that nothing is known. Where the last query alone decides, one before
-// it that the Flow Service fails at, as it may at a filter, only finds nothing.
+// out of those that may be. An error means that nothing is known. Where the Flow Service fails at a query with
+// a filter, the filter may be why: then the last query alone decides, if it can, or all there is is looked at.
 func (t *task) look(ctx context.Context, lastDecides bool, queries ...Query) (s sighting, err error) {
 	seen := map[string]bool{}
-	for i, q := range queries {
+	for _, q := range queries {
 		found, err := t.find(ctx, q)
-		var ce *CallError
-		if lastDecides && i < len(queries)-1 && errors.As(err, &ce) && ce.Status >= http.StatusInternalServerError && ce.RetryAfter == 0 {
-			continue
+		if len(q.Names) > 0 && failedAt(err) {
+			if lastDecides {
+				continue
+			}
+			found, err = t.find(ctx, Query{Want: q.Want})
 		}
 		if err != nil {
 			return s, err
@@ -50,6 +52,12 @@ func (t *task) look(ctx context.Context, lastDecides bool, queries ...Query) (s 
 	}
 	t.sort(&s)
 	return s, nil
+}
+
+// failedAt reports whether the Flow Service failed at a call, without asking to be left alone.
+func failedAt(err error) bool {
+	var ce *CallError
+	return errors.As(err, &ce) && ce.Target == TargetFlow && ce.Status >= http.StatusInternalServerError && ce.RetryAfter == 0
 }
 
 // standing says what a connection is to the request.
