@@ -122,6 +122,11 @@ func habitScenarios() (all []scenario) {
 			habitual(habits{failsFilters: true})(s)
 			s.post = answers(says(VerdictUnknown))
 		}},
+		scenario{name: "marks cut, and the ledger is lost", want: OutcomeFailed, reason: ReasonOutcomeUnknown, through: []string{viaFirst, viaUnknown}, setup: func(s *sim) {
+			created := s.now.Add(time.Minute)
+			s.tweak = func(c *Config) { unhurried(c); c.LedgerCreated = created }
+			existing(s, func(f *Found) { f.ID, f.Description = "c0", testRequest().Key.Mark()[:20] })
+		}, or: []Reason{ReasonFlowUnavailable, ReasonVaultUnavailable}},
 		scenario{name: "names of its own, and the ledger is lost", want: OutcomeCreated, through: []string{viaFirst}, setup: func(s *sim) {
 			created := s.now.Add(time.Minute)
 			s.tweak = func(c *Config) { c.LedgerCreated = created }

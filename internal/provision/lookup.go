@@ -186,10 +186,23 @@ func (t *task) lookFirst(ctx context.Context) step {
 		return t.lookFirstFailed(ctx, err)
 	case len(named) > 0:
 		return t.exists(ctx, named)
+	case t.rec.LookFirst && t.rec.FirstPostAt.IsZero() && len(s.alike) > 0:
+		return t.doubt(ctx, began)
 	}
 	t.noteLookup(began, string(ReconciledAbsent), "before the first POST")
 	t.rec.LookFirst, t.looked = false, true
 	return t.prepare
+}
+
+// doubt goes on where the record was lost, and a connection may be what a POST made of which it told: the
+// request is looked up as one with an open POST is.
+func (t *task) doubt(ctx context.Context, began time.Time) step {
+	t.rec.State, t.rec.Doubt, t.rec.LookFirst = StateUnknown, true, false
+	t.rec.FirstPostAt, t.rec.EndedAt, t.rec.EndedBy = t.rec.RequestedAt, began, t.hub.Instance
+	if next, ok := t.write(ctx); !ok {
+		return next
+	}
+	return t.lookUp
 }
 
 // owesLook reports whether the ledger was found to have lost records since the request was claimed.
