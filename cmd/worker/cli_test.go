@@ -63,6 +63,8 @@ func TestWrongUse(t *testing.T) {
 		"resolve x --connection ../x --reason y --by a --yes": "--connection: want the id",
 		"resolve x --tenant A --absent --reason y --yes":      "--tenant",
 		"emulator --fail-rate 2":                              "want 0 to 1",
+		"emulator --stores name_upper":                        "--stores: ",
+		"emulator --lists-without id":                         "--lists-without: ",
 		"emulator --lag=-1s":                                  "must not be negative",
 		"emulator --fault {}":                                 "--fault",
 		"init --worker-replicas 2":                            "WORKER_REPLICAS",

@@ -120,7 +120,7 @@ var flowCalls = map[string]func(context.Context, *flow.Client) error{
 		return err
 	},
 	"find": func(ctx context.Context, c *flow.Client) error {
-		_, err := c.Find(ctx, account(provision.Credentials{AccessToken: provision.NewSensitive("t"), APIKey: "k"}), provision.Query{Name: "n"})
+		_, err := c.Find(ctx, account(provision.Credentials{AccessToken: provision.NewSensitive("t"), APIKey: "k"}), provision.Query{Names: []string{"n"}})
 		return err
 	},
 	"authorize": func(ctx context.Context, c *flow.Client) error {

@@ -21,6 +21,8 @@ type emulation struct {
 	lag      time.Duration
 	failRate float64
 	lostRate float64
+	stores   []string
+	without  []string
 	faults   []string
 }
 
@@ -30,9 +32,15 @@ func (c *cli) emulatorCommand() *cobra.Command {
 		Use:   "emulator",
 		Short: "Run the Flow Service emulator alone, for your own tests",
 		Long: `Run an emulator of Adobe's Flow Service and of IMS. It keeps everything in memory, accepts any
-token, and misbehaves as told. Faults can be added and taken away while it runs, at /_emulator/faults.`,
+token, and misbehaves as told. Faults can be added and taken away while it runs, at /_emulator/faults.
+
+Effects of faults: latency, status, reset, hang, cluster_stopped, bad_credentials, expired_token, rate_limit;
+of creations: truncate, list_lag, initializing, store (habits), state, unique_names; of lists: omit (fields),
+refuse_query (fields), unordered, fold_names. Habits of store: ids_lower, name_lower, name_nfc, name_blanks,
+name_cut, description_lower, description_upper, description_blanks, description_html.`,
 		Example: "  worker emulator --latency 200ms --lag 2s\n" +
-			`  worker emulator --fault '{"operation":"create","effect":"reset","when":"after","times":1}'`,
+			`  worker emulator --fault '{"operation":"create","effect":"reset","when":"after","times":1}'` + "\n" +
+			"  worker emulator --stores ids_lower,name_nfc --lists-without description,state",
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()
@@ -41,6 +49,8 @@ token, and misbehaves as told. Faults can be added and taken away while it runs,
 	f.DurationVar(&e.lag, "lag", 0, "how long a new connection is missing from lists")
 	f.Float64Var(&e.failRate, "fail-rate", 0, "share of calls answered with 503, 0 to 1")
 	f.Float64Var(&e.lostRate, "lost-rate", 0, "share of creations whose answer is lost after the connection was made, 0 to 1")
+	f.StringSliceVar(&e.stores, "stores", nil, "habits of storing otherwise than it was sent, such as ids_lower,name_nfc")
+	f.StringSliceVar(&e.without, "lists-without", nil, "fields that lists leave out, such as description,state")
 	f.StringArrayVar(&e.faults, "fault", nil, "one fault as JSON; may be given again")
 	cmd.RunE = work(func(ctx context.Context, _ []string) error {
 		faults, err := e.allFaults()
@@ -69,6 +79,11 @@ func (e *emulation) allFaults() ([]flowtest.Fault, error) {
 	if e.lostRate > 0 {
 		faults = append(faults, flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectReset, When: flowtest.StageAfter, Probability: e.lostRate})
 	}
+	habits, err := e.habits()
+	if err != nil {
+		return nil, err
+	}
+	faults = append(faults, habits...)
 	for _, text := range e.faults {
 		var f flowtest.Fault
 		if err := json.Unmarshal([]byte(text), &f); err != nil {
@@ -76,6 +91,28 @@ func (e *emulation) allFaults() ([]flowtest.Fault, error) {
 		}
 		if err := f.Validate(); err != nil {
 			return nil, usagef("--fault: %v", err)
+		}
+		faults = append(faults, f)
+	}
+	return faults, nil
+}
+
+// habits returns the faults that --stores and --lists-without ask for.
+func (e *emulation) habits() (faults []flowtest.Fault, err error) {
+	if len(e.stores) > 0 {
+		f := flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectStore}
+		for _, h := range e.stores {
+			f.Habits = append(f.Habits, flowtest.Habit(h))
+		}
+		if err := f.Validate(); err != nil {
+			return nil, usagef("--stores: %v", err)
+		}
+		faults = append(faults, f)
+	}
+	if len(e.without) > 0 {
+		f := flowtest.Fault{Operation: flowtest.OpList, Effect: flowtest.EffectOmit, Fields: e.without}
+		if err := f.Validate(); err != nil {
+			return nil, usagef("--lists-without: %v", err)
 		}
 		faults = append(faults, f)
 	}

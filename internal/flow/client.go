@@ -70,6 +70,7 @@ const (
 	serviceFlow      = "flow"
 	serviceIMS       = "ims"
 	routeConnections = "/connections"
+	routeConnection  = "/connections/{id}"
 	routeToken       = "/ims/token/v3"
 )
 
@@ -86,6 +87,7 @@ type Client struct {
 	gate      provision.Gate
 	post      http.RoundTripper // for Create alone: see newPostTransport
 	get       http.RoundTripper // for what may be repeated
+	one       http.RoundTripper // for Get
 	ims       *ims
 	tokens    *tokens
 	closeIdle func()
@@ -124,6 +126,7 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
 		post:      cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
 		get:       cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
+		one:       cfg.Trace(serviceFlow, routeConnection, m.observe(opGet, shared)),
 		closeIdle: shared.CloseIdleConnections,
 	}
 	c.ims = &ims{

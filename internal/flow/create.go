@@ -109,7 +109,7 @@ func (c *Client) created(as provision.Account, g grant, a answer, s scrubber) (p
 }
 
 // readConnection returns the connection that a 2xx answer names: in its body, in a list of one in its
-// body, or in its Location. The ID is empty if there is none that can be told to others.
+// body, or in its Location, unless its body is a page for somebody else. The ID is empty if there is none that can be told to others.
 func readConnection(a answer, s scrubber) provision.Connection {
 	type named struct {
 		ID   text `json:"id"`
@@ -127,7 +127,7 @@ func readConnection(a answer, s scrubber) provision.Connection {
 		found = items[0]
 	}
 	conn := provision.Connection{ID: connectionID(string(found.ID), s), Etag: etag(string(found.Etag), s)}
-	if conn.ID == "" {
+	if conn.ID == "" && (originOf(a) == fromNobody || json.Valid(a.body)) {
 		conn.ID = locationID(a.header.Get("Location"), s)
 	}
 	if conn.Etag == "" {

@@ -113,7 +113,7 @@ func TestCreateReadsEveryFormOfSuccess(t *testing.T) {
 		{name: "number", status: 201, body: `{"id":17}`, want: provision.Connection{ID: "17"}},
 		{name: "odd etag", status: 201, body: `{"id":"c1","etag":{}}`, want: provision.Connection{ID: "c1"}},
 		{name: "location, no body", status: 204, location: "/connections/c2", want: provision.Connection{ID: "c2"}},
-		{name: "location, HTML body", status: 201, body: "<html>", location: "https://h/flow/connections/c2?x=y", want: provision.Connection{ID: "c2"}},
+		{name: "location, empty body", status: 201, location: "https://h/flow/connections/c2?x=y", want: provision.Connection{ID: "c2"}},
 		{name: "location, list of two", status: 201, body: `{"items":[{"id":"c1"},{"id":"c9"}]}`, location: "/connections/c2", want: provision.Connection{ID: "c2"}},
 		{name: "location, odd id", status: 201, body: `{"id":"a/../b"}`, location: "/connections/c2/", want: provision.Connection{ID: "c2"}},
 	} {
@@ -150,6 +150,7 @@ func TestCreateDoesNotBelieveASuccessWithoutAName(t *testing.T) {
 		"not JSON":           {body: `<html><title>Hello</title></html>`},
 		"location elsewhere": {location: "/login"},
 		"location is list":   {location: "/flow/connections/"},
+		"a page, location":   {body: `<html><title>Hello</title></html>`, location: "/flow/connections/c2"},
 		"the token as id":    {body: `{"id":"` + staticBearer + `"}`},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -62,6 +63,7 @@ func TestOnePostPerAnswer(t *testing.T) {
 		w.Header().Set("Location", "/elsewhere")
 		w.Header().Set("Retry-After", "7")
 		w.WriteHeader(int(status.Load()))
+		_, _ = io.WriteString(w, `{"errorMessage":"no"}`)
 	})
 	r := newRig(t, url)
 	posts := 0

@@ -2,8 +2,10 @@ package flow
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -12,89 +14,228 @@ import (
 
 // Limits of a listing.
 const (
-	pageSize = "100" // the most that the Flow Service gives
-	maxPages = 1000  // of a listing that has not ended by then, nothing is believed
+	pageSize  = "100" // the most that the Flow Service gives
+	fullPage  = 100
+	maxBarren = 20 // pages in a row that show nothing new; of a listing that goes on so, nothing is believed
+	pageTries = 8  // of a page after the first: the more pages, the less may each fail
+	orderSeen = 20 // connections in a row, each older than what is asked for, that end an ordered listing
 )
 
-// Find returns every connection in the account's sandbox that q matches, over all pages, or an error:
-// never a part. Each page is asked for up to 4 times; a refused bearer token is renewed once. A
-// connection whose listing leaves out its name or its connection spec is returned too: better one too
-// many for the caller to look at than the one that was sought missed. An error without a Cause won't
-// go away by itself.
+// Find returns every connection in the account's sandbox that q asks for, over all pages, or an error:
+// never a part. Each page is asked for several times; a refused bearer token is renewed once. Where the
+// Flow Service refuses a filter or an order, it is asked without, to the end. What it lists is returned
+// whether it fits the filter or not: better one too many for the caller to look at than the one that was
+// sought missed. An error without a Cause won't go away by itself.
 func (c *Client) Find(ctx context.Context, as provision.Account, q provision.Query) ([]provision.Found, error) {
 	began := time.Now()
-	found, err := c.find(ctx, as, q)
+	l := listing{client: c, as: as, q: q, seen: map[string]bool{}}
+	err := l.read(ctx)
 	c.told(ctx, opList, as, began, err)
 	if err != nil {
 		return nil, err
 	}
-	return found, nil
+	return l.found, nil
 }
 
-func (c *Client) find(ctx context.Context, as provision.Account, q provision.Query) ([]provision.Found, *provision.CallError) {
+// Get returns one connection by its id. It is asked for up to 4 times; a refused bearer token is renewed
+// once.
+func (c *Client) Get(ctx context.Context, as provision.Account, id string) (provision.Found, error) {
+	began := time.Now()
 	l := listing{client: c, as: as}
-	var found []provision.Found
-	query, seen := firstQuery(q), map[string]bool{}
-	for range maxPages {
-		p, err := l.page(ctx, query)
-		if err != nil {
-			return nil, err
-		}
-		for _, f := range p.found {
-			if matches(f, q) {
-				found = append(found, f)
-			}
-		}
-		if p.next == "" {
-			return found, nil
-		}
-		seen[query] = true
-		if query = p.next; seen[query] {
-			return nil, unlistable("the pages of the listing go round in a circle")
-		}
+	p, err := l.ask(ctx, maxTries, c.one, c.base.JoinPath("connections", url.PathEscape(id)), "")
+	var found provision.Found
+	switch {
+	case err != nil:
+	case len(p.found) != 1 || !strings.EqualFold(p.found[0].ID, id):
+		err = unlistable("the answer has another connection than the one asked for")
+	default:
+		found = p.found[0]
 	}
-	return nil, unlistable("the listing has more than 1000 pages")
-}
-
-// matches compares exactly, by bytes, whatever the Flow Service took the filter to mean.
-func matches(f provision.Found, q provision.Query) bool {
-	same := func(have, want string) bool { return want == "" || have == "" || have == want }
-	return same(f.Name, q.Name) && same(f.SpecID, q.SpecID)
+	c.told(ctx, opGet, as, began, err)
+	if err != nil {
+		return provision.Found{}, err
+	}
+	return found, nil
 }
 
 // unfilterable are the characters that have, or may have, a meaning in a property filter: a comma
 // separates alternatives, quotes may enclose a value, the others make operators and parameters. What
-// holds one of them is not filtered by, only compared here.
+// holds one of them is not filtered by.
 const unfilterable = `,"&=<>~\`
 
-// firstQuery returns the query of a listing's first page. Blanks are %20: the documentation shows
-// that, and "+" is not known to work.
-func firstQuery(q provision.Query) string {
-	var parts []string
-	for _, f := range []struct{ property, value string }{{"name", q.Name}, {"connectionSpec.id", q.SpecID}} {
-		if f.value != "" && !strings.ContainsAny(f.value, unfilterable) {
-			value := strings.ReplaceAll(url.QueryEscape(f.value), "+", "%20")
-			parts = append(parts, "property="+f.property+"=="+value)
-		}
+// filters returns one query for each name that is asked for, or one for all. They are empty where nothing
+// can be filtered by. Blanks are %20: the documentation shows that, and "+" is not known to work.
+func filters(q provision.Query) (queries []string) {
+	names := q.Names
+	if len(names) == 0 || slices.ContainsFunc(names, func(n string) bool { return strings.ContainsAny(n, unfilterable) }) {
+		names = []string{""}
 	}
-	return strings.Join(append(parts, "limit="+pageSize), "&")
+	for _, name := range names {
+		query := ""
+		for _, f := range []struct{ property, value string }{{"name", name}, {"connectionSpec.id", q.SpecID}} {
+			if f.value != "" && !strings.ContainsAny(f.value, unfilterable) {
+				value := strings.ReplaceAll(url.QueryEscape(f.value), "+", "%20")
+				query += "property=" + f.property + "==" + value + "&"
+			}
+		}
+		queries = append(queries, query)
+	}
+	return queries
 }
 
-// listing is one Find.
+// The queries of a listing without filters, the best first.
+const (
+	newestFirst = "orderby=-createdAt&limit=" + pageSize
+	inAnyOrder  = "limit=" + pageSize
+	counting    = "count=true" // how many it has
+)
+
+// listing is one Find, or one Get.
 type listing struct {
 	client  *Client
 	as      provision.Account
-	renewed bool // a bearer token was refused and replaced already
+	q       provision.Query
+	found   []provision.Found
+	seen    map[string]bool // ids
+	renewed bool            // a bearer token was refused and replaced already
 }
 
-// page gets one page, with a new bearer token if the first one is refused.
-func (l *listing) page(ctx context.Context, query string) (page, *provision.CallError) {
+// read reads the listing that q asks for.
+func (l *listing) read(ctx context.Context) *provision.CallError {
+	for _, filter := range filters(l.q) {
+		plans := []string{newestFirst, inAnyOrder, ""}
+		if l.q.Since.IsZero() && !l.q.Newest {
+			plans = plans[1:]
+		}
+		if filter != "" {
+			plans = slices.Insert(plans, 0, filter+inAnyOrder)
+		}
+		for i, query := range plans {
+			begun, err := l.pages(ctx, query, i == 0 && filter != "")
+			if err == nil {
+				break
+			}
+			if begun || !refusesQuery(err) || i == len(plans)-1 {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// refusesQuery reports whether an answer may be a refusal of the query's parameters rather than of the call.
+// What else it may be, another query is refused for, too.
+func refusesQuery(err *provision.CallError) bool {
+	switch err.Status {
+	case http.StatusBadRequest, http.StatusRequestURITooLong, http.StatusUnprocessableEntity:
+		return err.Verdict == provision.VerdictRejected
+	}
+	return false
+}
+
+// pages reads a listing page by page, from its first query to its end, and reports whether it had a first
+// page. One that isn't narrowed by a filter ends before, where nothing that is new enough can follow.
+func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun bool, err *provision.CallError) {
+	asked, shown := map[string]bool{}, map[string]bool{}
+	order, tries, barren := ordering{since: l.q.Since}, maxTries, 0
+	for ; ; begun = true {
+		p, err := l.page(ctx, tries, query)
+		if err != nil {
+			return begun, err
+		}
+		news := slices.DeleteFunc(slices.Clone(p.found), func(f provision.Found) bool { return shown[f.ID] })
+		for _, f := range news {
+			shown[f.ID] = true
+			l.take(f)
+		}
+		switch {
+		case !narrowed && (l.q.Newest || order.over(news)):
+			return true, nil
+		case p.next == "" && len(p.found) >= fullPage:
+			return true, l.whole(ctx, query, len(shown))
+		case p.next == "":
+			return true, nil
+		}
+		if barren++; len(news) > 0 {
+			barren = 0
+		}
+		asked[query] = true
+		if query, tries = p.next, pageTries; asked[query] {
+			return true, unlistable("the pages of the listing go round in a circle")
+		}
+		if barren == maxBarren {
+			return true, unlistable("the listing goes on, but shows nothing new")
+		}
+	}
+}
+
+// whole makes sure that a listing whose last page is full ends there, and wasn't cut: a part of its documentation
+// says that it shows no more than 100. Where the Flow Service doesn't count, its list is believed.
+func (l *listing) whole(ctx context.Context, query string, shown int) *provision.CallError {
+	count := counting
+	if filter, _, narrowed := strings.Cut(query, inAnyOrder); narrowed && filter != "" && strings.HasPrefix(filter, "property=") {
+		count = filter + count
+	}
+	p, err := l.page(ctx, maxTries, count)
+	switch {
+	case err != nil && refusesQuery(err):
+		return nil
+	case err != nil:
+		return err
+	case p.count > shown:
+		return unlistable(fmt.Sprintf("it shows %d of %d connections, and no link to the others", shown, p.count))
+	}
+	return nil
+}
+
+// take keeps a connection that is wanted, once.
+func (l *listing) take(f provision.Found) {
+	if !l.seen[f.ID] && (l.q.Want == nil || l.q.Want(f)) {
+		l.found = append(l.found, f)
+		l.seen[f.ID] = true
+	}
+}
+
+// ordering tells whether a listing is seen to be in the order of creation, newest first.
+type ordering struct {
+	since   time.Time
+	last    time.Time
+	older   int // how many in a row are older than since
+	without bool
+}
+
+// over reports whether the listing was in order until now, and has come to what is too old. A few old ones
+// are no proof of an order, and a time that can't be read is none either.
+func (o *ordering) over(news []provision.Found) bool {
+	for _, f := range news {
+		if f.CreatedAt.IsZero() || !o.last.IsZero() && f.CreatedAt.After(o.last) {
+			o.without = true
+		}
+		o.last = f.CreatedAt
+		if o.older++; !f.CreatedAt.Before(o.since) {
+			o.older = 0
+		}
+	}
+	return !o.without && o.older >= orderSeen
+}
+
+func (l *listing) page(ctx context.Context, tries int, query string) (page, *provision.CallError) {
+	return l.ask(ctx, tries, l.client.get, l.client.base.JoinPath("connections"), query)
+}
+
+// ask gets one page, with a new bearer token if the first one is refused.
+func (l *listing) ask(ctx context.Context, tries int, via http.RoundTripper, u *url.URL, query string) (page, *provision.CallError) {
+	u.RawQuery = query
 	for {
 		g, err := l.client.grant(ctx, l.as)
 		if err != nil {
 			return page{}, err
 		}
-		p, err := l.client.getPage(ctx, l.as, g, query)
+		var p page
+		err = l.client.repeatUpTo(ctx, tries, func() (cerr *provision.CallError) {
+			p, cerr = l.client.getPage(ctx, l.as, g, via, u.String())
+			return cerr
+		})
 		if err == nil || err.Verdict != provision.VerdictUnauthorized {
 			return p, err
 		}
@@ -106,29 +247,15 @@ func (l *listing) page(ctx context.Context, query string) (page, *provision.Call
 	}
 }
 
-func (c *Client) getPage(ctx context.Context, as provision.Account, g grant, query string) (page, *provision.CallError) {
-	var p page
-	err := c.repeat(ctx, func() (cerr *provision.CallError) {
-		p, cerr = c.getPageOnce(ctx, as, g, query)
-		return cerr
-	})
-	if err != nil {
-		return page{}, err
-	}
-	return p, nil
-}
-
-func (c *Client) getPageOnce(ctx context.Context, as provision.Account, g grant, query string) (page, *provision.CallError) {
+func (c *Client) getPage(ctx context.Context, as provision.Account, g grant, via http.RoundTripper, u string) (page, *provision.CallError) {
 	s := scrubberOf(as.Credentials, g.token)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	u := c.base.JoinPath("connections")
-	u.RawQuery = query
-	req, err := c.request(ctx, http.MethodGet, u.String(), nil, as, g)
+	req, err := c.request(ctx, http.MethodGet, u, nil, as, g)
 	if err != nil {
 		return page{}, unlistable("a page's address is unusable")
 	}
-	a, err := exchange(c.get, req, maxList)
+	a, err := exchange(via, req, maxList)
 	switch {
 	case err != nil:
 		return page{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
@@ -139,7 +266,7 @@ func (c *Client) getPageOnce(ctx context.Context, as provision.Account, g grant,
 		cerr.Status = a.status
 		return page{}, cerr
 	}
-	return c.readPage(a, s)
+	return c.readPage(a, strings.HasSuffix(u, counting), s)
 }
 
 // unlistable is the error of a listing that can't be read to its end. What it lists stays unknown.

@@ -26,7 +26,7 @@ func TestFindReadsTheSample(t *testing.T) {
 		}
 		reply(w, 200, string(sample(t, "connections-list-by-name-200.json")))
 	})
-	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Name: "dbx-orders [req 7f3a9c51]", SpecID: specID})
+	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Names: []string{"dbx-orders [req 7f3a9c51]"}, SpecID: specID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,29 +54,40 @@ func TestFindSamples(t *testing.T) {
 	}
 }
 
-// TestFindMatchesExactly lists everything, whatever was asked for, and lets the client choose.
-func TestFindMatchesExactly(t *testing.T) {
+// TestFindReturnsWhatIsListed: whatever the Flow Service takes a filter to mean, its list is the caller's to
+// judge, for what it has stored may be otherwise than it was sent. Want chooses.
+func TestFindReturnsWhatIsListed(t *testing.T) {
 	t.Parallel()
 	addr, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		reply(w, 200, `{"items":[
-			{"id":"1","name":"orders","connectionSpec":{"id":"s"}},
-			{"id":"2","name":"Orders","connectionSpec":{"id":"s"}},
-			{"id":"3","name":"orders ","connectionSpec":{"id":"s"}},
-			{"id":"4","name":"orders","connectionSpec":{"id":"other"}},
-			{"id":"5","name":"orders"},
-			{"id":"6","connectionSpec":{"id":"s"}},
-			{"id":"7","name":"orders","connectionSpec":"odd","auth":[],"createdAt":{},"state":false,"extra":1}]}`)
+			{"id":"1","name":"orders","description":"","connectionSpec":{"id":"s"}},
+			{"id":"2","name":"Orders","description":null,"connectionSpec":{"id":"S"}},
+			{"id":"3","name":"orders","description":7},
+			{"id":"4","description":{"a":"b"},"connectionSpec":{"id":"other"}},
+			{"id":"4","description":{"a":"b"},"connectionSpec":{"id":"other"}},
+			{"id":"5","name":"orders","connectionSpec":"odd","auth":[],"createdAt":{},"state":false,"extra":1}]}`)
 	})
-	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Name: "orders", SpecID: "s"})
+	r := newRig(t, addr)
+	found, err := r.find(t, staticAccount(), provision.Query{Names: []string{"orders"}, SpecID: "s"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var ids []string
+	var ids, undescribed []string
 	for _, f := range found {
 		ids = append(ids, f.ID)
+		if f.Undescribed {
+			undescribed = append(undescribed, f.ID)
+		}
 	}
-	if diff := cmp.Diff([]string{"1", "5", "6", "7"}, ids); diff != "" {
+	if diff := cmp.Diff([]string{"1", "2", "3", "4", "5"}, ids); diff != "" {
 		t.Error(diff)
+	}
+	if diff := cmp.Diff([]string{"2", "3", "4", "5"}, undescribed); diff != "" {
+		t.Error(diff)
+	}
+	found, err = r.find(t, staticAccount(), provision.Query{Want: func(f provision.Found) bool { return f.Name == "Orders" }})
+	if err != nil || len(found) != 1 || found[0].ID != "2" {
+		t.Errorf("%+v, %v", found, err)
 	}
 }
 
@@ -94,8 +105,8 @@ func TestFindWithOddNames(t *testing.T) {
 				checkFilter(t, r.URL.RawQuery, name, filtered)
 				reply(w, 200, fmt.Sprintf(`{"items":[{"id":"other","name":"x"},{"id":"c1","name":%q}]}`, name))
 			})
-			found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Name: name})
-			if err != nil || len(found) != 1 || found[0].ID != "c1" {
+			found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Names: []string{name}})
+			if err != nil || len(found) != 2 || found[1].ID != "c1" || found[1].Name != name {
 				t.Errorf("%+v, %v; want c1", found, err)
 			}
 		})
@@ -172,6 +183,8 @@ func TestFindRefusesBadPages(t *testing.T) {
 		"id is path":      {`{"items":[{"id":"../flows/1"}]}`, maxTries, ""},
 		"HTML":            {`<html>`, maxTries, ""},
 		"cut":             {`{"items":[{"id":"a"}`, maxTries, ""},
+		"another's pages": {`{"items":[{"id":"a"}],"_page":{"next":"x"}}`, maxTries, "no link to it"},
+		"token only":      {`{"items":[{"id":"a"}],"_links":{},"continuationToken":"x"}`, maxTries, "no link to it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -204,7 +217,7 @@ func TestFindGivesUpOnEndlessPages(t *testing.T) {
 	if _, err := newRig(t, addr).find(t, staticAccount(), provision.Query{}); err == nil || err.Verdict != provision.VerdictUnknown {
 		t.Errorf("%v: want an error", err)
 	}
-	hits.want(t, listCall, maxPages)
+	hits.want(t, listCall, maxBarren)
 }
 
 func TestFindRepeatsWhatMayPass(t *testing.T) {
@@ -229,7 +242,7 @@ func TestFindRepeatsWhatMayPass(t *testing.T) {
 
 func TestFindGivesUp(t *testing.T) {
 	t.Parallel()
-	for status, tries := range map[int]int{500: maxTries, 429: maxTries, 400: 1, 401: 1, 403: 1, 404: 1, 302: maxTries} {
+	for status, tries := range map[int]int{500: maxTries, 429: maxTries, 400: 2, 401: 1, 403: 1, 404: 1, 302: maxTries} {
 		addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "/stray")
 			reply(w, status, `{"errorMessage":"no `+staticBearer+`"}`)
@@ -266,4 +279,166 @@ func TestFindStopsWithItsContext(t *testing.T) {
 		t.Errorf("%+v: want a time-out", err)
 	}
 	r.retries.want(t, "flow timeout", maxTries-1) // a try that timed out while dialing never hit the server
+}
+
+// TestFindNewestFirst: a listing that is asked for by time alone ends where all that follows is too old, but
+// only where it is seen to be in order.
+func TestFindNewestFirst(t *testing.T) {
+	t.Parallel()
+	const pages, perPage = 6, 30
+	item := func(n int) string {
+		return fmt.Sprintf(`{"id":"%d","createdAt":%d}`, n, 1_700_000_000_000-int64(n)*1000)
+	}
+	since := time.UnixMilli(1_700_000_000_000 - 9_500) // ten are as new
+	for name, tc := range map[string]struct {
+		item  func(n int) string
+		pages int
+		q     provision.Query
+	}{
+		"in order":   {item, 1, provision.Query{Since: since}},
+		"the newest": {item, 1, provision.Query{Newest: true}},
+		"everything": {item, pages, provision.Query{}},
+		"narrowed":   {item, pages, provision.Query{Since: since, Names: []string{"x"}}},
+		"no times":   {func(n int) string { return fmt.Sprintf(`{"id":"%d"}`, n) }, pages, provision.Query{Since: since}},
+		"one without its time": {func(n int) string {
+			return strings.Replace(item(n), `"createdAt":1699999977000`, `"createdAt":"soon"`, 1)
+		}, pages, provision.Query{Since: since}},
+		"oldest first": {func(n int) string { return item(pages*perPage - n) }, pages, provision.Query{Since: since}},
+		"one out of order": {func(n int) string {
+			return strings.Replace(item(n), `"createdAt":1699999995000`, `"createdAt":1699999005000`, 1)
+		}, pages, provision.Query{Since: since}},
+		"each twice":  {func(n int) string { return item(n / 2) }, 2, provision.Query{Since: since}},
+		"few are old": {func(n int) string { return item(n - 20) }, 2, provision.Query{Since: since}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				n, next := 0, ""
+				if token := r.URL.Query().Get("continuationToken"); token != "" {
+					_, _ = fmt.Sscan(token, &n)
+				} else if filtered, ordered := r.URL.Query().Has("property"), r.URL.Query().Get("orderby") == "-createdAt"; filtered == ordered && name != "everything" {
+					t.Errorf("query %s", r.URL.RawQuery)
+				}
+				var items []string
+				for i := range perPage {
+					items = append(items, tc.item(n*perPage+i))
+				}
+				if n < pages-1 {
+					next = fmt.Sprintf(`"next":{"href":"?continuationToken=%d"}`, n+1)
+				}
+				reply(w, 200, fmt.Sprintf(`{"items":[%s],"_links":{%s}}`, strings.Join(items, ","), next))
+			})
+			if _, err := newRig(t, addr).find(t, staticAccount(), tc.q); err != nil {
+				t.Error(err)
+			}
+			hits.want(t, listCall, tc.pages)
+		})
+	}
+}
+
+// TestFindAsksPlainlyWhereItIsRefused: a filter, an order or a limit that the Flow Service doesn't take.
+func TestFindAsksPlainlyWhereItIsRefused(t *testing.T) {
+	t.Parallel()
+	for refused, calls := range map[string]int{"property": 2, "property orderby": 3, "property orderby limit": 4} {
+		addr, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			for _, p := range strings.Fields(refused) {
+				if r.URL.Query().Has(p) {
+					reply(w, 400, `{"type":"https://ns.adobe.com/aep/errors/FLOW-1451-400","errorMessage":"Invalid params"}`)
+					return
+				}
+			}
+			reply(w, 200, `{"items":[{"id":"c1"}]}`)
+		})
+		found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Names: []string{"x"}, Since: time.Unix(1, 0)})
+		if err != nil || len(found) != 1 {
+			t.Errorf("%s: %+v, %v", refused, found, err)
+		}
+		hits.want(t, listCall, calls)
+	}
+}
+
+// TestFindBearsRepeatedPages: what is listed twice, and pages that show nothing new, end nothing.
+func TestFindBearsRepeatedPages(t *testing.T) {
+	t.Parallel()
+	var n atomic.Int64
+	addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		i := n.Add(1)
+		next := fmt.Sprintf(`"next":{"href":"?continuationToken=%d"}`, i)
+		if i == 5*maxBarren {
+			next = ""
+		}
+		reply(w, 200, fmt.Sprintf(`{"items":[{"id":"%d"}],"_links":{%s}}`, i/maxBarren, next))
+	})
+	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{})
+	if err != nil || len(found) != 6 {
+		t.Errorf("%d found, %v", len(found), err)
+	}
+	hits.want(t, listCall, 5*maxBarren)
+}
+
+func TestGet(t *testing.T) {
+	t.Parallel()
+	const getCall = "GET /flow/connections/3b0f6c1e-7a52-4f0c-9d11-5c2f8a7e4410"
+	for name, tc := range map[string]struct {
+		status  int
+		body    string
+		verdict provision.Verdict
+		tries   int
+	}{
+		"there":         {200, string(sample(t, "connection-get-200.json")), -1, 1},
+		"gone":          {404, string(sample(t, "error-flow-404.json")), provision.VerdictRejected, 1},
+		"a gateway's":   {404, `{"message":"no Route matched with those values"}`, provision.VerdictUnknown, maxTries},
+		"another":       {200, `{"items":[{"id":"c2"}]}`, provision.VerdictUnknown, 1},
+		"none":          {200, `{"items":[]}`, provision.VerdictUnknown, 1},
+		"a portal":      {200, `<html>`, provision.VerdictUnknown, maxTries},
+		"no content":    {204, ``, provision.VerdictUnknown, maxTries},
+		"token refused": {401, `{"error_code":"401013","message":"Oauth token is not valid"}`, provision.VerdictUnauthorized, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, tc.status, tc.body) })
+			r := newRig(t, addr)
+			got, err := r.Get(t.Context(), staticAccount(), "3b0f6c1e-7a52-4f0c-9d11-5c2f8a7e4410")
+			r.checkNoLeak(t, err)
+			cerr := callError(t, err)
+			switch {
+			case tc.verdict < 0:
+				if cerr != nil || got.Description == "" || got.State != "enabled" || got.ClusterID == "" {
+					t.Errorf("%+v, %v", got, cerr)
+				}
+			case cerr == nil || cerr.Verdict != tc.verdict:
+				t.Errorf("%+v, want %v", cerr, tc.verdict)
+			}
+			hits.want(t, getCall, tc.tries)
+		})
+	}
+}
+
+// TestFindSeesACutList: a list that ends with a full page, but counts more, was cut.
+func TestFindSeesACutList(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		count string
+		cut   bool
+	}{
+		"as many": {`{"count":100}`, false}, "more": {`{"count":101}`, true}, "lists instead": {`{"items":[]}`, false}, "neither": {`{}`, true},
+	} {
+		addr, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Query().Get("count") == "true" {
+				if r.URL.Query().Get("property") != "name==x" || r.URL.Query().Has("limit") {
+					t.Errorf("%s: counted by %s", name, r.URL.RawQuery)
+				}
+				reply(w, 200, tc.count)
+				return
+			}
+			var items []string
+			for i := range fullPage {
+				items = append(items, fmt.Sprintf(`{"id":"%d"}`, i))
+			}
+			reply(w, 200, `{"items":[`+strings.Join(items, ",")+`]}`)
+		})
+		if found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{Names: []string{"x"}}); (err != nil) != tc.cut || err == nil && len(found) != fullPage {
+			t.Errorf("%s: %d found, %v", name, len(found), err)
+		}
+	}
 }

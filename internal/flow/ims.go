@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,8 +68,13 @@ func expiry(got, said time.Time) time.Time {
 	return earlier(said, got.Add(maxTokenLifetime))
 }
 
-// tokenError turns a failure of IMS into an error. IMS refuses credentials with 400, 401 or 403;
-// everything else may go away. Its own text is not taken over, for it may quote the answer.
+// passingErrors are what IMS, as any token service, says of trouble of its own.
+var passingErrors = []string{"server_error", "temporarily_unavailable", "slow_down"}
+
+// tokenError turns a failure of IMS into an error. IMS refuses credentials with 400, 401 or 403 and says
+// which error it is; that made nothing and can pass, as where a secret is being rotated. Everything else
+// may go away: it is trouble of IMS, or not IMS's answer at all. Its own text is not taken over, for it may
+// quote the answer.
 func tokenError(err error, s scrubber) *provision.CallError {
 	var refused *oauth2.RetrieveError
 	if !errors.As(err, &refused) {
@@ -81,7 +87,13 @@ func tokenError(err error, s scrubber) *provision.CallError {
 	}
 	switch status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		e.Verdict, e.Cause = provision.VerdictDenied, ""
+		if p.code == "" {
+			e.Message = firstOf(p.message, http.StatusText(status)) + "; this is no answer of IMS itself: look for what stands in its way, such as a proxy or a gateway"
+		}
+		if p.code == "" || slices.Contains(passingErrors, p.code) {
+			break
+		}
+		e.Verdict, e.Cause, e.Passing = provision.VerdictDenied, "", true
 		if _, known := nameRemedies[p.code]; !known {
 			e.Message = strings.TrimRight(firstOf(p.message, http.StatusText(status)), ". ") + "; " + remedyClient
 		}

@@ -156,7 +156,12 @@ func TestIMSErrors(t *testing.T) {
 	}{
 		"bad scope":       {400, string(sample(t, "ims-error-invalid-scope-400.json")), provision.VerdictDenied, "", 1, "set scopes"},
 		"bad client":      {401, `{"error":"invalid_client","error_description":"bad ` + imsSecret + `"}`, provision.VerdictDenied, "", 1, "check clientId"},
-		"bad, HTML":       {403, `<html><title>Forbidden</title>`, provision.VerdictDenied, "", 1, "Forbidden; check clientId"},
+		"bad client, 400": {400, `{"error":"invalid_client"}`, provision.VerdictDenied, "", 1, "check clientId"},
+		"unknown error":   {403, `{"error":"new_error"}`, provision.VerdictDenied, "", 1, "check clientId"},
+		"bad, HTML":       {403, `<html><title>Forbidden</title>`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "Forbidden; this is no answer of IMS itself"},
+		"bad, empty":      {401, ``, provision.VerdictNotSent, provision.CauseStatus, maxTries, "no answer of IMS itself"},
+		"gateway's 401":   {401, `{"message":"Unauthorized"}`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "no answer of IMS itself"},
+		"its own trouble": {400, `{"error":"temporarily_unavailable"}`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "temporarily_unavailable"},
 		"throttled":       {429, ``, provision.VerdictNotSent, provision.CauseThrottled, maxTries, "Too Many"},
 		"down":            {503, `<html>`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "Service Unavailable"},
 		"redirect":        {307, ``, provision.VerdictNotSent, provision.CauseStatus, maxTries, "Temporary Redirect"},
@@ -165,7 +170,7 @@ func TestIMSErrors(t *testing.T) {
 		"not JSON":        {200, `<html>` + imsSecret, provision.VerdictNotSent, provision.CauseNetwork, maxTries, ""},
 		"unsendable":      {200, `{"access_token":"a\nb"}`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "can't be sent"},
 		"error with 200":  {200, `{"error":"server_error"}`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "server_error"},
-		"error, odd type": {400, `{"error":{"a":1},"error_description":["` + imsSecret + `"]}`, provision.VerdictDenied, "", 1, "Bad Request; check"},
+		"error, odd type": {400, `{"error":{"a":1},"error_description":["` + imsSecret + `"]}`, provision.VerdictNotSent, provision.CauseStatus, maxTries, "no answer of IMS itself"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -175,7 +180,8 @@ func TestIMSErrors(t *testing.T) {
 			})
 			r := newRig(t, addr)
 			_, err := r.create(t, imsAccount())
-			if err == nil || err.Verdict != tc.verdict || err.Cause != tc.cause || err.Target != provision.TargetIMS || !strings.Contains(err.Error(), tc.says) {
+			if err == nil || err.Verdict != tc.verdict || err.Cause != tc.cause || err.Target != provision.TargetIMS || !strings.Contains(err.Error(), tc.says) ||
+				err.Passing != (tc.verdict == provision.VerdictDenied) {
 				t.Errorf("%+v (%v): want %v, %q, %q", err, err, tc.verdict, tc.cause, tc.says)
 			}
 			hits.want(t, imsCall, tc.tries)
@@ -259,7 +265,11 @@ func TestGateHearsWhatATokenRequestShowed(t *testing.T) {
 					<-r.Context().Done()
 					return
 				}
-				reply(w, tc.status, `{"access_token":"t","expires_in":3600}`)
+				body := `{"access_token":"t","expires_in":3600}`
+				if tc.status != http.StatusOK {
+					body = `{"error":"invalid_client"}`
+				}
+				reply(w, tc.status, body)
 			})
 			r := newRig(t, addr, func(c *Config) { c.Gate = gate })
 			go func() { _ = r.Authorize(context.WithoutCancel(t.Context()), imsAccount()) }()

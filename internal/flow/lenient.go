@@ -29,6 +29,18 @@ func (t *text) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
+// written is a text that is known to have been there.
+type written struct {
+	text  text
+	there bool
+}
+
+// UnmarshalJSON never fails.
+func (w *written) UnmarshalJSON(b []byte) error {
+	w.there = b[0] == '"'
+	return w.text.UnmarshalJSON(b)
+}
+
 // plainString returns what is between the quotes of a JSON string of ASCII without escapes.
 func plainString(b []byte) ([]byte, bool) {
 	if len(b) < 2 || b[0] != '"' {
@@ -50,14 +62,22 @@ func (l *lenient[T]) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// instant is a time as milliseconds since 1970, as a number or as a string, or in RFC 3339.
+// instant is a time as milliseconds since 1970, as a number or as a string, or in RFC 3339. A number that is
+// too small or too large for them is of seconds, microseconds or nanoseconds: in the wrong unit every time
+// would be long ago.
 type instant struct{ time.Time }
 
 // UnmarshalJSON never fails; what it cannot read is the zero time.
 func (i *instant) UnmarshalJSON(b []byte) error {
 	s := string(bytes.Trim(b, `"`))
-	if ms, err := strconv.ParseFloat(s, 64); err == nil && ms > 0 && ms < 1e15 {
-		i.Time = time.UnixMilli(int64(ms)).UTC()
+	if n, err := strconv.ParseFloat(s, 64); err == nil && n > 0 && n < 1e20 {
+		for n >= 1e14 {
+			n /= 1000
+		}
+		if n < 1e11 {
+			n *= 1000
+		}
+		i.Time = time.UnixMilli(int64(n)).UTC()
 	} else if t, err := time.Parse(time.RFC3339, s); err == nil {
 		i.Time = t.UTC()
 	}

@@ -13,6 +13,7 @@ import (
 type page struct {
 	found []provision.Found
 	next  string // the query of the next page, "" on the last one
+	count int    // of a page that only counts
 }
 
 // pageBody is a page as it is sent. Its frame is read strictly: if it has another form, it is not
@@ -24,6 +25,12 @@ type pageBody struct {
 			Href *string `json:"href"`
 		} `json:"next"`
 	} `json:"_links"`
+	// How other services of the platform page. What they hold back must not be taken for absent.
+	Page lenient[struct {
+		Next text `json:"next"`
+	}] `json:"_page"`
+	Token text `json:"continuationToken"`
+	Count *int `json:"count"`
 }
 
 // item is a connection as it is listed. It has no field for the token, so that is never kept.
@@ -31,7 +38,7 @@ type item struct {
 	ID          text    `json:"id"`
 	Etag        text    `json:"etag"`
 	Name        text    `json:"name"`
-	Description text    `json:"description"`
+	Description written `json:"description"`
 	State       text    `json:"state"`
 	CreatedAt   instant `json:"createdAt"`
 
@@ -53,7 +60,7 @@ func (i item) found() provision.Found {
 	spec, params := i.ConnectionSpec.value, i.Auth.value.Params.value
 	return provision.Found{
 		Connection: provision.Connection{ID: string(i.ID), Etag: string(i.Etag)},
-		Name:       string(i.Name), Description: string(i.Description),
+		Name:       string(i.Name), Description: string(i.Description.text), Undescribed: !i.Description.there,
 		CreatedAt: i.CreatedAt.Time, State: string(i.State),
 		SpecID: string(spec.ID), SpecVersion: string(spec.Version),
 		Domain: string(params.Domain), ClusterID: string(params.ClusterID),
@@ -61,13 +68,16 @@ func (i item) found() provision.Found {
 	}
 }
 
-// readPage reads a page. The errors of the JSON decoder are not passed on, for they may quote it.
-func (c *Client) readPage(a answer, s scrubber) (page, *provision.CallError) {
+// readPage reads a page, or the number that stands in its place where it was asked to count. The errors of the JSON decoder are not passed on, for they may quote it.
+func (c *Client) readPage(a answer, counted bool, s scrubber) (page, *provision.CallError) {
 	var body pageBody
 	if json.Unmarshal(a.body, &body) != nil {
 		return page{}, unlistable("a page is not the JSON that was expected")
 	}
 	if body.Items == nil {
+		if body.Count != nil && counted {
+			return page{count: *body.Count}, nil
+		}
 		return page{}, unlistable("a page has no items")
 	}
 	var p page
@@ -78,6 +88,9 @@ func (c *Client) readPage(a answer, s scrubber) (page, *provision.CallError) {
 		p.found = append(p.found, i.found())
 	}
 	if body.Links == nil || body.Links.Next == nil || body.Links.Next.Href == nil || *body.Links.Next.Href == "" {
+		if body.Page.value.Next != "" || body.Token != "" {
+			return page{}, unlistable("the page has a successor, but no link to it")
+		}
 		return p, nil
 	}
 	next, err := c.nextQuery(*body.Links.Next.Href)

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"regexp"
@@ -24,6 +25,7 @@ type problem struct {
 type problemBody struct {
 	Type         text `json:"type"`
 	Title        text `json:"title"`
+	Status       text `json:"status"`
 	Detail       text `json:"detail"`
 	ErrorMessage text `json:"errorMessage"`
 	ErrorDetails text `json:"errorDetails"`
@@ -37,6 +39,36 @@ type problemBody struct {
 		Detailed  text `json:"detailed-message"`
 		RequestID text `json:"request-id"`
 	}] `json:"report"`
+}
+
+// origin says whose an error answer is, by its form.
+type origin int
+
+const (
+	fromSomebody origin = iota // JSON that says no more than {message}, as the Flow Service does at times, too
+	fromStranger               // HTML, text, or JSON in a form that no service of Adobe's is known to use
+	fromNobody                 // no body: the Flow Service documents that of some statuses
+	fromService                // a form that is documented of the Flow Service or of Adobe's gateway
+)
+
+// adobeType recognizes the type of an error in the platform's generic form, which others use, too (RFC 7807).
+var adobeType = regexp.MustCompile(`^/|^https?://([a-z0-9-]+\.)*adobe\.(com|io)/`)
+
+// originOf tells whose an answer is. One that was cut is nobody's.
+func originOf(a answer) origin {
+	var b problemBody
+	switch {
+	case len(bytes.TrimSpace(a.body)) == 0 && a.bodyErr == nil:
+		return fromNobody
+	case a.bodyErr != nil || json.Unmarshal(a.body, &b) != nil:
+		return fromStranger
+	case serviceCode.MatchString(string(b.Type)), b.ErrorMessage != "", b.ErrorCode != "" && b.Message != "",
+		b.Report.value.Detailed != "", b.Title != "" && b.Detail != "" && b.Status != "" && adobeType.MatchString(string(b.Type)):
+		return fromService
+	case b.Message != "":
+		return fromSomebody
+	}
+	return fromStranger
 }
 
 // Limits of what is taken over from upstream.

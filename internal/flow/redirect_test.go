@@ -103,7 +103,7 @@ func checkNotFollowed(t *testing.T, call string, srv *httptest.Server, status in
 	})
 	var err *provision.CallError
 	if call == "list" {
-		_, err = r.find(t, imsAccount(), provision.Query{Name: "n"})
+		_, err = r.find(t, imsAccount(), provision.Query{Names: []string{"n"}})
 	} else {
 		_, err = r.create(t, imsAccount())
 	}

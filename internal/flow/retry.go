@@ -17,10 +17,15 @@ const (
 // waits are the bounds of the pauses between tries.
 type waits struct{ initial, max time.Duration }
 
-// repeat makes a call until it succeeds, fails for good, was tried maxTries times, or ctx ends. It
+// repeat makes a call up to maxTries times: see repeatUpTo.
+func (c *Client) repeat(ctx context.Context, call func() *provision.CallError) *provision.CallError {
+	return c.repeatUpTo(ctx, maxTries, call)
+}
+
+// repeatUpTo makes a call until it succeeds, fails for good, was tried so many times, or ctx ends. It
 // returns the last error of the call itself, also where ctx ended during a pause. A call whose
 // context ended already is not made.
-func (c *Client) repeat(ctx context.Context, call func() *provision.CallError) *provision.CallError {
+func (c *Client) repeatUpTo(ctx context.Context, tries int, call func() *provision.CallError) *provision.CallError {
 	if err := ctx.Err(); err != nil {
 		return unanswered(provision.TargetFlow, provision.VerdictNotSent, err, scrubber{})
 	}
@@ -35,7 +40,7 @@ func (c *Client) repeat(ctx context.Context, call func() *provision.CallError) *
 		}
 		return backoff.Permanent(last)
 	}
-	pauses := &pauses{BackOff: backoff.WithMaxRetries(c.waits.backOff(), maxTries-1), ctx: ctx, last: &last}
+	pauses := &pauses{BackOff: backoff.WithMaxRetries(c.waits.backOff(), uint64(tries-1)), ctx: ctx, last: &last}
 	// The error is dropped: it is last, or the end of ctx, which says less.
 	_ = backoff.RetryNotify(op, backoff.WithContext(pauses, ctx), func(error, time.Duration) {
 		c.onRetry(last.Target, last.Cause)

@@ -90,7 +90,7 @@ func TestTransportsCanBeWrapped(t *testing.T) {
 	if _, err := r.Create(ctx, as, newConnection(), time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Find(ctx, as, provision.Query{Name: "x"}); err != nil {
+	if _, err := r.Find(ctx, as, provision.Query{Names: []string{"x"}}); err != nil {
 		t.Fatal(err)
 	}
 	if want := []string{"ims POST /ims/token/v3", "flow POST /connections", "flow GET /connections"}; !slices.Equal(seen, want) {

@@ -1,7 +1,11 @@
 package flow
 
 import (
+	"encoding/json"
 	"net/http"
+	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -73,16 +77,54 @@ var verdictCauses = map[provision.Verdict]provision.Cause{
 	provision.VerdictUnauthorized: provision.CauseStatus,
 }
 
-// judge turns an answer that is no success into an error, without any of the secrets of its call.
-func judge(a answer, s scrubber) *provision.CallError {
-	p := readProblem(a.header, a.body, s)
-	v := statusVerdict(a.status)
+// exists recognizes, in a refusal's text or code, that such a connection is there already.
+var exists = regexp.MustCompile(`(?i)\balready[ _-](exist|in[ _-]use|being used|used|taken|present|registered|defined|created|associated)|\bexists[ _-]already\b|\bduplicate|\b(not|must be|isn't|non)[ _-]unique\b|\bunique(ness)?[ _-](constraint|violation)`)
+
+// believed refines the verdict of an answer by whose it is: a verdict that ends a request counts only if the
+// Flow Service, or Adobe's gateway before it, said so itself. Of another's answer nobody knows what it stands
+// for: it may have come after the Flow Service had the POST.
+func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
+	v = statusVerdict(a.status)
 	if a.status == http.StatusBadRequest {
 		v = codeVerdict(p)
 	}
-	return &provision.CallError{
+	own := originOf(a)
+	taken = (own == fromService || own == fromSomebody) && exists.MatchString(p.message+" "+p.code)
+	switch v {
+	case provision.VerdictUnknown:
+		return v, false, taken && a.status == http.StatusConflict
+	case provision.VerdictDenied, provision.VerdictRejected, provision.VerdictUnauthorized:
+	default:
+		return v, false, false
+	}
+	brief := own == fromSomebody || own == fromNobody
+	switch {
+	case taken && v == provision.VerdictRejected:
+		return provision.VerdictUnknown, false, true
+	case v == provision.VerdictUnauthorized && (own != fromStranger || json.Valid(a.body)),
+		a.status == http.StatusForbidden && brief:
+		return v, true, false
+	case own == fromService, own == fromSomebody && slices.Contains(briefly, a.status):
+		return v, false, false
+	}
+	return provision.VerdictUnknown, false, false
+}
+
+// briefly are the statuses of which the Flow Service is known to say no more than {message}. Gateways of
+// every make say that of others, as of an address that they don't know.
+var briefly = []int{http.StatusBadRequest, http.StatusPreconditionFailed, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
+
+// judge turns an answer that is no success into an error, without any of the secrets of its call.
+func judge(a answer, s scrubber) *provision.CallError {
+	p := readProblem(a.header, a.body, s)
+	v, passing, taken := believed(a, p)
+	e := &provision.CallError{
 		Verdict: v, Target: provision.TargetFlow, Cause: verdictCauses[v],
 		Status: a.status, Code: p.code, Message: advise(a.status, p),
-		RequestID: p.requestID, RetryAfter: p.retryAfter,
+		RequestID: p.requestID, RetryAfter: p.retryAfter, Passing: passing, Exists: taken,
 	}
+	if v == provision.VerdictUnknown && statusVerdict(a.status) != v && !taken {
+		e.Message = strings.TrimRight(firstOf(p.message, http.StatusText(a.status)), ". ") + "; this is no answer of the Flow Service itself: look for what stands in its way, such as a proxy or a gateway"
+	}
+	return e
 }

@@ -98,3 +98,81 @@ func TestCodeVerdicts(t *testing.T) {
 		})
 	}
 }
+
+// TestWhoseAnswer: a verdict that ends a request is believed of the Flow Service and of Adobe's gateway only,
+// and of a passing one it is said that it has to last. docs/guarantees.md has the same table for people.
+func TestWhoseAnswer(t *testing.T) {
+	t.Parallel()
+	const (
+		unknown, unauthorized, denied = provision.VerdictUnknown, provision.VerdictUnauthorized, provision.VerdictDenied
+		rejected, throttled           = provision.VerdictRejected, provision.VerdictThrottled
+		ours                          = `{"type":"https://ns.adobe.com/aep/errors/FLOW-1100-400","title":"t","status":400,"report":{"detailed-message":"m"}}`
+		older                         = `{"errorMessage":"m"}`
+		brief                         = `{"message":"no Route matched with those values"}`
+		gateway                       = `{"error_code":403025,"message":"Profile is not valid"}`
+		generic                       = `{"type":"/placeholder/type/uri","status":400,"title":"BadRequestError","detail":"d"}`
+		foreign                       = `{"type":"https://tools.ietf.org/html/rfc7231","status":404,"title":"Not Found","detail":"d"}`
+		html                          = `<html><body>Access denied</body></html>`
+		taken                         = `{"errorMessage":"A connection with the name 'orders' already exists."}`
+	)
+	for _, tc := range []struct {
+		status         int
+		body           string
+		want           provision.Verdict
+		passing, taken bool
+	}{
+		{400, ours, rejected, false, false},
+		{400, older, rejected, false, false},
+		{400, generic, rejected, false, false},
+		{400, gateway, rejected, false, false},
+		{400, brief, rejected, false, false},
+		{400, foreign, unknown, false, false},
+		{400, html, unknown, false, false},
+		{400, ``, unknown, false, false},
+		{400, ours[:40], unknown, false, false},
+		{401, gateway, unauthorized, true, false},
+		{401, brief, unauthorized, true, false},
+		{401, `{}`, unauthorized, true, false},
+		{401, ``, unauthorized, true, false},
+		{401, html, unknown, false, false},
+		{403, ours, denied, false, false},
+		{403, gateway, denied, false, false},
+		{403, ``, denied, true, false},
+		{403, brief, denied, true, false},
+		{403, foreign, unknown, false, false},
+		{403, html, unknown, false, false},
+		{404, ours, rejected, false, false},
+		{404, older, rejected, false, false},
+		{404, brief, unknown, false, false},
+		{404, foreign, unknown, false, false},
+		{404, ``, unknown, false, false},
+		{405, html, unknown, false, false},
+		{407, html, unknown, false, false},
+		{412, brief, rejected, false, false},
+		{413, html, unknown, false, false},
+		{422, older, rejected, false, false},
+		{429, gateway, throttled, false, false},
+		{429, html, throttled, false, false},
+		{429, ``, throttled, false, false},
+		{503, ``, unknown, false, false},
+		{400, taken, unknown, false, true},
+		{409, taken, unknown, false, true},
+		{422, taken, unknown, false, true},
+		{409, older, unknown, false, false},
+		{409, html, unknown, false, false},
+		{403, taken, denied, false, false},
+		{500, taken, unknown, false, false},
+		{422, `{"errorMessage":"name must be unique"}`, unknown, false, true},
+		{400, `{"errorMessage":"Duplicate connection name"}`, unknown, false, true},
+		{400, `{"message":"The name is already being used"}`, unknown, false, true},
+		{409, `{"error_code":"ALREADY_EXISTS","message":"Conflict"}`, unknown, false, true},
+		{409, `<html>already exists`, unknown, false, false},
+		{400, `{"errorMessage":"connection spec does not exist"}`, rejected, false, false},
+	} {
+		err := judge(answer{status: tc.status, header: http.Header{}, body: []byte(tc.body)}, scrubber{})
+		if err.Verdict != tc.want || err.Passing != tc.passing || err.Exists != tc.taken || err.Message == "" {
+			t.Errorf("%d %s: %v, passing %v, exists %v (%s); want %v, %v, %v", tc.status, tc.body,
+				err.Verdict, err.Passing, err.Exists, err.Message, tc.want, tc.passing, tc.taken)
+		}
+	}
+}

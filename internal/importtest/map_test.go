@@ -18,7 +18,7 @@ const (
 // module or as import path prefixes of other modules. "*" allows everything.
 var allowed = map[string][]string{
 	// The hub knows no technology.
-	"internal/provision": {backoff},
+	"internal/provision": {backoff, "golang.org/x/text"},
 	// The spokes know the hub and the wire format, never each other.
 	"internal/event": {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2",
 		"github.com/santhosh-tekuri/jsonschema/v6", jsonText},
@@ -49,7 +49,7 @@ var allowed = map[string][]string{
 	// Stand-ins for the world outside, for tests and the demo. Each is written without a look at the
 	// code that it tests.
 	"internal/natstest":            {natsServer, natsClient},
-	"internal/flow/flowtest":       {"internal/provision"},
+	"internal/flow/flowtest":       {"internal/provision", "golang.org/x/text"},
 	"internal/vault/vaulttest":     {},
 	"internal/vault/vaultdev":      {},
 	"internal/tracing/tracingtest": {"go.opentelemetry.io/proto/otlp", "google.golang.org/protobuf"},

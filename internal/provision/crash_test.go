@@ -61,7 +61,7 @@ func fatesOf(op string) []fate {
 		return []fate{stops}
 	case "store":
 		return allFates
-	case "load", "credentials", "resolve", "authorize", "find":
+	case "load", "credentials", "resolve", "authorize", "find", "get":
 		return []fate{crashBefore, failsBefore, stops}
 	}
 	return []fate{crashBefore, crashAfter, answerLost, failsBefore, stops}

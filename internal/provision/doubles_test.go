@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -187,7 +188,7 @@ func (f simFlow) Create(_ context.Context, as Account, c NewConnection, notAfter
 	ended := s.endOf(fate == crashAfter, notAfter.Add(-f.p.skew))
 	s.posted(f.p, key, notAfter, ended)
 	if ans.made {
-		conn = s.make(c, ended)
+		conn = s.make(key, c, ended)
 	}
 	switch {
 	case fate == crashAfter:
@@ -210,23 +211,38 @@ func (s *sim) endOf(orphaned bool, leaseEnd time.Time) time.Time {
 	return s.now
 }
 
+// habits are what the Flow Service makes of what it is sent, and what it tells of it. A nil function changes
+// nothing.
+type habits struct {
+	store        func(*Found) // what it stores otherwise than it was sent
+	list         func(*Found) // what its lists leave out
+	still        bool         // its lists are in no order
+	folds        bool         // its name filter minds no case
+	failsFilters bool         // it fails at filters
+}
+
 // make adds a connection, which the list shows within Settle of the POST's end.
-func (s *sim) make(c NewConnection, ended time.Time) Connection {
+func (s *sim) make(by Key, c NewConnection, ended time.Time) Connection {
 	id := fmt.Sprintf("c%d", len(s.conns)+1)
 	p := c.Params
 	if s.cut {
 		c.Description = ""
 	}
-	s.conns = append(s.conns, simConn{visible: ended.Add(time.Duration(s.rng.Int64N(int64(simSettle)))), Found: Found{
-		Connection: Connection{ID: id, Etag: `"1"`}, Name: c.Name, Description: c.Description, CreatedAt: ended,
+	f := Found{
+		Connection: Connection{ID: id, Etag: `"1"`}, Name: c.Name, Description: c.Description, CreatedAt: ended, State: stateEnabled,
 		SpecID: c.ConnectionSpec.ID, SpecVersion: c.ConnectionSpec.Version, Domain: p.Domain, ClusterID: p.ClusterID,
 		Database: p.Database, Catalog: p.Catalog,
-	}})
-	return Connection{ID: id, Etag: `"1"`}
+	}
+	if s.habits.store != nil {
+		s.habits.store(&f)
+	}
+	s.conns = append(s.conns, simConn{by: by, visible: ended.Add(time.Duration(s.rng.Int64N(int64(simSettle)))), Found: f})
+	return f.Connection
 }
 
 func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err error) {
 	s, key := f.p.s, f.p.msg.d.Request.Key
+	shows := false
 	err = f.p.do("find", func() error {
 		if s.list != nil {
 			if err := s.list(); err != nil {
@@ -234,18 +250,69 @@ func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err
 				return err
 			}
 		}
-		s.asked++
+		if len(q.Names) > 0 {
+			s.asked++
+		}
+		if s.habits.failsFilters && len(q.Names) > 0 {
+			return errOutage
+		}
 		for _, c := range s.conns {
-			if !c.visible.After(s.now) && (q.Name == "" || c.Name == q.Name) && (q.SpecID == "" || c.SpecID == q.SpecID) {
-				found = append(found, c.Found)
+			if !c.visible.After(s.now) && s.lists(c.Found, q) {
+				shows = shows || c.by == key
+				found = append(found, s.shown(c.Found))
 			}
 		}
 		return nil
 	})
 	if err != nil {
-		// Part of a list is worth nothing: whoever believes it is seen to.
-		return nil, &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 503, Err: err}
+		return nil, unserved(err)
 	}
-	s.lookedUp(key, found)
+	s.lookedUp(key, q, shows)
+	if q.Want != nil {
+		found = slices.DeleteFunc(found, func(f Found) bool { return !q.Want(f) })
+	}
 	return found, nil
+}
+
+// unserved is the error of a call that only reads. Part of a list is worth nothing: whoever believes it is
+// seen to.
+func unserved(err error) error {
+	return &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 503, Err: err}
+}
+
+// lists reports whether the service lists c when it is asked q.
+func (s *sim) lists(c Found, q Query) bool {
+	named := len(q.Names) == 0 || slices.ContainsFunc(q.Names, func(n string) bool {
+		return n == c.Name || s.habits.folds && strings.EqualFold(n, c.Name)
+	})
+	inTime := len(q.Names) > 0 || q.SpecID != "" || s.habits.still || !c.CreatedAt.Before(q.Since)
+	return named && (q.SpecID == "" || c.SpecID == q.SpecID) && inTime
+}
+
+// shown returns c as lists show it.
+func (s *sim) shown(c Found) Found {
+	if s.habits.list != nil {
+		s.habits.list(&c)
+	}
+	return c
+}
+
+func (f simFlow) Get(_ context.Context, _ Account, id string) (got Found, err error) {
+	err = f.p.do("get", func() error {
+		f.p.s.hit(viaRead)
+		i := slices.IndexFunc(f.p.s.conns, func(c simConn) bool { return c.ID == id })
+		if i < 0 {
+			return &CallError{Verdict: VerdictRejected, Target: TargetFlow, Status: 404}
+		}
+		got = f.p.s.conns[i].Found
+		return nil
+	})
+	var ce *CallError
+	if errors.As(err, &ce) {
+		return Found{}, ce
+	}
+	if err != nil {
+		return Found{}, unserved(err)
+	}
+	return got, nil
 }

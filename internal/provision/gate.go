@@ -62,7 +62,7 @@ func flowEnd(err error) CallEnd {
 	case ce.Target != TargetFlow || errors.Is(err, ErrNotAsked):
 		return CallVoid
 	case ce.Verdict == VerdictUnknown || ce.Verdict == VerdictNotSent:
-		if ce.Status == http.StatusConflict {
+		if ce.Status == http.StatusConflict || ce.Exists {
 			return CallServed
 		}
 		return CallFailed

@@ -48,6 +48,10 @@ func (f scriptedFlow) Find(context.Context, Account, Query) ([]Found, error) {
 	return nil, nil
 }
 
+func (scriptedFlow) Get(_ context.Context, _ Account, id string) (Found, error) {
+	return Found{Connection: Connection{ID: id}}, nil
+}
+
 func newTestHub(t *testing.T, change func(*Config)) *Hub {
 	t.Helper()
 	cfg := Config{

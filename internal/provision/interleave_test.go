@@ -74,6 +74,7 @@ func clashing(t *testing.T, seed uint64, tweak func(*Config)) *sim {
 		return goesWell
 	}
 	s.post = s.randomAnswers()
+	s.randomHabits()
 	s.foul()
 	for range 2 + s.rng.IntN(2) {
 		s.start(time.Duration(s.rng.Int64N(int64(ClockSkew))) - ClockSkew/2)
@@ -212,7 +213,9 @@ func (s *sim) randomAnswers() func(int) postAnswer {
 			return postAnswer{made: true}
 		}
 		made := rng.IntN(2) == 0
-		switch rng.IntN(16) {
+		switch rng.IntN(17) {
+		case 16:
+			return taken(made)
 		case 0, 1:
 			return later(VerdictThrottled, 429, time.Duration(rng.Int64N(int64(20*time.Minute)))*time.Duration(rng.IntN(2)))
 		case 2, 3:

@@ -1,13 +1,10 @@
 package provision
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"regexp"
-	"slices"
 	"strings"
 	"time"
 )
@@ -29,22 +26,30 @@ func (t *task) lookUp(ctx context.Context) step {
 		return t.pause(ctx, wait, t.lookUp)
 	}
 	settled := began.After(t.settledAt())
-	found, err := t.find(ctx, Query{Name: t.rec.Name, SpecID: t.rec.ConnectionSpec.ID})
-	s := t.sight(found)
+	second := Query{Newest: true, Want: t.mayBeOurs}
+	if settled {
+		second = Query{Since: t.since(), Want: t.mayBeOurs}
+	}
+	s, err := t.look(ctx, true, Query{Names: []string{t.rec.Name}, SpecID: t.rec.ConnectionSpec.ID, Want: t.mayBeOurs}, second)
 	switch {
 	case err != nil:
 		return t.unasked(ctx, settled, err)
 	case len(s.ours) > 0:
 		return t.adopt(s.ours)
 	case settled && t.rec.Resolution != nil:
-		return t.resolve(ctx, began, found)
+		return t.resolve(ctx, began)
 	case len(s.alike) > 0:
-		return t.unresolved(ctx, settled, nil, fmt.Sprintf("connection %s has this request's name, domain and cluster but no mark of ours", s.alike[0].ID))
+		return t.unresolved(ctx, settled, nil, fmt.Sprintf("connection %s may be this request's, but carries no whole mark", s.alike[0].ID))
 	case !settled:
 		t.noteLookup(began, "not_yet", "")
 		return t.pause(ctx, 0, t.lookUp)
 	case t.rec.Promises >= promisesBelieved:
 		return t.unresolved(ctx, settled, nil, fmt.Sprintf("%d POSTs were answered with success, but no connection of theirs is listed", t.rec.Promises))
+	case t.rec.Taken >= takenBelieved:
+		t.noteLookup(began, string(ReconciledAbsent), "refused again because it exists already")
+		t.hub.Observer.Reconciled(ReconciledAbsent)
+		t.fail(t.takenFailure())
+		return t.conclude
 	}
 	return t.absent(began)
 }
@@ -52,6 +57,19 @@ func (t *task) lookUp(ctx context.Context) step {
 // promisesBelieved is how many POSTs may be answered with success and yet be believed to have made
 // nothing. After that it is more likely that the list doesn't show them.
 const promisesBelieved = 3
+
+// takenBelieved is how many POSTs must have been refused because such a connection exists already, and have
+// been settled as absent, until that is believed to be another's connection and not our own.
+const takenBelieved = 2
+
+func (t *task) takenFailure() *Failure {
+	f := Fail(ReasonFlowRejected, "the Flow Service says that such a connection exists already, and it is none of this request's; choose another name")
+	if last := t.rec.LastFail; last != nil {
+		f.Message += ": " + last.Message
+		f.HTTPStatus, f.Code, f.UpstreamRequestID = last.HTTPStatus, last.Code, last.UpstreamRequestID
+	}
+	return f
+}
 
 // restAfterAbsent returns how long a request rests before its next POST after several that were
 // settled as absent: each is a chance of two connections, should the list not show all.
@@ -143,28 +161,48 @@ func (t *task) lookFirst(ctx context.Context) step {
 	if !began.Before(t.rec.Deadline) {
 		return t.lapse
 	}
-	q := Query{Name: t.rec.Name, SpecID: t.rec.ConnectionSpec.ID}
 	minds := t.rec.FirstPostAt.IsZero() && t.mindsOthers()
+	queries := []Query{{Names: nameForms(t.rec.Name), Want: t.mayBeOurs}}
 	if minds {
-		q.SpecID = "" // the name is what people see, whatever the connector
+		queries[0].Want = func(f Found) bool { return t.mayBeOurs(f) || f.Name == "" || sameText(f.Name, t.rec.Name) }
 	}
-	found, err := t.find(ctx, q)
-	if err != nil {
+	if t.rec.LookFirst {
+		queries = append(queries, Query{Since: t.since(), Want: t.mayBeOurs})
+	}
+	s, err := t.look(ctx, false, queries...)
+	if err == nil && len(s.ours) > 0 {
+		return t.adopt(s.ours)
+	}
+	var named []Found
+	if err == nil && minds {
+		named, err = t.sameNamed(ctx, s.all)
+	}
+	switch {
+	case err != nil:
 		if missing := missingSecret(err); missing != nil {
 			t.fail(missing)
 			return t.conclude
 		}
 		return t.lookFirstFailed(ctx, err)
-	}
-	if s := t.sight(found); len(s.ours) > 0 {
-		return t.adopt(s.ours)
-	}
-	if minds && len(found) > 0 {
-		return t.exists(found)
+	case len(named) > 0:
+		return t.exists(ctx, named)
+	case t.rec.LookFirst && t.rec.FirstPostAt.IsZero() && len(s.alike) > 0:
+		return t.doubt(ctx, began)
 	}
 	t.noteLookup(began, string(ReconciledAbsent), "before the first POST")
 	t.rec.LookFirst, t.looked = false, true
 	return t.prepare
+}
+
+// doubt goes on where the record was lost, and a connection may be what a POST made of which it told: the
+// request is looked up as one with an open POST is.
+func (t *task) doubt(ctx context.Context, began time.Time) step {
+	t.rec.State, t.rec.Doubt, t.rec.LookFirst = StateUnknown, true, false
+	t.rec.FirstPostAt, t.rec.EndedAt, t.rec.EndedBy = t.rec.RequestedAt, began, t.hub.Instance
+	if next, ok := t.write(ctx); !ok {
+		return next
+	}
+	return t.lookUp
 }
 
 // owesLook reports whether the ledger was found to have lost records since the request was claimed.
@@ -179,11 +217,11 @@ func (t *task) lookFirstFailed(ctx context.Context, err error) step {
 		return t.secretTrouble(ctx, err, t.lookFirst)
 	}
 	ce := asCallError(err)
-	switch ce.Verdict {
-	case VerdictDenied, VerdictUnauthorized:
-		return t.lookRefused(ctx, flowFailure(ReasonFlowDenied, ce))
-	case VerdictRejected:
-		return t.lookRefused(ctx, flowFailure(ReasonFlowRejected, ce))
+	switch f := refusal(ce); {
+	case f != nil && ce.passes():
+		return t.lasting(ctx, ce.Target, f, t.lookFirst)
+	case f != nil:
+		return t.lookRefused(ctx, f)
 	}
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
 	return t.hindered(ctx, TargetFlow, err, t.lookFirst)
@@ -206,87 +244,75 @@ func (t *task) lookRefused(ctx context.Context, refused *Failure) step {
 	return t.conclude
 }
 
-// exists concludes where the sandbox already has connections of the request's name.
-func (t *task) exists(found []Found) step {
-	d := t.d.Request.Data
-	same := slices.DeleteFunc(slices.Clone(found), func(f Found) bool { return !sameConnection(f, d) })
-	if d.IfExists == IfExistsAdopt && len(same) > 0 {
-		oldestFirst(same)
-		t.noteLookup(t.hub.Clock.Now(), string(ReconciledAdopted), "ifExists")
-		t.succeed(same[0].Connection, true)
-		return t.conclude
+// sameNamed returns which connections have the request's name, and what else ifExists looks at: what the
+// list left out is read by their ids.
+func (t *task) sameNamed(ctx context.Context, all []Found) (named []Found, err error) {
+	for _, f := range all {
+		if deleted(f) || f.Name != "" && !sameText(f.Name, t.rec.Name) {
+			continue
+		}
+		if f.Name == "" || f.State == "" || f.SpecID == "" || f.SpecVersion == "" || f.Domain == "" || f.ClusterID == "" || f.Database == "" {
+			full, there, err := t.readOne(ctx, f.ID)
+			if err != nil {
+				return nil, err
+			}
+			if !there {
+				continue
+			}
+			f = full
+		}
+		if sameText(f.Name, t.rec.Name) && !deleted(f) {
+			named = append(named, f)
+		}
 	}
-	t.fail(Fail(ReasonNameExists, fmt.Sprintf("the sandbox has a connection named %q already (%s); choose another name, or use that one", d.Name, found[0].ID)))
+	oldestFirst(named)
+	return named, nil
+}
+
+// exists concludes where the sandbox already has connections of the request's name. Only what is enabled is
+// adopted. What may be enabled in a moment is waited for.
+func (t *task) exists(ctx context.Context, named []Found) step {
+	d := t.d.Request.Data
+	unusable := ""
+	if d.IfExists == IfExistsAdopt {
+		for _, f := range named {
+			switch {
+			case !sameConnection(f, d):
+			case strings.EqualFold(f.State, stateEnabled):
+				t.noteLookup(t.hub.Clock.Now(), string(ReconciledAdopted), "ifExists")
+				t.succeed(f.Connection, true)
+				return t.conclude
+			case strings.EqualFold(f.State, stateInitializing):
+				now := t.hub.Clock.Now()
+				if so := now.Sub(t.rec.StartedAt); so < refusalLasts {
+					t.noteLookup(now, string(ReconciledUnknown), "connection "+f.ID+" is initializing")
+					return t.rest(ctx, min(max(so, shortestRest), t.hub.RetryDelayMax, refusalLasts-so))
+				}
+				fallthrough
+			default:
+				unusable = fmt.Sprintf("; %s can't be adopted, for its state is %q: enable or delete it", f.ID, shorten(f.State, maxState))
+			}
+		}
+	}
+	t.fail(Fail(ReasonNameExists, fmt.Sprintf("the sandbox has a connection named %q already (%s); choose another name, or use that one%s", d.Name, named[0].ID, unusable)))
 	return t.conclude
 }
 
+// States of a connection that matter here. A draft's has no documented name; it is not "enabled".
+const (
+	stateEnabled      = "enabled"
+	stateInitializing = "initializing"
+	stateDeleted      = "deleted"
+)
+
+const maxState = 40 // bytes of a state that are told
+
+// deleted reports whether the service says that f is gone, though it shows it.
+func deleted(f Found) bool { return strings.EqualFold(f.State, stateDeleted) }
+
 func sameConnection(f Found, d Data) bool {
 	p := d.Auth.Params
-	return f.Name == d.Name && f.SpecID == d.ConnectionSpec.ID && f.SpecVersion == d.ConnectionSpec.Version &&
-		sameHost(f.Domain, p.Domain) && f.ClusterID == p.ClusterID && f.Database == p.Database && f.Catalog == p.Catalog
-}
-
-// find lists connections with the tenant's credentials of the moment.
-func (t *task) find(ctx context.Context, q Query) ([]Found, error) {
-	if err := t.readCredentials(ctx); err != nil {
-		return nil, err
-	}
-	if err := t.hub.Connections.Authorize(t.call(ctx), t.account()); err != nil {
-		return nil, err
-	}
-	var found []Found
-	var err error
-	closed := t.through(TargetFlow, func() CallEnd {
-		if found, err = t.hub.Connections.Find(t.call(ctx), t.account(), q); err != nil && ctx.Err() != nil {
-			return CallVoid
-		}
-		return flowEnd(err)
-	})
-	if closed != nil {
-		return nil, closed
-	}
-	return found, err
-}
-
-// sighting is what a look-up saw, each oldest first.
-type sighting struct {
-	ours  []Found // with the request's mark
-	alike []Found // without any whole mark, but else as ours would be, and new enough to be it
-}
-
-var wholeMark = regexp.MustCompile(`\[flow-worker [0-9a-f]{32}\]`)
-
-func (t *task) sight(found []Found) (s sighting) {
-	mark := t.d.Request.Key.Mark()
-	for _, f := range found {
-		switch {
-		case strings.Contains(f.Description, mark):
-			s.ours = append(s.ours, f)
-		case !wholeMark.MatchString(f.Description) && t.couldBeOurs(f):
-			s.alike = append(s.alike, f)
-		}
-	}
-	oldestFirst(s.ours)
-	oldestFirst(s.alike)
-	return s
-}
-
-// couldBeOurs reports whether f may be what our POST made, if somebody changed its description or
-// upstream cut it. What upstream doesn't tell counts as equal.
-func (t *task) couldBeOurs(f Found) bool {
-	p := t.d.Request.Data.Auth.Params
-	return f.Name == t.rec.Name && f.SpecID == t.rec.ConnectionSpec.ID &&
-		(f.Domain == "" || sameHost(f.Domain, p.Domain)) &&
-		(f.ClusterID == "" || f.ClusterID == p.ClusterID) &&
-		(f.CreatedAt.IsZero() || f.CreatedAt.After(t.rec.FirstPostAt.Add(-upstreamSkew)))
-}
-
-// upstreamSkew is how far behind ours the Flow Service's clock is assumed to be at most. Too long
-// only means that a person is asked once more.
-const upstreamSkew = time.Minute
-
-func oldestFirst(fs []Found) {
-	slices.SortStableFunc(fs, func(a, b Found) int {
-		return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.ID, b.ID))
-	})
+	return sameText(f.Name, d.Name) && strings.EqualFold(f.SpecID, d.ConnectionSpec.ID) && f.SpecVersion == d.ConnectionSpec.Version &&
+		sameHost(f.Domain, p.Domain) && strings.EqualFold(f.ClusterID, p.ClusterID) &&
+		strings.EqualFold(f.Database, p.Database) && strings.EqualFold(f.Catalog, p.Catalog)
 }

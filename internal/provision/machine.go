@@ -42,9 +42,10 @@ type task struct {
 	waits    *waits    // use tryWaits
 	alone    bool      // holds hub.floor for writing
 	turn     func(strained bool)
-	strained bool // the Flow Service throttled or failed this delivery
-	fresh    bool // read secrets past the cache next time
-	looked   bool // this delivery looked for connections before the first POST
+	strained bool             // the Flow Service throttled or failed this delivery
+	fresh    bool             // read secrets past the cache next time
+	looked   bool             // this delivery looked for connections before the first POST
+	read     map[string]Found // connections that this delivery has read by their id
 	creds    Credentials
 	secret   Secret
 	out      Outcome
@@ -157,7 +158,7 @@ func (t *task) takeOver(context.Context) step {
 	if t.rec.State == StatePosting {
 		t.rec.State, t.rec.Doubt = StateUnknown, true
 		t.rec.EndedAt, t.rec.EndedBy = t.rec.leaseEnd().Add(ClockSkew), t.hub.Instance
-		t.rec.Unauthorized = 0 // as after any POST that wasn't answered with a 401, for all we know
+		t.rec.RefusedSince = time.Time{} // for all we know, this one was not refused
 	}
 	if t.rec.Deaths >= deathsBeforeAlone {
 		t.isolate()
@@ -198,6 +199,7 @@ func (t *task) claim(ctx context.Context) step {
 
 // proceed picks the step that the record's state calls for.
 func (t *task) proceed() step {
+	t.fresh = t.fresh || !t.rec.RefusedSince.IsZero()
 	switch {
 	case t.rec.State == StateUnknown:
 		return t.lookUp

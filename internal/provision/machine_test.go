@@ -45,7 +45,7 @@ func existing(s *sim, change func(*Found)) {
 	d := testRequest().Data
 	p := d.Auth.Params
 	f := Found{
-		Connection: Connection{ID: "other", Etag: `"9"`}, Name: d.Name, Description: "made by hand", CreatedAt: s.now.Add(time.Second),
+		Connection: Connection{ID: "other", Etag: `"9"`}, Name: d.Name, Description: "made by hand", CreatedAt: s.now.Add(time.Second), State: stateEnabled,
 		SpecID: d.ConnectionSpec.ID, SpecVersion: d.ConnectionSpec.Version,
 		Domain: p.Domain, ClusterID: p.ClusterID, Database: p.Database,
 	}

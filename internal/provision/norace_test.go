@@ -3,4 +3,4 @@
 package provision
 
 // pairsPerScenario bounds the time of the package's tests; -pairs 0 plays every pair.
-const pairsPerScenario = 1500
+const pairsPerScenario = 1000

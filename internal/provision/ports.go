@@ -90,9 +90,13 @@ type Connections interface {
 	// Create sends exactly one POST, never a second one, and nothing at all after notAfter. Where it
 	// can't tell what became of the POST its error's Verdict is VerdictUnknown.
 	Create(ctx context.Context, as Account, conn NewConnection, notAfter time.Time) (Connection, error)
-	// Find returns every connection that q matches, over all pages, or an error: never a part. It
-	// may repeat its calls.
+	// Find returns every connection that q asks for, over all pages, or an error: never a part. It may
+	// return others, too, and it may repeat its calls.
 	Find(ctx context.Context, as Account, q Query) ([]Found, error)
+	// Get returns one connection by its id, with what a list may leave out. It may repeat its calls.
+	// Where the service itself says that there is none, the error's Status is 404 and its Verdict
+	// VerdictRejected.
+	Get(ctx context.Context, as Account, id string) (Found, error)
 }
 
 // Account says on whose behalf a call is made.
@@ -113,16 +117,27 @@ type NewConnection struct {
 	ConnectionSpec ConnectionSpec
 }
 
-// Query says which connections Find is to return: those whose name and connection spec equal these
-// exactly. An empty Name or SpecID matches all.
+// Query says which connections Find is to return. The zero value asks for all.
+//
+// Names and SpecID are compared by the service with what it has stored, which may be otherwise than it was
+// sent: what they don't show may be there all the same.
 type Query struct {
-	Name   string
-	SpecID string
+	Names  []string // any of them; none means all
+	SpecID string   // empty means all
+	// Since asks for connections that are as new as that or newer. Older ones may be left out where the
+	// list is seen to be in the order of creation. It means nothing beside Names or SpecID.
+	Since time.Time
+	// Newest asks for no more than the newest ones, as many as come at once: enough to find one, never
+	// enough to tell that there is none.
+	Newest bool
+	// Want chooses what is returned. Nil means everything.
+	Want func(Found) bool
 }
 
-// Found is a connection as the Flow Service lists it, without its secrets.
+// Found is a connection as the Flow Service shows it, without its secrets. What it leaves out is empty.
 type Found struct {
 	Connection
+	Undescribed bool // the description was left out, or is no text
 	Name        string
 	Description string
 	CreatedAt   time.Time
@@ -199,7 +214,12 @@ type CallError struct {
 	RequestID  string        // upstream's request id
 	RetryAfter time.Duration // how long upstream asked to be left alone, 0 if it did not
 	Err        error         // what the network said; nil where upstream answered
+	Passing    bool          // a refusal that can pass: it is believed once it has lasted
+	Exists     bool          // upstream says that such a connection exists already: it may be our own
 }
+
+// passes reports whether e is a refusal that is believed only once it has lasted.
+func (e *CallError) passes() bool { return e.Passing || e.Verdict == VerdictUnauthorized }
 
 // Error returns target, status, code and message.
 func (e *CallError) Error() string {

@@ -101,8 +101,11 @@ func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 		slog.Int("status", ce.Status), slog.String("code", ce.Code), slog.Any("error", ce))
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
 	t.survived()
-	if ce.Verdict != VerdictUnauthorized {
-		t.rec.Unauthorized = 0
+	switch {
+	case !ce.passes():
+		t.rec.RefusedSince = time.Time{}
+	case ce.RetryAfter > 0:
+		t.rec.NotBefore = now.Add(ce.RetryAfter)
 	}
 	if ce.Verdict == VerdictUnknown {
 		return t.postUnknown(ctx, ce, now)
@@ -127,7 +130,10 @@ func (t *task) postUnknown(ctx context.Context, ce *CallError, now time.Time) st
 	if ce.RetryAfter > 0 {
 		t.rec.NotBefore = now.Add(ce.RetryAfter)
 	}
-	if ce.Status >= 200 && ce.Status < 300 {
+	switch {
+	case ce.Exists:
+		t.rec.Taken++
+	case ce.Status >= 200 && ce.Status < 300:
 		t.rec.Promises++
 	}
 	if next, ok := t.write(ctx); !ok {
@@ -139,28 +145,33 @@ func (t *task) postUnknown(ctx context.Context, ce *CallError, now time.Time) st
 // definiteNo goes on after a POST that made nothing. For a refusal that can end the request, the
 // next write is the one that ends it; else "waiting" is written, so that nobody waits for this POST.
 func (t *task) definiteNo(ctx context.Context, ce *CallError) step {
-	switch ce.Verdict {
-	case VerdictDenied:
-		t.rec.Refused = flowFailure(ReasonFlowDenied, ce)
+	refused := refusal(ce)
+	switch {
+	case refused != nil && ce.passes():
+		return t.lasting(ctx, ce.Target, refused, t.prepare)
+	case refused != nil:
+		t.rec.Refused = refused
 		return t.reconsider
-	case VerdictRejected:
-		t.rec.Refused = flowFailure(ReasonFlowRejected, ce)
-		return t.reconsider
-	case VerdictUnauthorized:
-		if t.rec.Unauthorized++; t.rec.Unauthorized > 1 {
-			t.fail(flowFailure(ReasonFlowDenied, ce))
-			return t.conclude
-		}
-		t.fresh = true
 	}
 	t.hub.Observer.Retried(ce.Target, orNetwork(ce.Cause))
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}
-	if ce.Verdict == VerdictUnauthorized {
-		return t.prepare
-	}
 	return t.pause(ctx, ce.RetryAfter, t.prepare)
+}
+
+// refusal returns the failure that a refusal amounts to, nil for what is none.
+func refusal(ce *CallError) *Failure {
+	switch ce.Verdict {
+	case VerdictDenied, VerdictUnauthorized:
+		return flowFailure(ReasonFlowDenied, ce)
+	case VerdictRejected:
+		if ce.Target == TargetIMS {
+			return flowFailure(ReasonFlowDenied, ce)
+		}
+		return flowFailure(ReasonFlowRejected, ce)
+	}
+	return nil
 }
 
 // lapse ends a request without an open POST at its deadline.
@@ -196,9 +207,13 @@ const maxText = 600
 
 // text returns err's message, shortened for a record.
 func text(err error) string {
-	s := err.Error()
-	if len(s) > maxText {
-		s = strings.ToValidUTF8(s[:maxText], "") + "…"
+	return shorten(err.Error(), maxText)
+}
+
+// shorten returns at most the first limit bytes of s.
+func shorten(s string, limit int) string {
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "…"
 	}
 	return s
 }

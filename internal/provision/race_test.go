@@ -3,4 +3,4 @@
 package provision
 
 // pairsPerScenario is few where the race detector makes each ten times as dear.
-const pairsPerScenario = 150
+const pairsPerScenario = 100

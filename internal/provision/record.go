@@ -46,16 +46,17 @@ type Record struct {
 	// The POST. PostedAt is taken before the ledger write that announces it.
 	FirstPostAt  time.Time     `json:"firstPostAt,omitzero"` // of all retries; zero if there never was one
 	PostedAt     time.Time     `json:"postedAt,omitzero"`
-	Lease        time.Duration `json:"leaseNs,omitempty"`      // how long after PostedAt the POST may run, in ns
-	EndedAt      time.Time     `json:"endedAt,omitzero"`       // when its owner saw it end; zero if no one did
-	EndedBy      string        `json:"endedBy,omitempty"`      // whose clock EndedAt is from
-	Doubt        bool          `json:"doubt,omitempty"`        // a POST of any retry ended in a way that nobody knows
-	LookFirst    bool          `json:"lookFirst,omitempty"`    // look for the mark before the next POST
-	Posts        int           `json:"posts"`                  // POSTs tried in this retry
-	Promises     int           `json:"promises,omitempty"`     // POSTs answered with a success that named no connection, none of which was found
-	Unauthorized int           `json:"unauthorized,omitempty"` // 401s in a row
-	Refused      *Failure      `json:"refused,omitempty"`      // the last POST was refused; the secrets are yet to be read past the cache
-	Reread       bool          `json:"reread,omitempty"`       // they were newer, and that POST is spent
+	Lease        time.Duration `json:"leaseNs,omitempty"`     // how long after PostedAt the POST may run, in ns
+	EndedAt      time.Time     `json:"endedAt,omitzero"`      // when its owner saw it end; zero if no one did
+	EndedBy      string        `json:"endedBy,omitempty"`     // whose clock EndedAt is from
+	Doubt        bool          `json:"doubt,omitempty"`       // a POST of any retry ended in a way that nobody knows
+	LookFirst    bool          `json:"lookFirst,omitempty"`   // look for the mark before the next POST
+	Posts        int           `json:"posts"`                 // POSTs tried in this retry
+	Promises     int           `json:"promises,omitempty"`    // POSTs answered with a success that named no connection, none of which was found
+	Taken        int           `json:"taken,omitempty"`       // POSTs refused because such a connection exists already, none of which was found
+	RefusedSince time.Time     `json:"refusedSince,omitzero"` // since when there was nothing but refusals that can pass
+	Refused      *Failure      `json:"refused,omitempty"`     // the last POST was refused; the secrets are yet to be read past the cache
+	Reread       bool          `json:"reread,omitempty"`      // they were newer, and that POST is spent
 
 	// What was asked, for people who look at the ledger; and when.
 	Sandbox        string         `json:"sandbox,omitempty"`

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"strings"
 	"time"
 )
 
@@ -49,10 +49,10 @@ func unresolvable(rec Record) *Failure {
 
 // resolve settles the open POST by a person's word, after a complete look-up that began later than Settle
 // and didn't show the request's mark.
-func (t *task) resolve(ctx context.Context, began time.Time, found []Found) step {
+func (t *task) resolve(ctx context.Context, began time.Time) step {
 	r := t.rec.Resolution
 	if r.Connection != "" {
-		return t.resolveAs(ctx, began, found)
+		return t.resolveAs(ctx, began)
 	}
 	t.hub.Observer.Reconciled(ReconciledAbsent)
 	t.noteLookup(began, string(ReconciledAbsent), "nothing with this request's mark")
@@ -63,28 +63,22 @@ func (t *task) resolve(ctx context.Context, began time.Time, found []Found) step
 
 // resolveAs adopts the connection that a person named, if it is there. It need not have the request's name
 // any more.
-func (t *task) resolveAs(ctx context.Context, began time.Time, found []Found) step {
+func (t *task) resolveAs(ctx context.Context, began time.Time) step {
 	id := t.rec.Resolution.Connection
-	isNamed := func(f Found) bool { return f.ID == id }
-	if !slices.ContainsFunc(found, isNamed) {
-		var err error
-		if found, err = t.find(ctx, Query{SpecID: t.rec.ConnectionSpec.ID}); err != nil {
-			return t.unasked(ctx, true, err)
-		}
-		if s := t.sight(found); len(s.ours) > 0 {
-			return t.adopt(s.ours)
-		}
-	}
-	i := slices.IndexFunc(found, isNamed)
+	named, there, err := t.readOne(ctx, id)
 	switch {
-	case i < 0:
+	case err != nil:
+		return t.unasked(ctx, true, err)
+	case there && t.standing(named) == ours:
+		return t.adopt([]Found{named})
+	case !there || deleted(named) || !strings.EqualFold(named.SpecID, t.rec.ConnectionSpec.ID):
 		return t.notBorneOut(fmt.Sprintf("there is no connection %s of connection spec %s", id, t.rec.ConnectionSpec.ID))
-	case wholeMark.MatchString(found[i].Description):
+	case carriesMark(named.Description):
 		return t.notBorneOut("connection " + id + " carries the mark of another request")
 	}
 	t.hub.Observer.Reconciled(ReconciledAdopted)
 	t.noteLookup(began, string(ReconciledAdopted), "on the word of a message said to be by "+t.rec.Resolution.By+"; it is there, without a mark")
-	t.succeed(found[i].Connection, true)
+	t.succeed(named.Connection, true)
 	return t.conclude
 }
 
@@ -92,9 +86,15 @@ func (t *task) resolveAs(ctx context.Context, began time.Time, found []Found) st
 // definite refusal ends it, for they can mend what is behind it; what may go away is waited for.
 func (t *task) unasked(ctx context.Context, settled bool, err error) step {
 	var ce *CallError
-	refused := errors.As(err, &ce) && slices.Contains([]Verdict{VerdictDenied, VerdictUnauthorized, VerdictRejected}, ce.Verdict)
+	refused := errors.As(err, &ce) && refusal(ce) != nil
 	why := "the Flow Service could not be asked: " + text(err)
 	if t.rec.Resolution != nil && settled && (refused || missingSecret(err) != nil) {
+		if refused && ce.passes() {
+			if rest, lasted := t.outlast(); !lasted {
+				t.noteLookup(t.hub.Clock.Now(), string(ReconciledUnknown), why)
+				return t.rest(ctx, max(rest, shortestRest))
+			}
+		}
 		return t.notBorneOut(why)
 	}
 	return t.unresolved(ctx, settled, err, why)

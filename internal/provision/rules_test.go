@@ -46,6 +46,8 @@ const (
 	viaNamed     = "a person's word named the connection"
 	viaGone      = "a person's word settled a POST as absent"
 	viaContra    = "a person's word was not borne out"
+	viaRead      = "a connection was read by its id"
+	viaTaken     = "a POST was refused because such a connection exists"
 )
 
 func viaGate(t Target) string { return "the gate kept callers from " + string(t) }
@@ -55,7 +57,7 @@ func paths() []string {
 	return []string{
 		viaPromise, viaIMS, viaShortTurn, viaLongTurn, viaParked, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
 		viaNoList, viaNoLedger, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
-		viaNamed, viaGone, viaContra,
+		viaNamed, viaGone, viaContra, viaRead, viaTaken,
 	}
 }
 
@@ -110,25 +112,26 @@ func (s *sim) answered(k Key, ce *CallError) {
 	if ce.Verdict == VerdictUnknown && ce.Status/100 == 2 {
 		s.hit(viaPromise)
 	}
+	if ce.Exists {
+		s.hit(viaTaken)
+	}
 	if ce.RetryAfter > 0 {
 		s.hit(viaAlone)
 		s.alone[k] = s.now.Add(ce.RetryAfter)
 	}
 }
 
-// lookedUp notes a complete look-up for k: after Settle, what it doesn't show is not there.
-func (s *sim) lookedUp(k Key, found []Found) {
+// lookedUp notes a look-up for k: what one that asks by nothing but time doesn't show after Settle is not
+// there. The worker must see whether it shows k's connection, in whatever form.
+func (s *sim) lookedUp(k Key, q Query, shows bool) {
 	if s.sent[k] == 0 {
 		s.hit(viaFirst)
 	}
 	if s.now.Before(s.alone[k]) && !s.disturbed() && s.now.Before(s.ledger.record(k).Deadline) {
 		s.breach("looked up at %v, asked not to before %v", s.now, s.alone[k])
 	}
-	mark := k.Mark()
-	if slices.ContainsFunc(found, func(f Found) bool { return strings.Contains(f.Description, mark) }) {
-		return
-	}
-	if o, open := s.open[k]; open && !s.now.Before(o.settled) {
+	narrowed := len(q.Names) > 0 || q.SpecID != "" || q.Newest
+	if o, open := s.open[k]; open && !shows && !narrowed && !s.now.Before(o.settled) {
 		s.hit(viaAbsent)
 		delete(s.open, k)
 	}
@@ -278,9 +281,8 @@ func (s *sim) outcomes(k Key) (map[string]Result, error) {
 }
 
 func (s *sim) madeFor(k Key) (ids []string) {
-	mark := k.Mark()
 	for _, c := range s.conns {
-		if strings.Contains(c.Description, mark) {
+		if c.by == k || strings.Contains(c.Description, k.Mark()) {
 			ids = append(ids, c.ID)
 		}
 	}

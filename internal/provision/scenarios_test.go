@@ -22,6 +22,7 @@ func scenarios() []scenario {
 	for _, some := range [][]scenario{
 		plainScenarios(), promiseScenarios(), tokenScenarios(), turnScenarios(), gateScenarios(), restScenarios(),
 		lookFirstScenarios(), ledgerScenarios(), ifExistsScenarios(), retryScenarios(), resolveScenarios(),
+		habitScenarios(), takenScenarios(), stateScenarios(),
 	} {
 		all = append(all, some...)
 	}
@@ -38,6 +39,18 @@ func plainScenarios() []scenario {
 		{name: "token refused once", setup: posts(says(VerdictUnauthorized)), want: OutcomeCreated},
 		{name: "token refused twice, but not in a row", want: OutcomeCreated,
 			setup: posts(says(VerdictUnauthorized), says(VerdictThrottled), says(VerdictUnauthorized))},
+		{name: "token refused for a minute", setup: passesAfter(time.Minute, VerdictUnauthorized), want: OutcomeCreated, through: []string{viaHandBack}},
+		{name: "denied without a word for a minute", setup: passesAfter(time.Minute, VerdictDenied), want: OutcomeCreated, through: []string{viaHandBack}},
+		{name: "denied without a word", setup: passesAfter(time.Hour, VerdictDenied), want: OutcomeFailed, reason: ReasonFlowDenied, through: []string{viaHandBack}},
+		{name: "rejected until the secret is newer", setup: func(s *sim) {
+			s.post = func(n int) postAnswer {
+				if n > 0 {
+					return postAnswer{made: true}
+				}
+				s.secrets.token++
+				return says(VerdictRejected)
+			}
+		}, want: OutcomeCreated, through: []string{viaReread}},
 		{name: "token refused for good", setup: func(s *sim) { s.post = always(VerdictUnauthorized) }, want: OutcomeFailed, reason: ReasonFlowDenied},
 		{name: "rejected", setup: func(s *sim) { s.post = always(VerdictRejected) }, want: OutcomeFailed, reason: ReasonFlowRejected},
 		{name: "invalid", setup: func(s *sim) { s.msgs[0].d.Invalid = Fail(ReasonInvalidRequest, "no name") },
@@ -46,6 +59,21 @@ func plainScenarios() []scenario {
 			s.send(secondRequest())
 			s.post = answers(says(VerdictThrottled), lost)
 		}, want: OutcomeCreated},
+	}
+}
+
+// passesAfter answers POSTs with a refusal that passes after d.
+func passesAfter(d time.Duration, v Verdict) func(*sim) {
+	return func(s *sim) {
+		began := s.now
+		s.post = func(int) postAnswer {
+			if s.now.Sub(began) >= d {
+				return postAnswer{made: true}
+			}
+			a := says(v)
+			a.err.Passing = true
+			return a
+		}
 	}
 }
 
@@ -89,7 +117,7 @@ func promiseScenarios() []scenario {
 
 // imsSays makes every Authorize fail.
 func imsSays(v Verdict, status int) func(int) error {
-	err := &CallError{Verdict: v, Target: TargetIMS, Cause: CauseStatus, Status: status}
+	err := &CallError{Verdict: v, Target: TargetIMS, Cause: CauseStatus, Status: status, Passing: v == VerdictDenied}
 	return func(int) error { return err }
 }
 
@@ -111,7 +139,16 @@ func tokenScenarios() []scenario {
 		{name: "IMS refuses the tenant", setup: func(s *sim) { s.ims = imsSays(VerdictDenied, 400) },
 			want: OutcomeFailed, reason: ReasonFlowDenied, through: []string{viaIMS}},
 		{name: "IMS refuses until the credentials are newer", setup: stale,
-			want: OutcomeCreated, through: []string{viaIMS, viaReread}},
+			want: OutcomeCreated, through: []string{viaIMS}, never: []string{viaHandBack}},
+		{name: "IMS refuses for a minute", setup: func(s *sim) {
+			began, refuse := s.now, imsSays(VerdictDenied, 401)
+			s.ims = func(n int) error {
+				if s.now.Sub(began) < time.Minute {
+					return refuse(n)
+				}
+				return nil
+			}
+		}, want: OutcomeCreated, or: []Reason{ReasonFlowDenied}, through: []string{viaIMS, viaHandBack}},
 		{name: "IMS down while a POST is open", setup: func(s *sim) {
 			s.post = answers(promise(true))
 			s.ims = imsSaysAt(VerdictNotSent, 503, 1, 5)

@@ -37,6 +37,10 @@ func (t *task) unauthorized(ctx context.Context, err error) step {
 	switch ce.Verdict {
 	case VerdictDenied, VerdictRejected, VerdictUnauthorized:
 		t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(ce.Target), Result: ce.Verdict.String(), Detail: text(ce)})
+		if ce.passes() {
+			t.survived()
+			return t.lasting(ctx, ce.Target, flowFailure(ReasonFlowDenied, ce), t.prepare)
+		}
 		t.rec.Refused = flowFailure(ReasonFlowDenied, ce)
 		t.useSecrets()
 		return t.reconsider
@@ -136,6 +140,7 @@ func (t *task) hindered(ctx context.Context, target Target, err error, again ste
 	cause, atLeast := hindrance(err)
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(target), Result: string(cause), Detail: text(err)})
 	t.survived()
+	t.rec.RefusedSince = time.Time{}
 	t.log(slog.LevelDebug, "hindered", slog.String("target", string(target)), slog.String("cause", string(cause)), slog.Any("error", err))
 	if errors.Is(err, ErrCircuitOpen) {
 		return t.handBack(ctx, atLeast) // an outage isn't waited for in a slot

@@ -83,6 +83,8 @@ type weather struct {
 	word  func(n int) *Resolution            // what a person says with that retry, if it is of an unknown outcome; nil if nothing
 	both  bool                               // and with the same number another one just retries it
 	cut   bool                               // upstream cuts the descriptions
+	habits
+	cutting bool // they leave no whole mark: a person's wrong word isn't seen to be wrong
 }
 
 // event is one line of a run's story.
@@ -99,6 +101,7 @@ func (e event) String() string {
 
 type simConn struct {
 	Found
+	by      Key // whose POST made it, empty if none did
 	visible time.Time
 }
 

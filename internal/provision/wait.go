@@ -110,14 +110,57 @@ func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
 	if until := t.wakeBy(now); until > 0 {
 		delay = min(delay, until)
 	}
-	delay = min(delay, t.hub.RedeliveryDelayMax)
-	t.rec.Held = false
 	t.rec.Handbacks++
-	t.rec.note(Attempt{At: now, Step: "handback", Result: string(t.rec.State), Detail: "for " + delay.Round(time.Millisecond).String()})
+	return t.rest(ctx, min(delay, t.hub.RedeliveryDelayMax))
+}
+
+// rest records that nobody has the request, and gives its message back for d.
+func (t *task) rest(ctx context.Context, d time.Duration) step {
+	t.rec.Held = false
+	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "handback", Result: string(t.rec.State), Detail: "for " + d.Round(time.Millisecond).String()})
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}
-	return t.back(delay, "to be tried again later")
+	return t.back(d, "to be tried again later")
+}
+
+// refusalLasts is how long a refusal that can pass must have lasted to be believed.
+const refusalLasts = 2 * time.Minute
+
+// shortestRest is how long a request rests at least after a refusal that can pass, but for the first one.
+const shortestRest = time.Second
+
+// lasting goes on after a refusal that made nothing and can pass, such as a 401: it is the outcome once
+// there was nothing else for refusalLasts, or at the deadline. Until then again is tried with secrets and
+// tokens that are new, the first time at once, then ever more seldom. Meanwhile the request has no slot.
+func (t *task) lasting(ctx context.Context, target Target, f *Failure, again step) step {
+	t.rec.LastFail, t.fresh = f, true
+	t.hub.Observer.Retried(target, CauseStatus)
+	d, lasted := t.outlast()
+	switch {
+	case lasted:
+		t.fail(f)
+		return t.conclude
+	case d > 0:
+		return t.rest(ctx, d)
+	}
+	if next, ok := t.write(ctx); !ok {
+		return next
+	}
+	return again
+}
+
+// outlast notes a refusal that can pass. It returns how long to rest before the next try, and whether the
+// refusal has lasted long enough to be believed.
+func (t *task) outlast() (rest time.Duration, lasted bool) {
+	now := t.hub.Clock.Now()
+	if t.rec.RefusedSince.IsZero() {
+		t.rec.RefusedSince = now
+		return 0, !now.Before(t.rec.Deadline)
+	}
+	so := now.Sub(t.rec.RefusedSince)
+	rest = min(max(so, shortestRest), t.hub.RetryDelayMax, refusalLasts-so, t.rec.Deadline.Sub(now))
+	return max(rest, time.Millisecond), so >= refusalLasts || !now.Before(t.rec.Deadline)
 }
 
 // redeliveryDelay grows with every time the message was given back.

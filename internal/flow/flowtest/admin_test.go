@@ -177,7 +177,7 @@ func TestManyAtOnce(t *testing.T) {
 func BenchmarkCreateAndFind(b *testing.B) {
 	em := New(Config{AllowAnyToken: true})
 	for i := range 50_000 {
-		em.store.add(conn{in: scope{testOrg, testSandbox}, name: fmt.Sprint("old", i)})
+		em.store.add(conn{in: scope{testOrg, testSandbox}, name: fmt.Sprint("old", i)}, false)
 	}
 	call := func(method, path, body string) {
 		r := httptest.NewRequest(method, path, strings.NewReader(body))

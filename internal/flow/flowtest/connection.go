@@ -67,6 +67,8 @@ func (c *conn) state(now time.Time) string {
 	switch {
 	case c.draft:
 		return stateDraft
+	case c.fixed != "":
+		return c.fixed
 	case now.Before(c.readyAt):
 		return stateInitializing
 	}
@@ -177,7 +179,7 @@ func (x *exchange) action() answer {
 		return jsonAnswer(http.StatusOK, idEtag{c.id, c.etag})
 	}
 	published, ok := x.em.store.update(c, x.now, func(c *conn) {
-		c.draft, c.lastOp, c.updater = false, "publish", x.apiKey()
+		c.draft, c.fixed, c.lastOp, c.updater = false, "", "publish", x.apiKey()
 	})
 	if !ok {
 		return x.flowError("1404-412")

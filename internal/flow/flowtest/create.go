@@ -2,9 +2,12 @@ package flowtest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"fmt"
 	"net/http"
-	"unicode/utf8"
+	"slices"
+	"strings"
 )
 
 // createBody is what POST /connections takes. Other members are ignored.
@@ -24,6 +27,9 @@ func (x *exchange) create(p plan) answer {
 	if refusal != nil {
 		return *refusal
 	}
+	if p.stored(HabitLowerIDs) { // such a service minds no case in them
+		body.Spec.ID = strings.ToLower(body.Spec.ID)
+	}
 	spec, auth, refusal := x.checkCreate(body)
 	if refusal != nil {
 		return *refusal
@@ -33,14 +39,23 @@ func (x *exchange) create(p plan) answer {
 		return badRequest("draft mode is not supported for this connection spec")
 	}
 	now := x.em.cfg.Clock() // a latency may have passed since x.now
-	c := x.em.store.add(conn{
+	c := conn{
 		in: x.scope(), name: body.Name, description: p.cut(body.Description),
-		specID: spec.ID, specVersion: body.Spec.Version, specName: auth.Name,
-		params: body.Auth.Params, secret: auth.Secret, draft: draft,
+		specID: body.Spec.ID, specVersion: body.Spec.Version, specName: auth.Name,
+		params: body.Auth.Params, secret: auth.Secret, draft: draft || p.state == stateDraft, fixed: p.state,
 		created: now, updated: now, listedAt: now.Add(max(p.lag, x.em.cfg.ListLag)), readyAt: now.Add(p.initializing),
 		creator: x.apiKey(), updater: x.apiKey(), lastOp: "create",
-	})
-	return jsonAnswer(http.StatusCreated, idEtag{c.id, c.etag}).with("Location", flowBase+"/connections/"+c.id)
+	}
+	for _, f := range p.stores {
+		for _, h := range f.Habits {
+			habits[h](&c, f.Bytes)
+		}
+	}
+	made := x.em.store.add(c, p.unique != nil)
+	if made == nil {
+		return legacyAnswer(cmp.Or(p.unique.Status, http.StatusConflict), p.unique.text(fmt.Sprintf("A connection with the name '%s' already exists.", c.name)))
+	}
+	return jsonAnswer(http.StatusCreated, idEtag{made.id, made.etag}).with("Location", flowBase+"/connections/"+made.id)
 }
 
 func (x *exchange) createBody() (createBody, *answer) {
@@ -80,14 +95,15 @@ func (x *exchange) checkCreate(body createBody) (Spec, AuthSpec, *answer) {
 	return spec, auth, nil
 }
 
-// cut returns s as EffectTruncate leaves it, never in the middle of a character.
+// cut returns s as EffectTruncate leaves it.
 func (p plan) cut(s string) string {
-	if !p.truncate || len(s) <= p.bytes {
+	if !p.truncate {
 		return s
 	}
-	n := p.bytes
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return shortened(s, p.bytes)
+}
+
+// stored reports whether a new connection is stored by that habit.
+func (p plan) stored(h Habit) bool {
+	return slices.ContainsFunc(p.stores, func(f Fault) bool { return slices.Contains(f.Habits, h) })
 }

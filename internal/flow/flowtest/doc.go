@@ -41,6 +41,11 @@
 //   - What a create with bad credentials or a stopped cluster answers, and how long it takes. No
 //     Databricks is contacted here: a connection works unless a fault says otherwise.
 //   - The state of a draft ("draft" here), and whether a draft skips the credential check.
+//   - Whether it stores ids, names and descriptions as they were sent (EffectStore, EffectTruncate), what
+//     its lists leave out (EffectOmit), whether they are in the order that was asked for
+//     (EffectUnordered) and take every filter (EffectRefuseQuery, EffectFoldNames), which states there
+//     are (EffectState), and whether names are unique after all (EffectUniqueNames). The habits are
+//     independent of each other; see Fault.
 //   - Whether "+" in a query means a blank: both are accepted, Config.LiteralPlus refuses to.
 //
 // # Not emulated

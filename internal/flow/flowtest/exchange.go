@@ -186,7 +186,7 @@ func (x *exchange) do(p plan) answer {
 	case x.op == OpCreate:
 		return x.create(p)
 	case x.op == OpList:
-		return x.listHiding(p.lag)
+		return x.listAs(p)
 	default:
 		return x.handle(x)
 	}

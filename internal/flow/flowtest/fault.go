@@ -43,6 +43,21 @@ const (
 	EffectListLag Effect = "list_lag"
 	// EffectInitializing leaves a new connection in the state "initializing" for Delay.
 	EffectInitializing Effect = "initializing"
+	// EffectStore stores a new connection otherwise than it was sent, as Habits say.
+	EffectStore Effect = "store"
+	// EffectState leaves a new connection in State for good, such as "disabled" or "draft".
+	EffectState Effect = "state"
+	// EffectUniqueNames refuses to create a connection of a name that its sandbox has already, with
+	// Status (0: 409) and Message.
+	EffectUniqueNames Effect = "unique_names"
+	// EffectOmit leaves Fields out of the connections of a list. GET by id shows them.
+	EffectOmit Effect = "omit"
+	// EffectUnordered lists connections in the order of their ids, whatever order was asked for.
+	EffectUnordered Effect = "unordered"
+	// EffectRefuseQuery refuses a list that is asked for with one of the query parameters Fields.
+	EffectRefuseQuery Effect = "refuse_query"
+	// EffectFoldNames has a list's filter on names mind no case.
+	EffectFoldNames Effect = "fold_names"
 )
 
 // Stage says when a fault strikes.
@@ -74,8 +89,8 @@ const (
 )
 
 // Fault is one way to misbehave. All faults that select a call act on it, in the order in which they
-// were added, until one of them ends it (all effects do but latency, truncate, list_lag and
-// initializing, and a rate_limit that still has room).
+// were added, until one of them ends it (all effects do but latency, truncate, list_lag, initializing, the
+// habits from store to fold_names, and a rate_limit that still has room).
 //
 // Its JSON form has the same fields in lower camel case; durations are texts such as "1.5s".
 type Fault struct {
@@ -111,7 +126,11 @@ type Fault struct {
 	RetryAfter     time.Duration `json:"-"`
 	RetryAfterDate bool          `json:"retryAfterDate,omitempty"`
 
-	Bytes     int `json:"bytes,omitempty"`     // of truncate
+	Habits []Habit  `json:"habits,omitempty"` // of store
+	State  string   `json:"state,omitempty"`  // of state
+	Fields []string `json:"fields,omitempty"` // of omit and refuse_query
+
+	Bytes     int `json:"bytes,omitempty"`     // of truncate, and of store with name_cut
 	PerSecond int `json:"perSecond,omitempty"` // of rate_limit
 }
 
@@ -209,6 +228,17 @@ func (f Fault) validateEffect() (errs []error) {
 		must(f.PerSecond > 0, "perSecond")
 	case EffectTruncate:
 		must(f.Bytes >= 0, "bytes of 0 or more")
+	case EffectStore:
+		must(len(f.Habits) > 0 && within(f.Habits, habitNames()), fmt.Sprintf("habits of %q", habitNames()))
+		must(f.Bytes >= 0, "bytes of 0 or more")
+	case EffectState:
+		must(f.State != "", "a state")
+	case EffectUniqueNames:
+		must(f.Status == 0 || f.Status >= 400 && f.Status <= 499, "no status, or one from 400 to 499")
+	case EffectOmit:
+		must(len(f.Fields) > 0 && within(f.Fields, omittable), fmt.Sprintf("fields of %q", omittable))
+	case EffectRefuseQuery:
+		must(len(f.Fields) > 0 && within(f.Fields, listParams), fmt.Sprintf("fields of %q", listParams))
 	default:
 	}
 	return errs

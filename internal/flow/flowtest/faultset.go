@@ -106,6 +106,12 @@ type plan struct {
 	initializing  time.Duration
 	truncate      bool
 	bytes         int
+	stores        []Fault  // of EffectStore
+	state         string   // of EffectState
+	unique        *Fault   // of EffectUniqueNames
+	omit, refuse  []string // of EffectOmit and EffectRefuseQuery
+	unordered     bool
+	foldNames     bool
 	end           *Fault // what ends the call; nil: nothing
 }
 
@@ -159,6 +165,20 @@ func (p *plan) take(f Fault) {
 		p.lag = max(p.lag, f.Delay)
 	case EffectInitializing:
 		p.initializing = max(p.initializing, f.Delay)
+	case EffectStore:
+		p.stores = append(p.stores, f)
+	case EffectState:
+		p.state = f.State
+	case EffectUniqueNames:
+		p.unique = &f
+	case EffectOmit:
+		p.omit = append(p.omit, f.Fields...)
+	case EffectRefuseQuery:
+		p.refuse = append(p.refuse, f.Fields...)
+	case EffectUnordered:
+		p.unordered = true
+	case EffectFoldNames:
+		p.foldNames = true
 	default:
 		p.end = &f
 	}

@@ -127,12 +127,15 @@ func (f filter) check(text string) *flowFault {
 	return nil
 }
 
-func (f filter) matches(c *conn, now time.Time) bool {
+func (f filter) matches(c *conn, fold bool, now time.Time) bool {
 	if at := times[f.path]; at != nil {
 		want, _ := strconv.ParseInt(f.values[0], 10, 64) // check has read it
 		return holds(f.op, cmp.Compare(at(c), want))
 	}
 	have, ok := c.text(f.path, now)
+	if fold && f.path == "name" && f.op == "==" {
+		return slices.ContainsFunc(f.values, func(want string) bool { return strings.EqualFold(have, want) })
+	}
 	return ok && slices.ContainsFunc(f.values, func(want string) bool { return holds(f.op, strings.Compare(have, want)) })
 }
 
@@ -171,6 +174,6 @@ func holds(op string, order int) bool {
 }
 
 // matchAll reports whether c passes every filter.
-func matchAll(c *conn, filters []filter, now time.Time) bool {
-	return !slices.ContainsFunc(filters, func(f filter) bool { return !f.matches(c, now) })
+func matchAll(c *conn, filters []filter, fold bool, now time.Time) bool {
+	return !slices.ContainsFunc(filters, func(f filter) bool { return !f.matches(c, fold, now) })
 }

@@ -37,23 +37,26 @@ type cursor struct {
 type listQuery struct {
 	cursor
 	filters []filter
+	omit    []string
+	fold    bool   // its filters on names mind no case
 	field   string // to order by; empty means newest first
 	down    bool
 	count   bool
 }
 
 // list answers GET /connections with what is listed by now.
-func (x *exchange) list() answer { return x.listHiding(0) }
+func (x *exchange) list() answer { return x.listAs(plan{}) }
 
-// listHiding answers GET /connections as if connections younger than lag did not exist.
-func (x *exchange) listHiding(lag time.Duration) answer {
-	q, bad := x.listQuery()
+// listAs answers GET /connections, bent by the plan's faults.
+func (x *exchange) listAs(p plan) answer {
+	lag := p.lag
+	q, bad := x.listQuery(p)
 	if bad != nil {
 		return x.flowError(bad.code, bad.args...)
 	}
 	now := x.em.cfg.Clock()
 	visible := func(c *conn) bool {
-		return !c.listedAt.After(now) && (lag == 0 || !c.created.Add(lag).After(now)) && matchAll(c, q.filters, now)
+		return !c.listedAt.After(now) && (lag == 0 || !c.created.Add(lag).After(now)) && matchAll(c, q.filters, q.fold, now)
 	}
 	if q.count {
 		return jsonAnswer(http.StatusOK, map[string]int{"count": len(x.gather(q, visible, 0, 0))})
@@ -80,13 +83,13 @@ func (q listQuery) page(rest []*conn, now time.Time) answer {
 		}
 		l.Next = &link{"/connections?continuationToken=" + url.QueryEscape(next.encode())}
 	}
-	items := make([]view, 0, len(rest))
+	items := make([]any, 0, len(rest))
 	for _, c := range rest {
-		items = append(items, c.view(now))
+		items = append(items, c.view(now).without(q.omit))
 	}
 	return jsonAnswer(http.StatusOK, struct {
-		Items []view `json:"items"`
-		Links links  `json:"_links"`
+		Items []any `json:"items"`
+		Links links `json:"_links"`
 	}{items, l})
 }
 
@@ -113,7 +116,7 @@ func (x *exchange) gather(q listQuery, want func(*conn) bool, before uint64, lim
 // onlyName returns the one name that the filters ask for, nil if they ask for none or several.
 func (q listQuery) onlyName() *string {
 	for _, f := range q.filters {
-		if f.path == "name" && f.op == "==" && len(f.values) == 1 {
+		if !q.fold && f.path == "name" && f.op == "==" && len(f.values) == 1 {
 			return &f.values[0]
 		}
 	}

@@ -202,7 +202,7 @@ func TestLongLists(t *testing.T) {
 	b := newBed(t)
 	const n = 2*chunkSize + 3
 	for i := range n {
-		b.em.store.add(conn{in: scope{testOrg, testSandbox}, name: []string{"even", "odd"}[i%2], created: b.clock.Now()})
+		b.em.store.add(conn{in: scope{testOrg, testSandbox}, name: []string{"even", "odd"}[i%2], created: b.clock.Now()}, false)
 	}
 	var count struct{ Count int }
 	b.get("/connections?count=true").want(t, 200).decode(t, &count)
@@ -241,7 +241,7 @@ func FuzzParseFilter(f *testing.F) {
 		if joined := strings.Join(got.values, ","); got.path == "name" && got.op == "==" && !strings.Contains(s, `"`) && s != "name=="+joined {
 			t.Errorf("%q became %+v", s, got)
 		}
-		got.matches(c, time.Unix(2, 0))
+		got.matches(c, false, time.Unix(2, 0))
 	})
 }
 

@@ -11,9 +11,9 @@ var listParams = []string{"property", "limit", "count", "orderby", "continuation
 
 // listQuery reads the query of GET /connections. With a continuation token the token's own filters
 // and order count, not the query's; a limit may be given anew.
-func (x *exchange) listQuery() (listQuery, *flowFault) {
-	q := listQuery{cursor: cursor{Limit: x.em.cfg.PageSize}}
-	if bad := x.checkListParams(); bad != nil {
+func (x *exchange) listQuery(p plan) (listQuery, *flowFault) {
+	q := listQuery{cursor: cursor{Limit: x.em.cfg.PageSize}, omit: p.omit, fold: p.foldNames}
+	if bad := x.checkListParams(p.refuse); bad != nil {
 		return q, bad
 	}
 	q.Properties, q.OrderBy = x.query["property"], x.query.Get("orderby")
@@ -33,12 +33,26 @@ func (x *exchange) listQuery() (listQuery, *flowFault) {
 		}
 		q.filters = append(q.filters, f)
 	}
+	if p.unordered {
+		q.OrderBy = "id"
+	}
 	return q, q.setOrder(q.OrderBy)
 }
 
-func (x *exchange) checkListParams() *flowFault {
+func (x *exchange) checkListParams(refused []string) *flowFault {
 	if x.queryErr != nil {
 		return fault("1453-400", "that is not percent-encoded")
+	}
+	for _, name := range refused {
+		switch value := x.query.Get(name); {
+		case !x.query.Has(name):
+		case name == "property":
+			return fault("1449-400", value)
+		case name == "orderby":
+			return fault("1433-400", value)
+		default:
+			return fault("1451-400", name)
+		}
 	}
 	for name := range x.query {
 		if !slices.Contains(listParams, name) {

@@ -129,7 +129,11 @@ func (x *exchange) faultBody(f *Fault, made answer) answer {
 	case BodyProblem:
 		return problemAnswer(f.Status, http.StatusText(f.Status), f.text(http.StatusText(f.Status)))
 	case BodyIMS:
-		return imsAnswer(f.Status, f.code("server_error"), f.text(http.StatusText(f.Status)))
+		usual := "server_error"
+		if f.Status < http.StatusInternalServerError {
+			usual = "invalid_client"
+		}
+		return imsAnswer(f.Status, f.code(usual), f.text(http.StatusText(f.Status)))
 	default:
 		return x.flowFault(f)
 	}

@@ -168,6 +168,11 @@ func TestFaultValidate(t *testing.T) {
 		"headers without line break": with(func(f *Fault) { f.Header = map[string]string{"a": "b\nc"} }),
 		"needs perSecond":            {Effect: EffectRateLimit},
 		"needs bytes":                {Effect: EffectTruncate, Bytes: -1},
+		"needs habits of":            {Effect: EffectStore, Habits: []Habit{"name_upper"}},
+		"needs a state":              {Effect: EffectState},
+		"from 400 to 499":            {Effect: EffectUniqueNames, Status: 500},
+		"needs fields of":            {Effect: EffectOmit, Fields: []string{"id"}},
+		`fields of ["property"`:      {Effect: EffectRefuseQuery},
 	} {
 		if err := f.Validate(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", f, err, want)

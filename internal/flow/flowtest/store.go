@@ -24,6 +24,7 @@ type conn struct {
 	params      map[string]any // with the secrets
 	secret      []string       // the names of those
 	draft       bool
+	fixed       string // the state it stays in, empty if none
 	created     time.Time
 	updated     time.Time
 	listedAt    time.Time // when lists begin to show it
@@ -67,10 +68,14 @@ func (s *store) nextEtag(now time.Time) string {
 	return fmt.Sprintf(`"%08x-0000-0200-0000-%08x0000"`, 0x1f00a000+s.writes, uint32(now.Unix()))
 }
 
-// add stores c, which gets its id and etag.
-func (s *store) add(c conn) *conn {
+// add stores c, which gets its id and etag. With unique it returns nil, and stores nothing, if there is one of
+// that name in the scope.
+func (s *store) add(c conn, unique bool) *conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if sh := s.scopes[c.in]; unique && sh != nil && len(sh.names[c.name]) > 0 {
+		return nil
+	}
 	s.seq++
 	c.seq, c.id, c.etag = s.seq, s.dice.uuid(), s.nextEtag(c.created)
 	s.byID[c.id] = &c

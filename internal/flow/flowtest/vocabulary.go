@@ -29,6 +29,18 @@ var effectStages = map[Effect][]Stage{
 	EffectRateLimit:      {"", StageBefore},
 	EffectListLag:        {"", StageBefore},
 	EffectInitializing:   {"", StageBefore},
+	EffectStore:          {"", StageBefore},
+	EffectState:          {"", StageBefore},
+	EffectUniqueNames:    {"", StageBefore},
+	EffectOmit:           {"", StageBefore},
+	EffectUnordered:      {"", StageBefore},
+	EffectRefuseQuery:    {"", StageBefore},
+	EffectFoldNames:      {"", StageBefore},
+}
+
+// within reports whether all of some are known.
+func within[T comparable](some, known []T) bool {
+	return !slices.ContainsFunc(some, func(s T) bool { return !slices.Contains(known, s) })
 }
 
 func effectNames() []Effect { return slices.Sorted(maps.Keys(effectStages)) }

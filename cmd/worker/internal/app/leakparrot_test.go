@@ -56,12 +56,7 @@ func (p *parrot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	secrets := p.listen(r, body)
 	var named struct{ Name string }
 	_ = json.Unmarshal(body, &named)
-	if name := r.URL.Query().Get("property"); r.Method == http.MethodGet && strings.HasPrefix(name, "name==") {
-		if strings.HasPrefix(name, "name==unlistable") {
-			named.Name = "parrot|500|flow|plain|9999"
-		}
-	}
-	if r.Method == http.MethodPost && strings.HasPrefix(named.Name, "unlistable") {
+	if r.Header.Get("X-Sandbox-Name") == "unlistable" {
 		named.Name = "parrot|500|flow|plain|9999"
 	}
 	s, ok := scriptOf(named.Name)

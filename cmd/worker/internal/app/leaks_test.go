@@ -63,8 +63,8 @@ func (w *leakWorld) publish(tenant, body string, h ...string) {
 func leakData(name, token string, more ...string) string {
 	quoted, _ := json.Marshal(name)
 	sandbox := "prod"
-	if strings.HasPrefix(name, "panic") {
-		sandbox = "panic"
+	if name == "unlistable" || strings.HasPrefix(name, "panic") {
+		sandbox, _, _ = strings.Cut(name, " ")
 	}
 	return fmt.Sprintf(`{"sandbox":%q,"name":%s,"auth":{"specName":"Access Token Authentication","params":{"domain":"https://adb-1.7.azuredatabricks.net",`+
 		`"clusterId":"c","database":"d","accessToken":%q}},"connectionSpec":{"id":"e9d7ec6b-0873-4e57-ad21-b3a7c65e310b","version":"1.0"}%s}`,

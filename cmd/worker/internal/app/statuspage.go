@@ -124,6 +124,13 @@ func (c watchedConnections) Find(ctx context.Context, as provision.Account, q pr
 	return found, err
 }
 
+// Get implements provision.Connections.
+func (c watchedConnections) Get(ctx context.Context, as provision.Account, id string) (provision.Found, error) {
+	found, err := c.Connections.Get(ctx, as, id)
+	c.tell(as, err)
+	return found, err
+}
+
 func (c watchedConnections) tell(as provision.Account, err error) {
 	var ce *provision.CallError
 	if !errors.As(err, &ce) || errors.Is(err, provision.ErrCircuitOpen) || errors.Is(err, provision.ErrNotAsked) || errors.Is(err, context.Canceled) {

@@ -132,6 +132,10 @@ func (s sick) Find(context.Context, provision.Account, provision.Query) ([]provi
 	return nil, s.err
 }
 
+func (s sick) Get(context.Context, provision.Account, string) (provision.Found, error) {
+	return provision.Found{}, s.err
+}
+
 func (s sick) Credentials(context.Context, string, bool) (provision.Credentials, error) {
 	return provision.Credentials{}, s.err
 }

@@ -51,7 +51,7 @@ func (x *examination) token(ctx context.Context, client *flow.Client, account pr
 func (x *examination) list(ctx context.Context, client *flow.Client, account provision.Account) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if _, err := client.Find(ctx, account, provision.Query{Name: "flow-worker doctor " + rand.Text()}); err != nil {
+	if _, err := client.Find(ctx, account, provision.Query{Names: []string{"flow-worker doctor " + rand.Text()}}); err != nil {
 		x.failed("sandbox "+x.Sandbox, flowServer, err, "check the sandbox's name, and that the credential's product profile has rights in it")
 		return
 	}
@@ -87,7 +87,7 @@ func (x *examination) spec(ctx context.Context, client *flow.Client, account pro
 	spec, err := client.Spec(ctx, account, id)
 	var ce *provision.CallError
 	switch {
-	case errors.As(err, &ce) && ce.Status == http.StatusNotFound:
+	case errors.As(err, &ce) && ce.Status == http.StatusNotFound && ce.Verdict == provision.VerdictRejected:
 		x.fail("connection spec", err.Error(), "Adobe has no connection spec "+id+" (any more): send requests with the connectionSpec.id that its documentation names for Databricks now")
 	case err != nil:
 		x.failed("connection spec", flowServer, err, "the credential's product profile needs the right to view sources in this sandbox")
