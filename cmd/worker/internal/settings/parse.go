@@ -44,11 +44,21 @@ func text(field func(*Settings) *string) setter {
 	}
 }
 
+// days are units that time.ParseDuration does not know.
+var days = regexp.MustCompile(`(\d+)d`)
+
 func duration(field func(*Settings) *time.Duration, least, most time.Duration) setter {
 	return func(s *Settings, v string) error {
-		d, err := time.ParseDuration(v)
+		plain := days.ReplaceAllStringFunc(strings.ReplaceAll(v, " ", ""), func(d string) string {
+			n, _ := strconv.Atoi(strings.TrimSuffix(d, "d"))
+			return strconv.Itoa(min(n, 1e5)*24) + "h"
+		})
+		d, err := time.ParseDuration(plain)
+		if _, nerr := strconv.ParseFloat(plain, 64); err != nil && nerr == nil {
+			return fmt.Errorf("%s is no duration; want a number with a unit, such as %ss", shape(v), plain)
+		}
 		if err != nil {
-			return fmt.Errorf("%s is no duration; want a number with a unit, such as 500ms, 30s or 2m", shape(v))
+			return fmt.Errorf("%s is no duration; want a number with a unit, such as 500ms, 30s, 2m, 24h or 1d", shape(v))
 		}
 		if d < least || d > most {
 			return fmt.Errorf("%s is out of bounds; want %s to %s", shape(v), short(least), short(most))
@@ -91,10 +101,15 @@ func replicas(field func(*Settings) *int) setter {
 	}
 }
 
+var booleans = map[string]bool{ // :: word in small letters → value
+	"1": true, "t": true, "true": true, "y": true, "yes": true, "on": true,
+	"0": false, "f": false, "false": false, "n": false, "no": false, "off": false,
+}
+
 func boolean(field func(*Settings) *bool) setter {
 	return func(s *Settings, v string) error {
-		b, err := strconv.ParseBool(v)
-		if err != nil {
+		b, ok := booleans[strings.ToLower(v)]
+		if !ok {
 			return fmt.Errorf("%s is neither true nor false", shape(v))
 		}
 		*field(s) = b
@@ -104,7 +119,7 @@ func boolean(field func(*Settings) *bool) setter {
 
 func oneOf(field func(*Settings) *string, allowed ...string) setter {
 	return func(s *Settings, v string) error {
-		if !slices.Contains(allowed, v) {
+		if v = strings.ToLower(v); !slices.Contains(allowed, v) {
 			return fmt.Errorf("%s is none of %s", shape(v), strings.Join(allowed, ", "))
 		}
 		*field(s) = v
@@ -113,7 +128,7 @@ func oneOf(field func(*Settings) *string, allowed ...string) setter {
 }
 
 func logLevel(s *Settings, v string) error {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError}
 	level, ok := levels[strings.ToLower(v)]
 	if !ok {
 		return fmt.Errorf("%s is none of debug, info, warn, error", shape(v))
@@ -239,18 +254,118 @@ var natsHost = regexp.MustCompile(`^[A-Za-z0-9._:%-]{1,253}$`)
 // natsURLs accepts what nats.Connect does, with a scheme optional as there.
 func natsURLs(field func(*Settings) *string) setter {
 	return func(s *Settings, v string) error {
-		*field(s) = v
-		for one := range strings.SplitSeq(v, ",") {
-			one = strings.TrimSpace(one)
+		urls := splitList(v)
+		defer func() { *field(s) = strings.Join(urls, ",") }()
+		sockets := 0
+		for i, one := range urls {
 			if !strings.Contains(one, "://") {
 				one = "nats://" + one
 			}
 			u, err := url.Parse(one)
+			if err == nil && u.Scheme == "tcp" { // as Kubernetes has it in NATS_PORT
+				u.Scheme = "nats"
+				urls[i] = u.String()
+			}
 			if err != nil || !natsHost.MatchString(u.Hostname()) || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) ||
 				strings.Trim(u.Path, "/") != "" && !strings.HasPrefix(u.Scheme, "ws") || u.RawQuery != "" || u.Fragment != "" {
 				return errors.New("has a part that is no NATS URL; want nats://<host>:<port> (or tls, ws, wss), several separated by commas")
 			}
+			if strings.HasPrefix(u.Scheme, "ws") {
+				sockets++
+			}
 		}
+		if len(urls) == 0 {
+			return errors.New("has no URL in it; want nats://<host>:<port>")
+		}
+		if sockets > 0 && sockets < len(urls) {
+			return errors.New("mixes WebSockets (ws, wss) with others, which one connection can't; want one kind")
+		}
+		return nil
+	}
+}
+
+// splitList returns the parts of a list that commas, blanks or line breaks separate.
+func splitList(v string) []string {
+	return strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' || r == '\r' })
+}
+
+// plainText is text that may have blanks at its ends.
+func plainText(field func(*Settings) *string) setter {
+	return func(s *Settings, v string) error {
+		*field(s) = v
+		_, err := printable(v)
+		return err
+	}
+}
+
+var subjectParts = regexp.MustCompile(`^[^\s.*>]+(\.[^\s.*>]+)*$`)
+
+// subject accepts a subject without wildcards; one dot at its end is taken off.
+func subject(field func(*Settings) *string) setter {
+	return func(s *Settings, v string) error {
+		v = strings.TrimSuffix(v, ".")
+		*field(s) = v
+		if v != "" && !subjectParts.MatchString(v) {
+			return fmt.Errorf("%s is no beginning of a subject; want tokens separated by dots, without blanks and wildcards", shape(v))
+		}
+		return nil
+	}
+}
+
+func subjectToken(field func(*Settings) *string) setter {
+	return func(s *Settings, v string) error {
+		*field(s) = v
+		if v != "" && (strings.Contains(v, ".") || !subjectParts.MatchString(v)) {
+			return fmt.Errorf("%s is no name of a domain; want what the hub has as jetstream { domain: … }, without dots, blanks and wildcards", shape(v))
+		}
+		return nil
+	}
+}
+
+func socksURL(field func(*Settings) *string) setter {
+	return func(s *Settings, v string) error {
+		if v == "" {
+			return nil
+		}
+		if !strings.Contains(v, "://") {
+			v = "socks5://" + v
+		}
+		*field(s) = v
+		if u, err := url.Parse(v); err != nil || u.Host == "" || u.Scheme != "socks5" && u.Scheme != "socks5h" {
+			return errors.New("is no SOCKS proxy; want socks5://<host>:<port>")
+		}
+		return nil
+	}
+}
+
+var sizeText = regexp.MustCompile(`^(\d{1,18})(?:\.(\d{1,3}))?([kmgt]?)(i?)b?$`)
+
+// leastSize has room for a request of the greatest size and its record.
+const leastSize = 512 << 10
+
+// size accepts bytes: 1GB and 1G are 10^9, 1GiB and 1Gi are 2^30.
+func size(field func(*Settings) *int64) setter {
+	return func(s *Settings, v string) error {
+		m := sizeText.FindStringSubmatch(strings.ToLower(strings.ReplaceAll(v, " ", "")))
+		if v == "" || v == "0" {
+			return nil
+		}
+		if m == nil {
+			return fmt.Errorf("%s is no size; want bytes, or a number with a unit, such as 512MiB or 1GB", shape(v))
+		}
+		number, _ := strconv.ParseFloat(m[1]+"."+m[2]+"0", 64)
+		base := 1000.0
+		if m[4] != "" {
+			base = 1024
+		}
+		number *= math.Pow(base, float64(1+strings.Index("kmgt", m[3])))
+		if m[3] == "" {
+			number /= base
+		}
+		if number < leastSize || number > 1<<53 {
+			return fmt.Errorf("%s is out of bounds; want at least 512KiB", shape(v))
+		}
+		*field(s) = int64(number)
 		return nil
 	}
 }
@@ -260,7 +375,13 @@ func address(field func(*Settings) *string) setter {
 		host, port, err := net.SplitHostPort(v)
 		n, perr := strconv.Atoi(port)
 		if err != nil || perr != nil || n < 0 || n > math.MaxUint16 || strings.ContainsAny(host, "/ ") {
-			return fmt.Errorf("%s is no address; want <host>:<port> or :<port>", shape(v))
+			want := "<host>:<port> or :<port>"
+			if u, uerr := url.Parse(v); uerr == nil && u.Scheme != "" && u.Host != "" && u.Port() != "" {
+				want = u.Host
+			} else if n, err := strconv.Atoi(v); err == nil && n >= 0 && n <= math.MaxUint16 {
+				want = ":" + v
+			}
+			return fmt.Errorf("%s is no address (<host>:<port>); want %s", shape(v), want)
 		}
 		*field(s) = v
 		return nil
@@ -272,14 +393,35 @@ var hostName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]
 func hosts(field func(*Settings) *[]string) setter {
 	return func(s *Settings, v string) error {
 		var list []string
-		for one := range strings.SplitSeq(v, ",") {
-			one = strings.ToLower(strings.TrimSpace(one))
+		for _, one := range splitList(strings.ToLower(v)) {
 			if len(one) > 253 || !hostName.MatchString(one) {
-				return fmt.Errorf("%s is no host name; want hosts such as azuredatabricks.net, separated by commas, without scheme, wildcard, port or path", shape(one))
+				want := "hosts such as azuredatabricks.net"
+				if bare := bareHost(one); bare != "" {
+					want = bare
+				}
+				return fmt.Errorf("%s is no host name; want %s, several separated by commas, without scheme, wildcard, port or path", shape(one), want)
 			}
 			list = append(list, one)
+		}
+		if len(list) == 0 {
+			return errors.New("has no host in it; want hosts such as azuredatabricks.net, separated by commas")
 		}
 		*field(s) = list
 		return nil
 	}
+}
+
+// bareHost returns the host that a URL or a wildcard is about; empty where that is not plain.
+func bareHost(v string) string {
+	_, rest, found := strings.Cut(v, "://")
+	if !found {
+		rest = v
+	}
+	rest, _, _ = strings.Cut(rest, "/")
+	rest, _, _ = strings.Cut(rest, ":")
+	rest = strings.Trim(strings.TrimPrefix(rest, "*."), ".")
+	if len(rest) > 253 || !hostName.MatchString(rest) {
+		return ""
+	}
+	return rest
 }
