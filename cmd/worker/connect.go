@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/doctor"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/internal/consumer"
 )
 
 // dialTimeout bounds how long a command waits for NATS; the worker itself waits longer.
@@ -20,24 +20,14 @@ const dialTimeout = 5 * time.Second
 
 // connect connects a command, as opposed to the worker, to NATS.
 func connect(s settings.Settings, command string, more ...nats.Option) (*nats.Conn, error) {
-	opts := append(more, nats.Name("worker "+command), nats.Timeout(dialTimeout))
-	if s.NATSCreds != "" {
-		opts = append(opts, nats.UserCredentials(s.NATSCreds))
+	cfg := app.NATSConfig(s)
+	cfg.Name = "worker " + command
+	opts, err := cfg.Options()
+	if err != nil {
+		return nil, fmt.Errorf("NATS: %w", err)
 	}
-	if s.NATSNkey != "" {
-		nkey, err := nats.NkeyOptionFromSeed(s.NATSNkey)
-		if err != nil {
-			return nil, fmt.Errorf("NATS_NKEY: the file holds no NKey seed: %w", err)
-		}
-		opts = append(opts, nkey)
-	}
-	if s.NATSCA != "" {
-		opts = append(opts, nats.RootCAs(s.NATSCA))
-	}
-	if s.NATSCert != "" {
-		opts = append(opts, nats.ClientCert(s.NATSCert, s.NATSKey))
-	}
-	nc, err := nats.Connect(s.NATSURL, append(opts, consumer.OwnInbox())...)
+	more = append(more, nats.Timeout(dialTimeout))
+	nc, err := nats.Connect(s.NATSURL, append(more, opts...)...)
 	if err != nil {
 		return nil, unreachable(s, err)
 	}
@@ -50,7 +40,7 @@ func connectJetStream(s settings.Settings, command string, more ...nats.Option) 
 	if err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(nc)
+	js, err := app.NATSConfig(s).JetStream(nc)
 	if err != nil {
 		nc.Close()
 		return nil, err
@@ -66,7 +56,7 @@ func unreachable(s settings.Settings, err error) error {
 	case remedy != "":
 		return fmt.Errorf("NATS at %s: %w; %s", at, err, remedy)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
-		return fmt.Errorf("NATS at %s refuses this user; check NATS_CREDS or NATS_NKEY: %w", at, err)
+		return fmt.Errorf("NATS at %s refuses this user; check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_CONTEXT: %w", at, err)
 	case errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("NATS is not to be reached at %s; check NATS_URL (--nats-url) and that the server runs", at)
 	case timedOut(err):

@@ -36,6 +36,7 @@ type ObjectsConfig struct {
 	Manage   bool          // create and upgrade; otherwise they must be there and be good enough
 	Replicas int           // at least that many; 0 means 1
 	AckWait  time.Duration // at least that long; 0 means DefaultAckWait
+	MaxBytes int64         // of each stream that is made, and the least of those that have a limit; 0 means none
 
 	// AnewAfter is how long an object has to be missed before it is made; 0 makes it at once, which is right
 	// only where it was not there before: while a server (2.15.2) is still deleting a stream it already says

@@ -59,9 +59,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 			w.close()
 		}
 	}()
-	if err = w.newTraces(ctx); err != nil {
-		return w, err
-	}
+	w.newTraces(ctx)
 	w.registry = newRegistry(d.Build)
 	w.metrics = consumer.NewMetrics(w.registry)
 	w.breakers = pace.NewBreakers(pace.BreakerConfig{Registerer: w.registry, Log: w.log})
@@ -110,17 +108,25 @@ func (w *worker) connect() (err error) {
 	if w.nats, err = w.dial(w.instance, w.log.With("part", "nats")); err != nil {
 		return err
 	}
-	w.js, err = jetstream.New(w.nats)
+	w.js, err = NATSConfig(w.settings).JetStream(w.nats)
 	return err
 }
 
 // dial connects to NATS in the background, as the settings say.
 func (w *worker) dial(name string, log *slog.Logger) (*nats.Conn, error) {
-	s := w.settings
-	return consumer.Connect(consumer.ConnConfig{
-		URL: s.NATSURL, Name: name, Creds: s.NATSCreds, NKey: s.NATSNkey,
-		CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey, Log: log,
-	})
+	cfg := NATSConfig(w.settings)
+	cfg.Name, cfg.Log, cfg.Remedy = name, log, w.deps.NATSRemedy
+	return consumer.Connect(cfg)
+}
+
+// NATSConfig returns how the settings have NATS reached.
+func NATSConfig(s settings.Settings) consumer.ConnConfig {
+	return consumer.ConnConfig{
+		URL: s.NATSURL, Creds: s.NATSCreds, NKey: s.NATSNkey, CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey,
+		User: s.NATSUser, Password: s.NATSPassword, Token: s.NATSToken, JWT: s.NATSUserJWT, Seed: s.NATSUserSeed,
+		TLSFirst: s.NATSTLSFirst, InboxPrefix: s.NATSInboxPrefix, SocksProxy: s.NATSSocksProxy,
+		Domain: s.NATSJSDomain, APIPrefix: s.NATSJSAPIPrefix,
+	}
 }
 
 func (w *worker) newGuard() *ledgerGuard {
@@ -144,7 +150,7 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 	s := w.settings
 	return consumer.New(consumer.Config{
 		JS: w.js, Handle: w.hubs.handle, Codec: &event.Decoder{AllowedDomains: s.AllowedDomains},
-		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
+		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: w.hubs.renew},
 		Sweep:   w.sweep(), Concurrency: w.turns.Slots(), ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnStart: w.started, OnSettled: w.settled,
 		Metrics: w.metrics, Tracer: w.traces.forConsumer(), Log: w.log.With("part", "consumer"),

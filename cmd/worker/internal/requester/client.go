@@ -29,15 +29,11 @@ type Client struct {
 // askTimeout bounds one question to NATS.
 const askTimeout = 10 * time.Second
 
-// New returns a client on a connection that stays the caller's. It fails with words on what to do
+// New returns a client of the JetStream that has the worker's objects; its connection stays the caller's. It fails with words on what to do
 // where NATS has no JetStream or not yet the worker's objects.
-func New(ctx context.Context, nc *nats.Conn) (*Client, error) {
+func New(ctx context.Context, js jetstream.JetStream) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, err
-	}
 	book, err := ledger.Open(ctx, js, ledger.Config{})
 	if err != nil {
 		return nil, explain(err, "the ledger ("+ledger.DefaultBucket+")")
