@@ -49,7 +49,15 @@ func raiseStream(have, want jetstream.StreamConfig) (jetstream.StreamConfig, Cha
 		c.changed("no_ack", true, false)
 		out.NoAck = false
 	}
-	c.keptLimits(have)
+	if want.MaxBytes > 0 && have.MaxBytes > 0 && have.MaxBytes < want.MaxBytes {
+		c.changed("max bytes", have.MaxBytes, want.MaxBytes)
+		out.MaxBytes = want.MaxBytes
+	}
+	if have.Discard != jetstream.DiscardNew && have.Retention == jetstream.WorkQueuePolicy { // else a full queue forgets its oldest requests
+		c.changed("discard", have.Discard, jetstream.DiscardNew)
+		out.Discard = jetstream.DiscardNew
+	}
+	c.keptLimits(have, want)
 	return out, c
 }
 
@@ -117,12 +125,14 @@ func (c *Change) age(have, want time.Duration) time.Duration {
 }
 
 // keptLimits names the limits that somebody set and we never would.
-func (c *Change) keptLimits(have jetstream.StreamConfig) {
+func (c *Change) keptLimits(have, want jetstream.StreamConfig) {
+	if have.MaxBytes > want.MaxBytes {
+		c.kept("max bytes", have.MaxBytes)
+	}
 	for _, l := range []struct {
 		name  string
 		value int64
 	}{
-		{"max bytes", have.MaxBytes},
 		{"max messages", have.MaxMsgs},
 		{"max messages per subject", have.MaxMsgsPerSubject},
 		{"max message size", int64(have.MaxMsgSize)},
