@@ -53,10 +53,6 @@ func raiseStream(have, want jetstream.StreamConfig) (jetstream.StreamConfig, Cha
 		c.changed("max bytes", have.MaxBytes, want.MaxBytes)
 		out.MaxBytes = want.MaxBytes
 	}
-	if have.Discard != jetstream.DiscardNew && have.Retention == jetstream.WorkQueuePolicy { // else a full queue forgets its oldest requests
-		c.changed("discard", have.Discard, jetstream.DiscardNew)
-		out.Discard = jetstream.DiscardNew
-	}
 	c.keptLimits(have, want)
 	return out, c
 }
@@ -126,15 +122,19 @@ func (c *Change) age(have, want time.Duration) time.Duration {
 
 // keptLimits names the limits that somebody set and we never would.
 func (c *Change) keptLimits(have, want jetstream.StreamConfig) {
-	if have.MaxBytes > want.MaxBytes {
-		c.kept("max bytes", have.MaxBytes)
+	loss := ""
+	if have.Retention == jetstream.WorkQueuePolicy && have.Discard != jetstream.DiscardNew {
+		loss = " (the oldest requests beyond it are lost, for its discard policy is old)"
+	}
+	if have.MaxBytes > 0 && (have.MaxBytes != want.MaxBytes || loss != "") {
+		c.kept("max bytes"+loss, have.MaxBytes)
 	}
 	for _, l := range []struct {
 		name  string
 		value int64
 	}{
-		{"max messages", have.MaxMsgs},
-		{"max messages per subject", have.MaxMsgsPerSubject},
+		{"max messages" + loss, have.MaxMsgs},
+		{"max messages per subject" + loss, have.MaxMsgsPerSubject},
 		{"max message size", int64(have.MaxMsgSize)},
 	} {
 		if l.value > 0 {
@@ -191,6 +191,18 @@ func raiseConsumer(have, want jetstream.ConsumerConfig) (jetstream.ConsumerConfi
 	if have.InactiveThreshold > 0 { // else it is deleted when no worker runs for a while
 		c.changed("inactive threshold", have.InactiveThreshold, "none")
 		out.InactiveThreshold = 0
+	}
+	if have.MaxRequestBatch > 0 { // else a pull for more is refused
+		c.changed("max batch", have.MaxRequestBatch, "none")
+		out.MaxRequestBatch = 0
+	}
+	if have.MaxRequestExpires > 0 { // else a pull that waits longer is refused
+		c.changed("max expires", have.MaxRequestExpires, "none")
+		out.MaxRequestExpires = 0
+	}
+	if have.MaxRequestMaxBytes > 0 { // else a pull is refused that doesn't ask for less
+		c.changed("max bytes of a pull", have.MaxRequestMaxBytes, "none")
+		out.MaxRequestMaxBytes = 0
 	}
 	return out, c
 }

@@ -1,0 +1,129 @@
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/natstest"
+)
+
+// What somebody set at streams and consumer is told where it can stop or slow the work.
+func TestLimitsOfExistingObjects(t *testing.T) {
+	t.Parallel()
+	stream := func(cfg jetstream.StreamConfig, bytes uint64) []Finding {
+		if cfg.Name == "" {
+			cfg.Name = consumer.StreamRequests
+		}
+		return streamLimits(&jetstream.StreamInfo{Config: cfg, State: jetstream.StreamState{Bytes: bytes, Msgs: 10}})
+	}
+	workers := func(cfg jetstream.ConsumerConfig, waiting int) []Finding {
+		return consumerLimits(&jetstream.ConsumerInfo{Name: consumer.ConsumerName, Config: cfg, NumWaiting: waiting})
+	}
+	for name, tc := range map[string]struct {
+		got    []Finding
+		status Status // of the finding that says text; empty for no finding at all
+		text   string
+	}{
+		"no limits":          {stream(jetstream.StreamConfig{MaxBytes: -1, MaxMsgs: -1, MaxMsgSize: -1}, 1e9), "", ""},
+		"room":               {stream(jetstream.StreamConfig{MaxBytes: 1000, Discard: jetstream.DiscardNew}, 100), OK, "is 10 % full (max_bytes 1000); when it is full, further requests are refused"},
+		"full":               {stream(jetstream.StreamConfig{MaxBytes: 1000, Discard: jetstream.DiscardNew}, 800), Warn, "80 % full"},
+		"full ledger":        {stream(jetstream.StreamConfig{Name: "KV_connection-ledger", MaxBytes: 1000, Discard: jetstream.DiscardNew}, 900), Warn, "no record can be written"},
+		"forgets requests":   {stream(jetstream.StreamConfig{MaxBytes: 1000, Retention: jetstream.WorkQueuePolicy}, 1), Warn, "the oldest requests beyond it are lost"},
+		"forgets by number":  {stream(jetstream.StreamConfig{MaxMsgs: 5, Retention: jetstream.WorkQueuePolicy}, 1), Warn, "max_msgs 5"},
+		"forgets results":    {stream(jetstream.StreamConfig{Name: consumer.StreamResults, MaxBytes: 1000}, 1), OK, "before they are 30 days old"},
+		"small messages":     {stream(jetstream.StreamConfig{MaxMsgSize: 1000}, 1), Warn, "no message of more than 1000 bytes"},
+		"transform":          {stream(jetstream.StreamConfig{SubjectTransform: &jetstream.SubjectTransformConfig{Source: "a", Destination: "b"}}, 1), Fail, "changes subjects"},
+		"default consumer":   {workers(jetstream.ConsumerConfig{MaxWaiting: 512}, 3), OK, "room for 512 workers (max_waiting), 3 pull requests wait"},
+		"few may wait":       {workers(jetstream.ConsumerConfig{MaxWaiting: 4}, 4), Warn, "holds 4 of at most 4 pull requests (max_waiting)"},
+		"replays as it came": {workers(jetstream.ConsumerConfig{MaxWaiting: 512, ReplayPolicy: jetstream.ReplayOriginalPolicy}, 0), Fail, "replay policy original"},
+		"kept in memory":     {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MemoryStorage: true}, 0), Warn, "kept in memory"},
+	} {
+		if tc.status == "" && len(tc.got) == 0 {
+			continue
+		}
+		if !has(tc.got, "nats limits", tc.status, tc.text) {
+			t.Errorf("%s: %+v, want %s with %q", name, tc.got, tc.status, tc.text)
+		}
+		for _, f := range tc.got {
+			if (f.Remedy == "") != (f.Status == OK) {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+	}
+}
+
+// Limits of a pull, by which a worker's would be refused, are taken off by init; the doctor says so before.
+func TestLimitsOfPulls(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
+	ctx := testContext(t)
+	s := load(t)
+	if _, err := app.EnsureObjects(ctx, js, s); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteConsumer(ctx, consumer.StreamRequests, consumer.ConsumerName); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateConsumer(ctx, consumer.StreamRequests, jetstream.ConsumerConfig{
+		Durable: consumer.ConsumerName, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute, MaxDeliver: -1, MaxAckPending: -1,
+		MaxRequestBatch: 1, MaxRequestExpires: time.Second, MaxRequestMaxBytes: 100, MaxWaiting: 7, ReplayPolicy: jetstream.ReplayOriginalPolicy,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got := found(func(x *examination) { x.Settings = s; x.objects(ctx, js) })
+	if !has(got, "nats objects", Fail, `max batch 1 → none" "max expires 1s → none" "max bytes of a pull 100 → none`) {
+		t.Errorf("before: %+v", got)
+	}
+	if _, err := app.EnsureObjects(ctx, js, s); err != nil {
+		t.Fatal(err)
+	}
+	got = found(func(x *examination) { x.Settings = s; x.objects(ctx, js); x.limits(ctx, js) })
+	if has(got, "nats objects", Fail, "") || !has(got, "nats limits", OK, "room for 7 workers") || !has(got, "nats limits", Fail, "original") {
+		t.Errorf("after: %+v", got)
+	}
+}
+
+// The doctor says in which account and domain it is, as far as the user may ask.
+func TestWhere(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "server.conf")
+	if err := os.WriteFile(file, []byte(`
+		jetstream { domain: hub }
+		accounts {
+			FLOW { jetstream: enabled, users: [ { user: all, password: p }, { user: poor, password: p, permissions { publish: ["$JS.API.STREAM.INFO.*"] } } ] }
+			SYS { users: [ { user: sys, password: p } ] }
+		}
+		system_account: SYS`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	url := natstest.Run(t, natstest.Options{ConfigFile: file}).ClientURL()
+	all := natstest.Connect(t, url, natstest.As("all", "p"))
+	where := func(js jetstream.JetStream) string {
+		t.Helper()
+		got := found(func(x *examination) { x.where(testContext(t), js) })
+		if len(got) != 1 || got[0].Status != OK || got[0].Check != "jetstream" {
+			t.Fatalf("%+v", got)
+		}
+		return got[0].What
+	}
+	if got := where(all); got != `account "FLOW", domain "hub"` {
+		t.Errorf("before there are objects: %s", got)
+	}
+	poor := natstest.Connect(t, url, natstest.As("poor", "p"))
+	if got := where(poor); !strings.Contains(got, "may not ask about, the domain can't be told yet") {
+		t.Errorf("without rights and objects: %s", got)
+	}
+	if _, err := app.EnsureObjects(testContext(t), all, load(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := where(poor); !strings.Contains(got, `domain "hub"`) {
+		t.Errorf("without rights: %s", got)
+	}
+}
