@@ -51,19 +51,32 @@ func connectJetStream(s settings.Settings, command string, more ...nats.Option) 
 // unreachable says which server could not be had, and what to do.
 func unreachable(s settings.Settings, err error) error {
 	at := settings.MaskURLs(s.NATSURL)
-	remedy := doctor.NATSServer.Remedy(err)
+	remedy := natsRemedy(err)
 	switch {
-	case remedy != "":
-		return fmt.Errorf("NATS at %s: %w; %s", at, err, remedy)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
-		return fmt.Errorf("NATS at %s refuses this user; check NATS_CREDS, NATS_NKEY, NATS_USER and NATS_PASSWORD, or NATS_CONTEXT: %w", at, err)
+		return fmt.Errorf("NATS at %s refuses this user: %w; %s", at, err, remedy)
 	case errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("NATS is not to be reached at %s; check NATS_URL (--nats-url) and that the server runs", at)
 	case timedOut(err):
-		return fmt.Errorf("NATS at %s does not answer: %w; check NATS_URL (--nats-url), the way there (a firewall?), and whether the server hangs", at, err)
+		return fmt.Errorf("NATS at %s does not answer: %w; %s", at, err, remedy)
+	case remedy != "":
+		return fmt.Errorf("NATS at %s: %w; %s", at, err, remedy)
 	default:
 		return fmt.Errorf("NATS at %s: %w", at, err)
 	}
+}
+
+// natsRemedy says what to do where a connection to NATS failed with err, empty where that is not known.
+func natsRemedy(err error) string {
+	switch {
+	case doctor.NATSServer.Remedy(err) != "":
+		return doctor.NATSServer.Remedy(err)
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
+		return "check NATS_CREDS, NATS_NKEY, NATS_USER with NATS_PASSWORD, NATS_TOKEN, or what NATS_CONTEXT has of these"
+	case timedOut(err):
+		return "check NATS_URL (--nats-url), the way there (a firewall?), whether the server hangs, and whether it waits for TLS (handshake_first: set NATS_TLS_FIRST=true)"
+	}
+	return ""
 }
 
 func timedOut(err error) bool {

@@ -7,7 +7,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/doctor"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 )
 
@@ -31,7 +30,7 @@ signal ends it at once; requests it had in hand are taken up by another worker, 
 			log.Warn("odd setting", "warning", w)
 		}
 		host, _ := os.Hostname() // without one, the instance has a random name
-		return app.Run(ctx, set.Settings, app.Deps{Log: log, Instance: host, Build: build(), NATSRemedy: doctor.NATSServer.Remedy})
+		return app.Run(ctx, set.Settings, app.Deps{Log: log, Instance: host, Build: build(), NATSRemedy: natsRemedy})
 	})
 	return cmd
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/flow-worker/flow-worker/internal/consumer"
 )
 
 // read has the server push the messages of a stream on a subject to this client, in order and without
@@ -17,7 +19,7 @@ func (c *Client) read(ctx context.Context, stream, subject string, handle nats.M
 	if ctx.Err() != nil { // it can't be handed on: nats.go would end the subscription with it, unasked
 		return nil, context.Cause(ctx)
 	}
-	js, err := c.js.Conn().JetStream(nats.MaxWait(askTimeout))
+	js, err := c.js.Conn().JetStream(nats.MaxWait(askTimeout), nats.APIPrefix(consumer.APISubject(c.js, "")))
 	if err != nil {
 		return nil, err
 	}
