@@ -192,17 +192,5 @@ func raiseConsumer(have, want jetstream.ConsumerConfig) (jetstream.ConsumerConfi
 		c.changed("inactive threshold", have.InactiveThreshold, "none")
 		out.InactiveThreshold = 0
 	}
-	if have.MaxRequestBatch > 0 { // else a pull for more is refused
-		c.changed("max batch", have.MaxRequestBatch, "none")
-		out.MaxRequestBatch = 0
-	}
-	if have.MaxRequestExpires > 0 { // else a pull that waits longer is refused
-		c.changed("max expires", have.MaxRequestExpires, "none")
-		out.MaxRequestExpires = 0
-	}
-	if have.MaxRequestMaxBytes > 0 { // else a pull is refused that doesn't ask for less
-		c.changed("max bytes of a pull", have.MaxRequestMaxBytes, "none")
-		out.MaxRequestMaxBytes = 0
-	}
 	return out, c
 }

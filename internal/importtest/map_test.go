@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"internal/event": {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2",
 		"github.com/santhosh-tekuri/jsonschema/v6", "github.com/gowebpki/jcs"},
 	"internal/ledger":   {"internal/provision", natsClient, backoff},
-	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff},
+	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff, "golang.org/x/net"},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
 	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -121,6 +122,12 @@ func streamLimits(info *jetstream.StreamInfo) (all []Finding) {
 	return all
 }
 
+// What an operator may bound pulls by without slowing the work.
+const (
+	wideEnough = 64
+	longEnough = time.Second
+)
+
 func consumerLimits(info *jetstream.ConsumerInfo) (all []Finding) {
 	cfg := info.Config
 	add := func(s Status, remedy, format string, args ...any) {
@@ -133,6 +140,15 @@ func consumerLimits(info *jetstream.ConsumerInfo) (all []Finding) {
 			"holds %d of at most %d pull requests (max_waiting), one for each worker; further workers get nothing", info.NumWaiting, most)
 	} else {
 		add(OK, "", "has room for %d workers (max_waiting), %d pull requests wait", most, info.NumWaiting)
+	}
+	if cfg.MaxRequestBatch > 0 && cfg.MaxRequestBatch < wideEnough {
+		add(Warn, "nats consumer edit: raise max_batch, or take it off", "lets a worker take no more than %d requests in one pull (max_batch), which slows it", cfg.MaxRequestBatch)
+	}
+	if cfg.MaxRequestExpires > 0 && cfg.MaxRequestExpires < longEnough {
+		add(Warn, "nats consumer edit: raise max_expires, or take it off", "ends a pull after %v (max_expires), so idle workers ask again and again", cfg.MaxRequestExpires)
+	}
+	if cfg.MaxRequestMaxBytes > 0 {
+		add(OK, "", "bounds the bytes that a pull may ask for (max_bytes %d), which the worker never does", cfg.MaxRequestMaxBytes)
 	}
 	if cfg.ReplayPolicy == jetstream.ReplayOriginalPolicy {
 		add(Fail, anew, "replays requests at the speed at which they came (replay policy original), so a backlog takes as long again")

@@ -43,6 +43,10 @@ func TestLimitsOfExistingObjects(t *testing.T) {
 		"default consumer":   {workers(jetstream.ConsumerConfig{MaxWaiting: 512}, 3), OK, "room for 512 workers (max_waiting), 3 pull requests wait"},
 		"few may wait":       {workers(jetstream.ConsumerConfig{MaxWaiting: 4}, 4), Warn, "holds 4 of at most 4 pull requests (max_waiting)"},
 		"replays as it came": {workers(jetstream.ConsumerConfig{MaxWaiting: 512, ReplayPolicy: jetstream.ReplayOriginalPolicy}, 0), Fail, "replay policy original"},
+		"small pulls":        {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxRequestBatch: 2}, 0), Warn, "no more than 2 requests in one pull (max_batch)"},
+		"wide pulls":         {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxRequestBatch: 256, MaxRequestExpires: time.Minute}, 0), OK, "512 workers"},
+		"short pulls":        {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxRequestExpires: 100 * time.Millisecond}, 0), Warn, "ends a pull after 100ms (max_expires)"},
+		"light pulls":        {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxRequestMaxBytes: 100}, 0), OK, "max_bytes 100"},
 		"kept in memory":     {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MemoryStorage: true}, 0), Warn, "kept in memory"},
 	} {
 		if tc.status == "" && len(tc.got) == 0 {
@@ -56,37 +60,6 @@ func TestLimitsOfExistingObjects(t *testing.T) {
 				t.Errorf("%s: %+v", name, f)
 			}
 		}
-	}
-}
-
-// Limits of a pull, by which a worker's would be refused, are taken off by init; the doctor says so before.
-func TestLimitsOfPulls(t *testing.T) {
-	t.Parallel()
-	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
-	ctx := testContext(t)
-	s := load(t)
-	if _, err := app.EnsureObjects(ctx, js, s); err != nil {
-		t.Fatal(err)
-	}
-	if err := js.DeleteConsumer(ctx, consumer.StreamRequests, consumer.ConsumerName); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.CreateConsumer(ctx, consumer.StreamRequests, jetstream.ConsumerConfig{
-		Durable: consumer.ConsumerName, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute, MaxDeliver: -1, MaxAckPending: -1,
-		MaxRequestBatch: 1, MaxRequestExpires: time.Second, MaxRequestMaxBytes: 100, MaxWaiting: 7, ReplayPolicy: jetstream.ReplayOriginalPolicy,
-	}); err != nil {
-		t.Fatal(err)
-	}
-	got := found(func(x *examination) { x.Settings = s; x.objects(ctx, js) })
-	if !has(got, "nats objects", Fail, `max batch 1 → none" "max expires 1s → none" "max bytes of a pull 100 → none`) {
-		t.Errorf("before: %+v", got)
-	}
-	if _, err := app.EnsureObjects(ctx, js, s); err != nil {
-		t.Fatal(err)
-	}
-	got = found(func(x *examination) { x.Settings = s; x.objects(ctx, js); x.limits(ctx, js) })
-	if has(got, "nats objects", Fail, "") || !has(got, "nats limits", OK, "room for 7 workers") || !has(got, "nats limits", Fail, "original") {
-		t.Errorf("after: %+v", got)
 	}
 }
 
