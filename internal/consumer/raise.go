@@ -126,7 +126,7 @@ func (c *Change) keptLimits(have, want jetstream.StreamConfig) {
 	if have.Retention == jetstream.WorkQueuePolicy && have.Discard != jetstream.DiscardNew {
 		loss = " (the oldest requests beyond it are lost, for its discard policy is old)"
 	}
-	if have.MaxBytes > 0 && (have.MaxBytes != want.MaxBytes || loss != "") {
+	if have.MaxBytes > 0 && (have.MaxBytes > want.MaxBytes || loss != "") {
 		c.kept("max bytes"+loss, have.MaxBytes)
 	}
 	for _, l := range []struct {
