@@ -162,7 +162,7 @@ func (w *worker) newOps() {
 	w.health = &ops.Health{Paused: func() bool { return w.consumer.Status().Pauses.Paused }}
 	w.health.Add("nats", func(context.Context) error {
 		if !w.nats.IsConnected() {
-			return errors.New("not connected to " + settings.MaskURLs(w.settings.NATSURL))
+			return w.notConnected()
 		}
 		return nil
 	})
@@ -175,6 +175,19 @@ func (w *worker) newOps() {
 	})
 	w.status.Health = w.health
 	w.status.Sources = ops.Sources{Queue: w.queue, Breakers: w.circuits, ResumesIn: w.resumesIn, Ledger: shelf{w}}
+}
+
+// notConnected says why there is no connection to NATS, as far as that is known, and what to do.
+func (w *worker) notConnected() error {
+	at := "not connected to " + settings.MaskURLs(w.settings.NATSURL)
+	why := w.nats.LastError()
+	if why == nil {
+		return errors.New(at)
+	}
+	if w.deps.NATSRemedy == nil || w.deps.NATSRemedy(why) == "" {
+		return fmt.Errorf("%s: %w", at, why)
+	}
+	return fmt.Errorf("%s: %w; %s", at, why, w.deps.NATSRemedy(why))
 }
 
 // queue says how the queue stood when the consumer last asked.

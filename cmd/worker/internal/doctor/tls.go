@@ -57,6 +57,10 @@ func (p Peer) causes() []cause {
 		{[]string{"Client sent an HTTP request to an HTTPS server", "malformed HTTP response", "secure connection required"},
 			"the server wants TLS at this port: let " + p.URL + " begin with " + p.scheme()},
 	}...)
+	if p.First != "" {
+		all = append(all, cause{[]string{"malformed HTTP", "nats: invalid websocket connection", "expected 'INFO' protocol"},
+			"let " + p.URL + " begin with ws:// or wss:// for a port of the server's websocket block, with nats:// or tls:// for its ordinary one"})
+	}
 	if p.Cert != "" { // the alert may come too late to be read
 		all = append(all, cause{[]string{"EOF", "connection reset by peer", "broken pipe"},
 			"the server ended the connection and its log says why" + p.silent() + "; if it wants a client certificate, set " + p.Cert})
@@ -69,7 +73,7 @@ func (p Peer) noTLS() string {
 	if p.First == "" {
 		return without
 	}
-	return without + "; if it greets first (no handshake_first), leave " + p.First + " out"
+	return "if the server greets first (no handshake_first), leave " + p.First + " out; else " + without
 }
 
 // silent says what a server may wait for that ends a connection without a word.

@@ -47,7 +47,7 @@ func explain(err error, what string) error {
 	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrStreamNotFound), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return fmt.Errorf(`NATS does not have %s; run "worker init", or start a worker`, what)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
-		return errors.New("JetStream is not enabled at this NATS server, or not for this account; enable it (nats-server -js)")
+		return errors.New("JetStream is not enabled at this NATS server, or not for this account or domain; enable it (nats-server -js), or set NATS_JS_DOMAIN to the domain that has it")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("NATS does not answer about %s; JetStream may have no leader at the moment, or this user lacks the permission: %w", what, err)
 	default:

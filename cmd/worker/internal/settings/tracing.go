@@ -24,7 +24,7 @@ func (s *Set) leaveOut(v Variable, text string, why error) {
 	if v.mask != nil {
 		value = ""
 	}
-	s.traceWarning(fmt.Sprintf("%s%s, which is not supported and left out: %v", v.Name, value, why))
+	s.traceWarning(fmt.Sprintf("%s%s: not supported, left out; %v", v.Name, value, why))
 	if s.leftOut == nil {
 		s.leftOut = map[string]bool{}
 	}
@@ -135,12 +135,12 @@ func (s *Set) foreignTraceNames(env map[string]string) {
 		if f, ok := notFollowed[name]; !ok {
 			others = append(others, fmt.Sprintf("%s (a text of %d bytes)", name, len(text)))
 		} else if !slices.Contains(f.harmless, strings.ToLower(text)) {
-			s.traceWarning(fmt.Sprintf("%s is %s and is left out: %s", name, shape(text), f.why))
+			s.traceWarning(fmt.Sprintf("%s is %s: left out; %s", name, shape(text), f.why))
 		}
 	}
 	slices.Sort(others)
 	slices.Sort(s.traceWarnings)
 	if len(others) > 0 {
-		s.traceWarning("not followed, and left out: " + strings.Join(others, ", "))
+		s.traceWarning("not followed, left out: " + strings.Join(others, ", "))
 	}
 }

@@ -83,7 +83,7 @@ func foreignValues(t *testing.T) []foreign {
 	const on, tls = "OTEL_TRACES_EXPORTER=otlp", "OTEL_EXPORTER_OTLP_ENDPOINT=https://127.0.0.1:1"
 	cert, key, garbage := certificates(t)
 	return []foreign{
-		{set: []string{"OTEL_PROPAGATORS=b3"}, name: "OTEL_PROPAGATORS", want: `is "b3", which is not supported and left out: want tracecontext`},
+		{set: []string{"OTEL_PROPAGATORS=b3"}, name: "OTEL_PROPAGATORS", want: `is "b3": not supported, left out; want tracecontext`},
 		{set: []string{"OTEL_PROPAGATORS=jaeger"}, name: "OTEL_PROPAGATORS", want: "tracecontext"},
 		{set: []string{"OTEL_PROPAGATORS=none"}, name: "OTEL_PROPAGATORS", want: "tracecontext"},
 		{set: []string{"OTEL_PROPAGATORS=tracecontext,baggage,b3multi"}, name: "OTEL_PROPAGATORS", want: "a text of 28 bytes"},
@@ -93,7 +93,7 @@ func foreignValues(t *testing.T) []foreign {
 		{set: []string{tls, "OTEL_TRACES_EXPORTER=zipkin"}, name: "OTEL_TRACES_EXPORTER", want: "taken for none", kept: "none"},
 		{set: []string{"OTEL_TRACES_EXPORTER=otlp,console"}, name: "OTEL_TRACES_EXPORTER", want: "taken for otlp", kept: "otlp", export: true},
 		{set: []string{"OTEL_TRACES_EXPORTER=OTLP,"}, export: true},
-		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=collector:4317"}, name: "OTEL_EXPORTER_OTLP_ENDPOINT", want: `"collector:4317", which is not supported and left out: want a URL with its scheme`},
+		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=collector:4317"}, name: "OTEL_EXPORTER_OTLP_ENDPOINT", want: `"collector:4317": not supported, left out; want a URL with its scheme`},
 		{set: []string{on, "OTEL_EXPORTER_OTLP_ENDPOINT=localhost:4318"}, name: "OTEL_EXPORTER_OTLP_ENDPOINT", want: "such as http://localhost:4318"},
 		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=unix:///var/run/otel.sock"}, name: "OTEL_EXPORTER_OTLP_ENDPOINT", want: "with its scheme"},
 		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=://%zz"}, name: "OTEL_EXPORTER_OTLP_ENDPOINT", want: "with its scheme"},
@@ -103,13 +103,13 @@ func foreignValues(t *testing.T) []foreign {
 		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317/"}, name: "the OTLP endpoint", want: "whose port is 4318", export: true},
 		{set: []string{on, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, name: "OTEL_EXPORTER_OTLP_PROTOCOL", want: `"grpc"`, export: true},
 		{set: []string{on, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json"}, export: true},
-		{set: []string{on, "OTEL_EXPORTER_OTLP_TIMEOUT=10s"}, name: "OTEL_EXPORTER_OTLP_TIMEOUT", want: `"10s", which is not supported and left out: want a whole number from 1 to 600000, without a unit`, export: true},
+		{set: []string{on, "OTEL_EXPORTER_OTLP_TIMEOUT=10s"}, name: "OTEL_EXPORTER_OTLP_TIMEOUT", want: `"10s": not supported, left out; want a whole number from 1 to 600000, without a unit`, export: true},
 		{set: []string{"OTEL_EXPORTER_OTLP_TIMEOUT=-1"}, name: "OTEL_EXPORTER_OTLP_TIMEOUT", want: `"-1"`},
-		{set: []string{on, "OTEL_EXPORTER_OTLP_HEADERS=a=b," + secret}, name: "OTEL_EXPORTER_OTLP_HEADERS,", want: "its part 2 is no <name>=<value>", export: true},
-		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=Authorization: Bearer " + secret}, name: "OTEL_EXPORTER_OTLP_HEADERS,", want: "its part 1"},
-		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=a b=" + secret}, name: "OTEL_EXPORTER_OTLP_HEADERS,", want: "its part 1"},
-		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=a=" + secret + "%0A"}, name: "OTEL_EXPORTER_OTLP_HEADERS,", want: "its part 1"},
-		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=a=" + secret + "%zz"}, name: "OTEL_EXPORTER_OTLP_HEADERS,", want: "%25 for %"},
+		{set: []string{on, "OTEL_EXPORTER_OTLP_HEADERS=a=b," + secret}, name: "OTEL_EXPORTER_OTLP_HEADERS:", want: "its part 2 is no <name>=<value>", export: true},
+		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=Authorization: Bearer " + secret}, name: "OTEL_EXPORTER_OTLP_HEADERS:", want: "its part 1"},
+		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=a b=" + secret}, name: "OTEL_EXPORTER_OTLP_HEADERS:", want: "its part 1"},
+		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=a=" + secret + "%0A"}, name: "OTEL_EXPORTER_OTLP_HEADERS:", want: "its part 1"},
+		{set: []string{"OTEL_EXPORTER_OTLP_HEADERS=a=" + secret + "%zz"}, name: "OTEL_EXPORTER_OTLP_HEADERS:", want: "%25 for %"},
 		{set: []string{on, "OTEL_EXPORTER_OTLP_HEADERS=\"a=b==, c=d e,\""}, kept: "OTEL_EXPORTER_OTLP_HEADERS:a=b==, c=d e", export: true},
 		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://c.example.com", "OTEL_EXPORTER_OTLP_HEADERS=key=" + secret}, name: "OTEL_EXPORTER_OTLP_HEADERS", want: "to c.example.com by plain http", kept: "key=" + secret, export: true},
 		{set: []string{"OTEL_EXPORTER_OTLP_COMPRESSION=zstd"}, name: "OTEL_EXPORTER_OTLP_COMPRESSION", want: "gzip, none"},
@@ -141,7 +141,7 @@ func foreignValues(t *testing.T) []foreign {
 		{set: []string{"OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none", "OTEL_EXPORTER_OTLP_INSECURE=false"}},
 		{set: []string{"OTEL_LOGS_EXPORTER=otlp"}, name: "OTEL_LOGS_EXPORTER", want: "stderr"},
 		{set: []string{"OTEL_EXPORTER_OTLP_INSECURE=true"}, name: "OTEL_EXPORTER_OTLP_INSECURE", want: "scheme decides"},
-		{set: []string{"OTEL_EXPORTER_OTLP_METRICS_HEADERS=" + secret, "OTEL_GO_X_NEW=1"}, name: "not followed, and left out: OTEL_EXPORTER_OTLP_METRICS_HEADERS (a text of 23 bytes), OTEL_GO_X_NEW (a text of 1 bytes)"},
+		{set: []string{"OTEL_EXPORTER_OTLP_METRICS_HEADERS=" + secret, "OTEL_GO_X_NEW=1"}, name: "not followed, left out: OTEL_EXPORTER_OTLP_METRICS_HEADERS (a text of 23 bytes), OTEL_GO_X_NEW (a text of 1 bytes)"},
 	}
 }
 
@@ -161,7 +161,7 @@ func TestForeignTracingValues(t *testing.T) {
 		}
 		name, kept, named := strings.Cut(tc.kept, ":")
 		if !named {
-			name, kept = strings.Trim(tc.name, ","), tc.kept
+			name, kept = strings.Trim(tc.name, ":"), tc.kept
 		}
 		if have := set.Settings.Tracing.Env[name]; have != kept && have != shown(set, name).Value {
 			t.Errorf("%q: the SDK is given %s=%s, want %q", tc.set, name, have, kept)
