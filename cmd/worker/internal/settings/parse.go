@@ -231,11 +231,18 @@ func privateURL(v string) error {
 	return nil
 }
 
+// hostPort is a host name with an optional port, which a secret in the wrong place is not likely to be.
+var hostPort = regexp.MustCompile(`^([a-z0-9-]+\.)+[a-z]{2,}(:\d{1,5})?$`)
+
 // plainURL parses an http or https URL that holds no secret.
 func plainURL(v string) (*url.URL, error) {
 	u, err := url.Parse(v)
 	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, errors.New("is not a URL; want https://<host> with an optional port and path")
+		want := "https://<host>"
+		if !strings.Contains(v, "://") && hostPort.MatchString(v) {
+			want = "https://" + v
+		}
+		return nil, fmt.Errorf("is not a URL; want %s with an optional port and path", want)
 	}
 	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return nil, errors.New("has user info, a query or a fragment; want https://<host> with an optional port and path")
@@ -268,7 +275,11 @@ func natsURLs(field func(*Settings) *string) setter {
 			}
 			if err != nil || !natsHost.MatchString(u.Hostname()) || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) ||
 				strings.Trim(u.Path, "/") != "" && !strings.HasPrefix(u.Scheme, "ws") || u.RawQuery != "" || u.Fragment != "" {
-				return errors.New("has a part that is no NATS URL; want nats://<host>:<port> (or tls, ws, wss), several separated by commas")
+				want := "nats://<host>:<port>"
+				if err == nil && strings.HasPrefix(u.Scheme, "http") && u.User == nil && natsHost.MatchString(u.Host) {
+					want = "nats://" + u.Host
+				}
+				return fmt.Errorf("has a part that is no NATS URL; want %s (or tls, ws, wss), several separated by commas", want)
 			}
 			if strings.HasPrefix(u.Scheme, "ws") {
 				sockets++

@@ -102,6 +102,9 @@ func (s *Set) oddCollector(to string) {
 	if u.Port() == "4317" {
 		s.traceWarning("the OTLP endpoint has port 4317, where collectors speak gRPC; the worker speaks OTLP over HTTP, whose port is 4318")
 	}
+	if s.Settings.Tracing.Env[tracesEndpoint] == "" && strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1/traces") {
+		s.traceWarning(endpoint + " ends with /v1/traces, which is appended to it once more; leave that out, or set " + tracesEndpoint)
+	}
 	headers := cmp.Or(s.Settings.Tracing.Env[otlp+"TRACES_HEADERS"], s.Settings.Tracing.Env[otlp+"HEADERS"])
 	if u.Scheme == "http" && headers != "" && !loopback(u.Hostname()) {
 		s.traceWarning(otlp + "HEADERS go to " + u.Hostname() + " by plain http, so who is in between can read them; use https")

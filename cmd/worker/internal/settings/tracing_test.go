@@ -101,6 +101,7 @@ func foreignValues(t *testing.T) []foreign {
 		{set: []string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=https://u:" + secret + "@c.example.com"}, name: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", want: "goes to OTEL_EXPORTER_OTLP_HEADERS"},
 		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=https://c.example.com/?k=" + secret}, name: "OTEL_EXPORTER_OTLP_ENDPOINT", want: "query"},
 		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4317/"}, name: "the OTLP endpoint", want: "whose port is 4318", export: true},
+		{set: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:4318/v1/traces"}, name: "OTEL_EXPORTER_OTLP_ENDPOINT", want: "appended to it once more", kept: "http://127.0.0.1:4318/v1/traces", export: true},
 		{set: []string{on, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc"}, name: "OTEL_EXPORTER_OTLP_PROTOCOL", want: `"grpc"`, export: true},
 		{set: []string{on, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/json"}, export: true},
 		{set: []string{on, "OTEL_EXPORTER_OTLP_TIMEOUT=10s"}, name: "OTEL_EXPORTER_OTLP_TIMEOUT", want: `"10s": not supported, left out; want a whole number from 1 to 600000, without a unit`, export: true},
