@@ -148,6 +148,9 @@ func TestContext(t *testing.T) {
 	if r := w.worker("", "init"); r.code != exitFailed || !strings.Contains(r.stderr, "set WORKER_STREAM_MAX_BYTES, such as 1GB") {
 		t.Errorf("an account that wants sizes: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
 	}
+	if code, all := w.examined(); code != exitFailed || !told(all, "nats objects", doctor.Fail, "it does not exist", `set WORKER_STREAM_MAX_BYTES, such as 1GB, and run "worker init"`) {
+		t.Errorf("doctor before there are objects: exit %d: %+v", code, all)
+	}
 	w.environ = append(w.environ, "WORKER_STREAM_MAX_BYTES=10MB")
 	w.start()
 	r := w.worker(request("A", goodToken), "submit", "--tenant", "acme", "--id", "r-1", "--wait", "--timeout", "1m", "-")

@@ -34,7 +34,7 @@ var remedies = map[jetstream.ErrorCode]string{
 	codeMaxBytes:        "this account wants a size for each stream: set WORKER_STREAM_MAX_BYTES, such as 1GB, within what the account has; " + room,
 	codeMaxBytesTooMany: "set WORKER_STREAM_MAX_BYTES to no more than the account allows one stream (disk_max_stream_bytes)",
 	codeAccountFull:     "the account's JetStream limits are used up: raise them (max_file, max_streams), or set a smaller WORKER_STREAM_MAX_BYTES; " + room,
-	codeStorage:         "the account or the server has no file storage left that is not reserved: raise max_file (0 there means memory only, where a ledger would be lost with its server), or set a smaller WORKER_STREAM_MAX_BYTES; " + room,
+	codeStorage:         "the account or the server has no file storage left that is not reserved: raise max_file (0 there means memory only, where a ledger would be lost with its server), or set a smaller WORKER_STREAM_MAX_BYTES; " + room + "; one that was made already keeps its size (nats stream edit)",
 	codeInsufficient:    "the servers have no storage left that is not reserved, or too few servers are up for WORKER_REPLICAS; raise max_file_store, or set a smaller WORKER_STREAM_MAX_BYTES or WORKER_REPLICAS",
 	codeMemory:          "the account has no room for memory; the worker's objects are files, so raise max_mem only if somebody changed them",
 	codeMaxStreams:      "the account has as many streams as it may: raise max_streams by what is missing, or delete other streams; the worker needs four (three streams and the ledger's)",

@@ -86,7 +86,7 @@ func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool 
 	if refused := js.Conn().LastError(); err != nil && errors.Is(refused, nats.ErrPermissionViolation) {
 		x.fail("nats objects", "this user may not look at them: "+refused.Error(), credentialsRemedy)
 	} else if err != nil {
-		x.fail("nats objects", err.Error(), `run "worker init", if nothing else is said`)
+		x.fail("nats objects", err.Error(), x.initRemedy(ctx, js))
 	}
 	return err == nil
 }

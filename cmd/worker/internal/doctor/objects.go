@@ -38,6 +38,19 @@ func (x *examination) where(ctx context.Context, js jetstream.JetStream) {
 	x.ok("jetstream", account+", "+domain)
 }
 
+// initRemedy says how to have the objects made, by what the account demands, if the user may ask.
+func (x *examination) initRemedy(ctx context.Context, js jetstream.JetStream) string {
+	var account struct {
+		Limits struct {
+			Required bool `json:"max_bytes_required"`
+		}
+	}
+	if x.Settings.StreamMaxBytes == 0 && ask(ctx, js, consumer.APISubject(js, "INFO"), &account) && account.Limits.Required {
+		return `this account wants a size for each stream: set WORKER_STREAM_MAX_BYTES, such as 1GB, and run "worker init"`
+	}
+	return `run "worker init", if nothing else is said`
+}
+
 // ask asks NATS and reports whether it got an answer; where the user may not ask, nothing waits for one.
 func ask(ctx context.Context, js jetstream.JetStream, subject string, answer any) bool {
 	may, err := tryRight(js.Conn(), right{"ask", subject, ""})
