@@ -35,7 +35,6 @@ func (x *examination) nats(ctx context.Context) {
 	if !x.objects(ctx, js) {
 		return
 	}
-	x.limits(ctx, js)
 	x.replicas(ctx, nc, js)
 	x.rights(js)
 	x.consumers(ctx, js)
@@ -85,9 +84,12 @@ func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool 
 	}
 	if refused := js.Conn().LastError(); err != nil && errors.Is(refused, nats.ErrPermissionViolation) {
 		x.fail("nats objects", "this user may not look at them: "+refused.Error(), credentialsRemedy)
-	} else if err != nil {
+		return false
+	}
+	if err != nil {
 		x.fail("nats objects", err.Error(), x.initRemedy(ctx, js))
 	}
+	x.limits(ctx, js, err == nil)
 	return err == nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -68,14 +69,17 @@ func ask(ctx context.Context, js jetstream.JetStream, subject string, answer any
 // full is from which share on a limit is told, in percent.
 const full = 80
 
-// limits says what the settings of existing objects mean for the worker, where they can stop or slow it.
-func (x *examination) limits(ctx context.Context, js jetstream.JetStream) {
+// limits says what the settings of existing objects mean for the worker, where they can stop or slow it. Where not
+// all objects are sound, what can't be looked at was told already.
+func (x *examination) limits(ctx context.Context, js jetstream.JetStream, sound bool) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for _, name := range watched {
 		stream, err := js.Stream(ctx, name)
 		if err != nil {
-			x.fail("nats limits", err.Error(), lookRemedy)
+			if sound {
+				x.fail("nats limits", err.Error(), lookRemedy)
+			}
 			return
 		}
 		for _, f := range streamLimits(stream.CachedInfo()) {
@@ -84,7 +88,9 @@ func (x *examination) limits(ctx context.Context, js jetstream.JetStream) {
 	}
 	workers, err := js.Consumer(ctx, consumer.StreamRequests, consumer.ConsumerName)
 	if err != nil {
-		x.fail("nats limits", err.Error(), lookRemedy)
+		if sound {
+			x.fail("nats limits", err.Error(), lookRemedy)
+		}
 		return
 	}
 	for _, f := range consumerLimits(workers.CachedInfo()) {
@@ -153,6 +159,25 @@ func consumerLimits(info *jetstream.ConsumerInfo) (all []Finding) {
 			"holds %d of at most %d pull requests (max_waiting), one for each worker; further workers get nothing", info.NumWaiting, most)
 	} else {
 		add(OK, "", "has room for %d workers (max_waiting), %d pull requests wait", most, info.NumWaiting)
+	}
+	const mend = `"worker init" mends it, or the worker at its start, with WORKER_MANAGE_STREAMS`
+	if filters := append(slices.Clone(cfg.FilterSubjects), cfg.FilterSubject); strings.Join(filters, "") != "" {
+		add(Fail, mend, "gets only requests on %s (filter), so other tenants are never served", strings.TrimSpace(strings.Join(filters, " ")))
+	}
+	if cfg.DeliverPolicy != jetstream.DeliverAllPolicy {
+		add(Fail, anew, "passes over requests that were there before it (deliver policy %v)", cfg.DeliverPolicy)
+	}
+	if cfg.MaxDeliver > 0 {
+		add(Fail, mend, "forgets a request after %d deliveries (max_deliver), whatever became of it", cfg.MaxDeliver)
+	}
+	if cfg.MaxAckPending > 0 {
+		add(Warn, mend, "gives out no request while %d are in work or rest (max_ack_pending), so resting ones hold up all others", cfg.MaxAckPending)
+	}
+	if len(cfg.BackOff) > 0 {
+		add(Warn, mend, "delivers requests again by its backoff %v in place of the ack wait, also while they are worked on", cfg.BackOff)
+	}
+	if cfg.InactiveThreshold > 0 {
+		add(Warn, mend, "is deleted when no worker has asked for %v (inactive_threshold), with what it knows of deliveries", cfg.InactiveThreshold)
 	}
 	if cfg.MaxRequestBatch > 0 && cfg.MaxRequestBatch < wideEnough {
 		add(Warn, "nats consumer edit: raise max_batch, or take it off", "lets a worker take no more than %d requests in one pull (max_batch), which slows it", cfg.MaxRequestBatch)

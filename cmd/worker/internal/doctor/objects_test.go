@@ -47,6 +47,13 @@ func TestLimitsOfExistingObjects(t *testing.T) {
 		"wide pulls":         {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxRequestBatch: 256, MaxRequestExpires: time.Minute}, 0), OK, "512 workers"},
 		"short pulls":        {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxRequestExpires: 100 * time.Millisecond}, 0), Warn, "ends a pull after 100ms (max_expires)"},
 		"light pulls":        {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxRequestMaxBytes: 100}, 0), OK, "max_bytes 100"},
+		"some tenants":       {workers(jetstream.ConsumerConfig{MaxWaiting: 512, FilterSubjects: []string{"connections.requests.acme"}}, 0), Fail, "only requests on connections.requests.acme (filter)"},
+		"one tenant":         {workers(jetstream.ConsumerConfig{MaxWaiting: 512, FilterSubject: "connections.requests.acme"}, 0), Fail, "other tenants are never served"},
+		"new ones":           {workers(jetstream.ConsumerConfig{MaxWaiting: 512, DeliverPolicy: jetstream.DeliverNewPolicy}, 0), Fail, "deliver policy new"},
+		"max deliver":        {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxDeliver: 5}, 0), Fail, "after 5 deliveries"},
+		"ack pending":        {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MaxAckPending: 10}, 0), Warn, "while 10 are in work or rest"},
+		"backoff":            {workers(jetstream.ConsumerConfig{MaxWaiting: 512, BackOff: []time.Duration{time.Second}}, 0), Warn, "backoff [1s]"},
+		"inactive":           {workers(jetstream.ConsumerConfig{MaxWaiting: 512, InactiveThreshold: time.Hour}, 0), Warn, "no worker has asked for 1h0m0s"},
 		"kept in memory":     {workers(jetstream.ConsumerConfig{MaxWaiting: 512, MemoryStorage: true}, 0), Warn, "kept in memory"},
 	} {
 		if tc.status == "" && len(tc.got) == 0 {
@@ -60,6 +67,25 @@ func TestLimitsOfExistingObjects(t *testing.T) {
 				t.Errorf("%s: %+v", name, f)
 			}
 		}
+	}
+}
+
+// Of a consumer that falls short, the doctor says what that means before anybody mends it.
+func TestLimitsOfAConsumerThatFallsShort(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
+	ctx, s := testContext(t), load(t)
+	if _, err := app.EnsureObjects(ctx, js, s); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.UpdateConsumer(ctx, consumer.StreamRequests, jetstream.ConsumerConfig{
+		Durable: consumer.ConsumerName, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Minute, MaxDeliver: -1, MaxAckPending: -1, FilterSubject: "connections.requests.acme",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got := found(func(x *examination) { x.Settings = s; x.objects(ctx, js) })
+	if !has(got, "nats objects", Fail, `filter [connections.requests.acme] → none`) || !has(got, "nats limits", Fail, "other tenants are never served") {
+		t.Errorf("%+v", got)
 	}
 }
 
