@@ -10,13 +10,13 @@ import (
 )
 
 // days are units that time.ParseDuration does not know.
-var days = regexp.MustCompile(`(\d+)d`)
+var days = regexp.MustCompile(`(\d+(?:\.\d+)?)d`)
 
 func duration(field func(*Settings) *time.Duration, least, most time.Duration) setter {
 	return func(s *Settings, v string) error {
 		plain := days.ReplaceAllStringFunc(strings.ReplaceAll(v, " ", ""), func(d string) string {
-			n, _ := strconv.Atoi(strings.TrimSuffix(d, "d"))
-			return strconv.Itoa(min(n, 1e5)*24) + "h"
+			n, _ := strconv.ParseFloat(strings.TrimSuffix(d, "d"), 64) // digits, by the pattern
+			return strconv.FormatFloat(24*min(n, 1e5), 'f', -1, 64) + "h"
 		})
 		d, err := time.ParseDuration(plain)
 		if _, nerr := strconv.ParseFloat(plain, 64); err != nil && nerr == nil {

@@ -177,6 +177,7 @@ func (v Variable) lookup(src Source, env, fromContext map[string]string, groups 
 // clean takes off what files and shells leave around a value: blanks and line breaks at its ends, and one pair of
 // quotation marks. A password may have such marks itself, so of one only line breaks are taken.
 func (v Variable) clean(text string) string {
+	text = strings.TrimPrefix(text, "\ufeff") // a byte order mark
 	if v.Name == natsPassword {
 		return strings.TrimRight(text, "\r\n")
 	}

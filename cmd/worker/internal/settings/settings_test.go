@@ -299,14 +299,14 @@ func TestOnlyTheGroupsAskedFor(t *testing.T) {
 // What files and shells put around a value is taken off, but for the quotation marks of a password.
 func TestValuesAreCleaned(t *testing.T) {
 	t.Parallel()
-	set, err := load(t, "VAULT_TOKEN='"+secret+"'\n", "NATS_URL=\"nats://a, tcp://b:1,\"", "NATS_USER= u\r\n", "NATS_PASSWORD=' p \n", "WORKER_SETTLE=\"2 m\"",
+	set, err := load(t, "VAULT_TOKEN='"+secret+"'\n", "NATS_URL=\"nats://a, tcp://b:1,\"", "NATS_USER= u\r\n", "NATS_PASSWORD=' p \n", "WORKER_SETTLE=\"2 m\"", "WORKER_REQUEST_DEADLINE=1.5d", "LOG_LEVEL=\ufeffwarn\n",
 		"WORKER_ALLOWED_DOMAINS=B.net a.net", "WORKER_STREAM_MAX_BYTES=1.5 GiB", "NATS_JS_API_PREFIX=JS.hub.API.", "WORKER_PPROF= ", "NATS_TLS_FIRST=YES")
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := set.Settings
-	got := []any{s.VaultToken, s.NATSURL, s.NATSUser, s.NATSPassword, s.Settle, s.AllowedDomains, s.StreamMaxBytes, s.NATSJSAPIPrefix, s.Pprof, s.NATSTLSFirst}
-	want := []any{secret, "nats://a,nats://b:1", "u", "' p ", 2 * time.Minute, []string{"b.net", "a.net"}, int64(3 << 29), "JS.hub.API", false, true}
+	got := []any{s.VaultToken, s.NATSURL, s.NATSUser, s.NATSPassword, s.Settle, s.RequestDeadline, s.LogLevel, s.AllowedDomains, s.StreamMaxBytes, s.NATSJSAPIPrefix, s.Pprof, s.NATSTLSFirst}
+	want := []any{secret, "nats://a,nats://b:1", "u", "' p ", 2 * time.Minute, 36 * time.Hour, slog.LevelWarn, []string{"b.net", "a.net"}, int64(3 << 29), "JS.hub.API", false, true}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
