@@ -73,6 +73,10 @@ func natsRemedy(err error) string {
 		return doctor.NATSServer.Remedy(err)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
 		return "check NATS_CREDS, NATS_NKEY, NATS_USER with NATS_PASSWORD, NATS_TOKEN, or what NATS_CONTEXT has of these"
+	case errors.Is(err, nats.ErrMaxConnectionsExceeded), errors.Is(err, nats.ErrMaxAccountConnectionsExceeded):
+		return "raise max_connections of the server or the account; a worker takes one, with WORKER_ANSWER_TENANTS two, and each command one"
+	case errors.Is(err, nats.ErrAccountAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		return "the account or the user is not valid any more: have new credentials issued, and name them in NATS_CREDS"
 	case timedOut(err):
 		return "check NATS_URL (--nats-url), the way there (a firewall?), whether the server hangs, and whether it waits for TLS (handshake_first: set NATS_TLS_FIRST=true)"
 	}

@@ -170,6 +170,29 @@ func TestAccountsWithRules(t *testing.T) {
 	}
 }
 
+// A cluster that is too small for the replicas is named, and an account that has no consumer left.
+func TestTooFewServersAndConsumers(t *testing.T) {
+	t.Parallel()
+	cluster := natstest.RunCluster(t, 3, natstest.Options{})
+	_, err := consumer.EnsureObjects(testContext(t), connect(t, cluster[0].ClientURL()), consumer.ObjectsConfig{Manage: true, Replicas: 5})
+	if err == nil || !strings.Contains(err.Error(), "the cluster has too few servers") {
+		t.Errorf("five replicas on three servers: %v", err)
+	}
+	js := natstest.Connect(t, serverOf(t, "accounts { A { jetstream: { max_consumers: 1 }\nusers: [ { user: a, password: p } ] } }").ClientURL(), natstest.As("a", "p"))
+	if _, err := consumer.EnsureObjects(testContext(t), js, consumer.ObjectsConfig{Manage: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := js.DeleteConsumer(testContext(t), consumer.StreamRequests, consumer.ConsumerName); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateConsumer(testContext(t), consumer.StreamRequests, jetstream.ConsumerConfig{Durable: "other", FilterSubject: "connections.requests.x", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := consumer.EnsureObjects(testContext(t), js, consumer.ObjectsConfig{Manage: true}); err == nil || !strings.Contains(err.Error(), "raise max_consumers") {
+		t.Errorf("no consumer left: %v", err)
+	}
+}
+
 // Of what others made, the stream that has the subjects already is looked for, and the domain that is not there.
 func TestObjectsThatCanNotBeMade(t *testing.T) {
 	t.Parallel()

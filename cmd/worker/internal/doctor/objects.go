@@ -93,6 +93,9 @@ func (x *examination) limits(ctx context.Context, js jetstream.JetStream, sound 
 		}
 		return
 	}
+	if most := js.Conn().MaxPayload(); most < messageSize {
+		x.warn("nats limits", fmt.Sprintf("the server takes messages of at most %d bytes (max_payload); requests, dead letters and records may have 256 KiB", most), fmt.Sprintf("raise max_payload to %d or more", messageSize))
+	}
 	for _, f := range consumerLimits(workers.CachedInfo()) {
 		x.tell(f)
 	}

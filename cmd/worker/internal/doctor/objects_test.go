@@ -89,6 +89,18 @@ func TestLimitsOfAConsumerThatFallsShort(t *testing.T) {
 	}
 }
 
+// A server may take smaller messages than the worker sends.
+func TestSmallServer(t *testing.T) {
+	t.Parallel()
+	js := natstest.Connect(t, natstest.Run(t, natstest.Options{MaxPayload: 100_000}).ClientURL())
+	if _, err := app.EnsureObjects(testContext(t), js, load(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := found(func(x *examination) { x.limits(testContext(t), js, true) }); !has(got, "nats limits", Warn, "at most 100000 bytes (max_payload)") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // The doctor says in which account and domain it is, as far as the user may ask.
 func TestWhere(t *testing.T) {
 	t.Parallel()
