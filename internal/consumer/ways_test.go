@@ -121,7 +121,7 @@ func TestRemedyIsLogged(t *testing.T) {
 	}
 	defer nc.Close()
 	r := &rig{t: t, ctx: testContext(t)}
-	r.eventually("told", func() bool { return strings.Contains(log.String(), `remedy="about nats: authorization violation`) })
+	r.eventually("logged", func() bool { return strings.Contains(log.String(), `remedy="about nats: authorization violation`) })
 }
 
 // The API's subjects are those that nats.go asks on.

@@ -20,12 +20,12 @@ import (
 // Config says where spans go and which.
 type Config struct {
 	// Env holds what OpenTelemetry's SDK and its OTLP exporter are to read, and they read nothing else:
-	// name → value of OTEL_ variables. What can't be read is told by the SDK to stderr, with its value, so leave it out.
+	// name → value of OTEL_ variables. What it can't read, the SDK prints to stderr, with its value, so leave that out.
 	Env map[string]string
 
 	Version  string       // of this program; empty means unknown
 	Instance string       // the name of this process; empty means unknown
-	Log      *slog.Logger // is told when exports begin to fail, and when they work again; nil means no log
+	Log      *slog.Logger // gets a line when exports begin to fail, and when they work again; nil means no log
 }
 
 const scope = "github.com/flow-worker/flow-worker"

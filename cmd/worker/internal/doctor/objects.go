@@ -26,7 +26,7 @@ func (x *examination) where(ctx context.Context, js jetstream.JetStream) {
 		account = fmt.Sprintf("account %q", user.Data.Account)
 	}
 	var info struct{ Domain string }
-	domain := "the domain can't be told yet"
+	domain := "the domain is not known yet"
 	for _, what := range []string{"STREAM.INFO." + consumer.StreamRequests, "STREAM.INFO.KV_" + ledger.DefaultBucket, "INFO"} {
 		if !ask(ctx, js, consumer.APISubject(js, what), &info) {
 			continue
@@ -66,11 +66,11 @@ func ask(ctx context.Context, js jetstream.JetStream, subject string, answer any
 	return json.Unmarshal(msg.Data, &refused) == nil && refused.Error == nil && json.Unmarshal(msg.Data, answer) == nil
 }
 
-// full is from which share on a limit is told, in percent.
+// full is from which share on a limit is reported, in percent.
 const full = 80
 
 // limits says what the settings of existing objects mean for the worker, where they can stop or slow it. Where not
-// all objects are sound, what can't be looked at was told already.
+// all objects are sound, what can't be looked at was reported already.
 func (x *examination) limits(ctx context.Context, js jetstream.JetStream, sound bool) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -155,10 +155,10 @@ func consumerLimits(info *jetstream.ConsumerInfo) (all []Finding) {
 	add := func(s Status, remedy, format string, args ...any) {
 		all = append(all, Finding{"nats limits", s, "consumer " + info.Name + " " + fmt.Sprintf(format, args...), remedy})
 	}
-	const anew = "nats consumer rm " + consumer.StreamRequests + " " + consumer.ConsumerName + ` --force, then "worker init": no request is lost by that, some may be delivered again`
+	const remake = "nats consumer rm " + consumer.StreamRequests + " " + consumer.ConsumerName + ` --force, then "worker init": no request is lost by that, some may be delivered again`
 	most := max(cfg.MaxWaiting, 1)
 	if 100*info.NumWaiting/most >= full {
-		add(Warn, "run fewer workers with a higher WORKER_CONCURRENCY, or have the consumer made with a greater max_waiting: "+anew,
+		add(Warn, "run fewer workers with a higher WORKER_CONCURRENCY, or have the consumer made with a greater max_waiting: "+remake,
 			"holds %d of at most %d pull requests (max_waiting), one for each worker; further workers get nothing", info.NumWaiting, most)
 	} else {
 		add(OK, "", "has room for %d workers (max_waiting), %d pull requests wait", most, info.NumWaiting)
@@ -168,7 +168,7 @@ func consumerLimits(info *jetstream.ConsumerInfo) (all []Finding) {
 		add(Fail, mend, "gets only requests on %s (filter), so other tenants are never served", strings.TrimSpace(strings.Join(filters, " ")))
 	}
 	if cfg.DeliverPolicy != jetstream.DeliverAllPolicy {
-		add(Fail, anew, "passes over requests that were there before it (deliver policy %v)", cfg.DeliverPolicy)
+		add(Fail, remake, "passes over requests that were there before it (deliver policy %v)", cfg.DeliverPolicy)
 	}
 	if cfg.MaxDeliver > 0 {
 		add(Fail, mend, "forgets a request after %d deliveries (max_deliver), whatever became of it", cfg.MaxDeliver)
@@ -192,10 +192,10 @@ func consumerLimits(info *jetstream.ConsumerInfo) (all []Finding) {
 		add(OK, "", "bounds the bytes that a pull may ask for (max_bytes %d), which the worker never does", cfg.MaxRequestMaxBytes)
 	}
 	if cfg.ReplayPolicy == jetstream.ReplayOriginalPolicy {
-		add(Fail, anew, "replays requests at the speed at which they came (replay policy original), so a backlog takes as long again")
+		add(Fail, remake, "replays requests at the speed at which they came (replay policy original), so a backlog takes as long again")
 	}
 	if cfg.MemoryStorage {
-		add(Warn, anew, "is kept in memory: after a restart of its server all requests under way are delivered again")
+		add(Warn, remake, "is kept in memory: after a restart of its server all requests under way are delivered again")
 	}
 	return all
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/natstest"
 )
 
-// What somebody set at streams and consumer is told where it can stop or slow the work.
+// What somebody set at streams and consumer is reported where it can stop or slow the work.
 func TestLimitsOfExistingObjects(t *testing.T) {
 	t.Parallel()
 	stream := func(cfg jetstream.StreamConfig, bytes uint64) []Finding {
@@ -128,7 +128,7 @@ func TestWhere(t *testing.T) {
 		t.Errorf("before there are objects: %s", got)
 	}
 	poor := natstest.Connect(t, url, natstest.As("poor", "p"))
-	if got := where(poor); !strings.Contains(got, "may not ask about, the domain can't be told yet") {
+	if got := where(poor); !strings.Contains(got, "may not ask about, the domain is not known yet") {
 		t.Errorf("without rights and objects: %s", got)
 	}
 	if _, err := app.EnsureObjects(testContext(t), all, load(t)); err != nil {

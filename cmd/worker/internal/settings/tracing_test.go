@@ -206,11 +206,11 @@ func TestAllForeignTracingValues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	told := map[string]int{}
+	warned := map[string]int{}
 	for _, w := range set.Warnings {
 		name, _, _ := strings.Cut(w, " ")
-		if told[name]++; told[name] > 1 && strings.HasPrefix(name, "OTEL_") && !strings.Contains(w, "plain http") {
-			t.Errorf("told twice: %q", w)
+		if warned[name]++; warned[name] > 1 && strings.HasPrefix(name, "OTEL_") && !strings.Contains(w, "plain http") {
+			t.Errorf("warned of twice: %q", w)
 		}
 	}
 	leaks(t, set, nil)
