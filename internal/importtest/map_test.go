@@ -40,6 +40,7 @@ var allowed = map[string][]string{
 	"cmd/worker/internal/demo": {"*"},
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},
+	"cmd/worker/internal/environ":   {},
 	"cmd/worker/internal/loopback":  {},
 	"cmd/worker/internal/requester": {"internal/story", "internal/consumer", "internal/event", "internal/inquiry", "internal/ledger", "internal/provision", natsClient, xsync},
 	"cmd/worker/internal/settings":  {"github.com/spf13/pflag"},
