@@ -19,10 +19,6 @@ import (
 // domain "hub".
 func leafWorld(t *testing.T) (w *testWorld, hub jetstream.JetStream) {
 	t.Helper()
-	ports, err := natstest.FreePorts(t.Context(), 1)
-	if err != nil {
-		t.Fatal(err)
-	}
 	conf := func(format string, args ...any) natstest.Options {
 		file := filepath.Join(t.TempDir(), "server.conf")
 		if err := os.WriteFile(file, fmt.Appendf(nil, format, args...), 0o600); err != nil {
@@ -30,8 +26,12 @@ func leafWorld(t *testing.T) (w *testWorld, hub jetstream.JetStream) {
 		}
 		return natstest.Options{ConfigFile: file}
 	}
-	hubServer := natstest.Run(t, conf("server_name: hub\njetstream { domain: hub }\nleafnodes { listen: \"127.0.0.1:%d\" }\n", ports[0]))
-	w = newWorldWith(t, conf("server_name: leaf\njetstream { domain: leaf }\nleafnodes { remotes: [ { url: \"nats-leaf://127.0.0.1:%d\" } ] }\n", ports[0]))
+	hubServer := natstest.Run(t, conf("server_name: hub\njetstream { domain: hub }\nleafnodes { listen: \"127.0.0.1:-1\" }\n"))
+	at, err := hubServer.LeafURL()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = newWorldWith(t, conf("server_name: leaf\njetstream { domain: leaf }\nleafnodes { remotes: [ { url: %q } ] }\n", at))
 	w.awaitDomain("hub")
 	return w, natstest.Connect(t, hubServer.ClientURL())
 }
