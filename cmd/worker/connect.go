@@ -10,9 +10,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/doctor"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/internal/consumer"
 )
 
 // dialTimeout bounds how long a command waits for NATS; the worker itself waits longer.
@@ -20,24 +20,14 @@ const dialTimeout = 5 * time.Second
 
 // connect connects a command, as opposed to the worker, to NATS.
 func connect(s settings.Settings, command string, more ...nats.Option) (*nats.Conn, error) {
-	opts := append(more, nats.Name("worker "+command), nats.Timeout(dialTimeout))
-	if s.NATSCreds != "" {
-		opts = append(opts, nats.UserCredentials(s.NATSCreds))
+	cfg := app.NATSConfig(s)
+	cfg.Name = "worker " + command
+	opts, err := cfg.Options()
+	if err != nil {
+		return nil, fmt.Errorf("NATS: %w", err)
 	}
-	if s.NATSNkey != "" {
-		nkey, err := nats.NkeyOptionFromSeed(s.NATSNkey)
-		if err != nil {
-			return nil, fmt.Errorf("NATS_NKEY: the file holds no NKey seed: %w", err)
-		}
-		opts = append(opts, nkey)
-	}
-	if s.NATSCA != "" {
-		opts = append(opts, nats.RootCAs(s.NATSCA))
-	}
-	if s.NATSCert != "" {
-		opts = append(opts, nats.ClientCert(s.NATSCert, s.NATSKey))
-	}
-	nc, err := nats.Connect(s.NATSURL, append(opts, consumer.OwnInbox())...)
+	more = append(more, nats.Timeout(dialTimeout))
+	nc, err := nats.Connect(s.NATSURL, append(more, opts...)...)
 	if err != nil {
 		return nil, unreachable(s, err)
 	}
@@ -50,7 +40,7 @@ func connectJetStream(s settings.Settings, command string, more ...nats.Option) 
 	if err != nil {
 		return nil, err
 	}
-	js, err := jetstream.New(nc)
+	js, err := app.NATSConfig(s).JetStream(nc)
 	if err != nil {
 		nc.Close()
 		return nil, err
@@ -61,19 +51,36 @@ func connectJetStream(s settings.Settings, command string, more ...nats.Option) 
 // unreachable says which server could not be had, and what to do.
 func unreachable(s settings.Settings, err error) error {
 	at := settings.MaskURLs(s.NATSURL)
-	remedy := doctor.NATSServer.Remedy(err)
+	remedy := natsRemedy(err)
 	switch {
-	case remedy != "":
-		return fmt.Errorf("NATS at %s: %w; %s", at, err, remedy)
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
-		return fmt.Errorf("NATS at %s refuses this user; check NATS_CREDS or NATS_NKEY: %w", at, err)
+		return fmt.Errorf("NATS at %s refuses this user: %w; %s", at, err, remedy)
 	case errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("NATS is not to be reached at %s; check NATS_URL (--nats-url) and that the server runs", at)
 	case timedOut(err):
-		return fmt.Errorf("NATS at %s does not answer: %w; check NATS_URL (--nats-url), the way there (a firewall?), and whether the server hangs", at, err)
+		return fmt.Errorf("NATS at %s does not answer: %w; %s", at, err, remedy)
+	case remedy != "":
+		return fmt.Errorf("NATS at %s: %w; %s", at, err, remedy)
 	default:
 		return fmt.Errorf("NATS at %s: %w", at, err)
 	}
+}
+
+// natsRemedy says what to do where a connection to NATS failed with err, empty where that is not known.
+func natsRemedy(err error) string {
+	switch {
+	case doctor.NATSServer.Remedy(err) != "":
+		return doctor.NATSServer.Remedy(err)
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
+		return "check NATS_CREDS, NATS_NKEY, NATS_USER with NATS_PASSWORD, NATS_TOKEN, or what NATS_CONTEXT has of these"
+	case errors.Is(err, nats.ErrMaxConnectionsExceeded), errors.Is(err, nats.ErrMaxAccountConnectionsExceeded):
+		return "raise max_connections of the server or the account; a worker takes one, with WORKER_ANSWER_TENANTS two, and each command one"
+	case errors.Is(err, nats.ErrAccountAuthExpired), errors.Is(err, nats.ErrAuthRevoked):
+		return "the account or the user is not valid any more: have new credentials issued, and name them in NATS_CREDS"
+	case timedOut(err):
+		return "check NATS_URL (--nats-url), the way there (a firewall?), whether the server hangs, and whether it waits for TLS (handshake_first: set NATS_TLS_FIRST=true)"
+	}
+	return ""
 }
 
 func timedOut(err error) bool {

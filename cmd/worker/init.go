@@ -52,7 +52,7 @@ const initsOnly = "this NATS user may not see to the NATS objects; use that of i
 // aboutObjects is what a refusal has to be about to end init at once. Without the rights to the note in the
 // ledger it can do its work: the workers write that, too.
 func aboutObjects(refusal string) bool {
-	return strings.Contains(refusal, "$JS.API.") && !strings.Contains(refusal, ".MSG.GET.")
+	return (strings.Contains(refusal, ".STREAM.") || strings.Contains(refusal, ".CONSUMER.")) && !strings.Contains(refusal, ".MSG.GET.")
 }
 
 func (c *cli) printObjects(objects []app.Object, asJSON bool) error {

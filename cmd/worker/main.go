@@ -10,12 +10,14 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/environ"
 )
 
 func main() {
 	ctx, stop := stopOnSignal()
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], environ.All, os.Stdin, os.Stdout, os.Stderr))
 }
 
 // stopOnSignal returns a context that the first SIGINT or SIGTERM ends. The second one ends the

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -20,6 +22,24 @@ func TestMain(m *testing.M) {
 		main()
 	}
 	os.Exit(m.Run())
+}
+
+// Nothing but the worker itself speaks of a limit of OpenTelemetry's that can't be read, and it only once.
+func TestLimitsThatCanNotBeRead(t *testing.T) {
+	t.Parallel()
+	const limit = "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"
+	for _, tc := range []struct {
+		environ []string
+		want    int // lines that name it
+	}{{[]string{limit + "=unlimited"}, 1}, {[]string{limit + "=unlimited", "OTEL_SDK_DISABLED=true"}, 0}} {
+		cmd := exec.Command(os.Args[0], "config", "--json")
+		cmd.Env = append(tc.environ, asMain+"=1", "VAULT_TOKEN=t")
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		if err := cmd.Run(); err != nil || errs.Len() > 0 || strings.Count(out.String(), "not supported, left out") != tc.want {
+			t.Errorf("%q: %v:\n%s%s", tc.environ, err, out.String(), errs.String())
+		}
+	}
 }
 
 // process is a worker in a process of its own.

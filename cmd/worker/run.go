@@ -30,7 +30,7 @@ signal ends it at once; requests it had in hand are taken up by another worker, 
 			log.Warn("odd setting", "warning", w)
 		}
 		host, _ := os.Hostname() // without one, the instance has a random name
-		return app.Run(ctx, set.Settings, app.Deps{Log: log, Instance: host, Build: build()})
+		return app.Run(ctx, set.Settings, app.Deps{Log: log, Instance: host, Build: build(), NATSRemedy: natsRemedy})
 	})
 	return cmd
 }

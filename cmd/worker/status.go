@@ -54,19 +54,19 @@ A tenant's own NATS user sees its own requests, and has to give --tenant.`,
 			return err
 		}
 		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what is refused is told below
-		nc, err := connect(set.Settings, "status", quiet)
+		js, err := connectJetStream(set.Settings, "status", quiet)
 		if err != nil {
 			return err
 		}
-		defer nc.Close()
-		return q.with(ctx, nc, args[0])
+		defer js.Conn().Close()
+		return q.with(ctx, js, args[0])
 	})
 	return cmd
 }
 
 // with looks at the ledger, or asks the workers where the user is a tenant's.
-func (q *statusQuery) with(ctx context.Context, nc *nats.Conn, id string) error {
-	may, err := requester.MayRead(ctx, nc)
+func (q *statusQuery) with(ctx context.Context, js jetstream.JetStream, id string) error {
+	may, err := requester.MayRead(ctx, js)
 	switch {
 	case err != nil:
 		return err
@@ -74,13 +74,9 @@ func (q *statusQuery) with(ctx context.Context, nc *nats.Conn, id string) error 
 		return usagef("this NATS user may not look at the ledger; if it is a tenant's, give --tenant with its name")
 	case !may:
 		q.asTenant = true
-		return q.run(ctx, requester.NewAsker(nc), nil, id)
+		return q.run(ctx, requester.NewAsker(js.Conn()), nil, id)
 	}
-	client, err := requester.New(ctx, nc)
-	if err != nil {
-		return err
-	}
-	js, err := jetstream.New(nc)
+	client, err := requester.New(ctx, js)
 	if err != nil {
 		return err
 	}
@@ -94,7 +90,7 @@ func (c *cli) client(ctx context.Context, s settings.Settings, command string) (
 	if err != nil {
 		return nil, nil, err
 	}
-	client, err := requester.New(ctx, js.Conn())
+	client, err := requester.New(ctx, js)
 	if err != nil {
 		js.Conn().Close()
 		return nil, nil, orRefusal(ctx, err)

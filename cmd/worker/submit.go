@@ -169,12 +169,12 @@ func (s *submission) submit(ctx context.Context, set settings.Settings) error {
 	subject := event.RequestSubject(s.tenant)
 	ctx, quiet := endsIfRefused(ctx, "this NATS user may not submit for tenant "+s.tenant+"; let it publish on "+subject,
 		func(text string) bool { return strings.Contains(text, `"`+subject+`"`) }) // else the requester tells
-	nc, err := connect(set, "submit", quiet)
+	js, err := connectJetStream(set, "submit", quiet)
 	if err != nil {
 		return err
 	}
-	defer nc.Close()
-	client, err := requester.NewSubmitter(ctx, nc)
+	defer js.Conn().Close()
+	client, err := requester.NewSubmitter(ctx, js)
 	if err != nil {
 		return err
 	}

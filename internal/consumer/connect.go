@@ -4,10 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/url"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/net/proxy"
 )
 
 // ConnConfig says how to reach NATS. Every file is optional, and every one is read again for each new
@@ -22,7 +27,18 @@ type ConnConfig struct {
 	Cert  string // PEM file with the client's certificate; needs Key
 	Key   string // PEM file with its key; needs Cert
 
-	Log *slog.Logger // nil means no log
+	User, Password string // of a server with passwords; what the URL has beats them
+	Token          string // likewise
+	JWT, Seed      string // as in a Creds file
+	TLSFirst       bool   // begin with TLS, before the server has greeted
+	InboxPrefix    string // where answers come in; empty means the user's OwnInbox
+	SocksProxy     string // URL of a SOCKS proxy; empty means none
+
+	Domain    string // JetStream domain; empty means the server's own
+	APIPrefix string // likewise, as the beginning of JetStream's subjects; not beside Domain
+
+	Remedy func(error) string // says what to do after an error, empty for nothing; nil means that nobody knows
+	Log    *slog.Logger       // nil means no log
 }
 
 const (
@@ -41,12 +57,18 @@ func Connect(cfg ConnConfig) (*nats.Conn, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	opts, err := cfg.options()
+	opts, err := cfg.Options()
 	if err != nil {
 		return nil, fmt.Errorf("consumer: NATS connection: %w", err)
 	}
-	r := &reconnecting{log: cfg.Log, seedFile: cfg.NKey}
-	opts = append(append(opts, r.options()...), OwnInbox())
+	opts = append(opts, nats.Timeout(connectTimeout), nats.PingInterval(pingInterval), nats.DrainTimeout(drainTimeout),
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(reconnectForever),
+		nats.IgnoreAuthErrorAbort()) // credentials rotate; the next try reads the files again
+	r := &reconnecting{log: cfg.Log, seedFile: cfg.NKey, remedy: cfg.Remedy}
+	if r.dialer, err = cfg.dialer(); err != nil {
+		return nil, fmt.Errorf("consumer: NATS connection: %w", err)
+	}
+	opts = append(append(opts, cfg.handlers()...), r.options()...)
 	nc, err := nats.Connect(cfg.URL, opts...)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: NATS connection: %w", err)
@@ -55,16 +77,65 @@ func Connect(cfg ConnConfig) (*nats.Conn, error) {
 	return nc, nil
 }
 
-func (c ConnConfig) options() ([]nats.Option, error) {
-	auth, err := c.credentials()
+// JetStream returns the JetStream that the streams are in.
+func (c ConnConfig) JetStream(nc *nats.Conn) (jetstream.JetStream, error) {
+	switch {
+	case c.Domain != "":
+		return jetstream.NewWithDomain(nc, c.Domain)
+	case c.APIPrefix != "":
+		return jetstream.NewWithAPIPrefix(nc, c.APIPrefix)
+	default:
+		return jetstream.New(nc)
+	}
+}
+
+// APISubject returns the subject on which js asks for something of JetStream's API, such as "STREAM.INFO.X".
+func APISubject(js jetstream.JetStream, what string) string {
+	opts := js.Options()
+	switch {
+	case opts.Domain != "":
+		return "$JS." + opts.Domain + ".API." + what
+	case opts.APIPrefix != "":
+		return strings.TrimSuffix(opts.APIPrefix, ".") + "." + what
+	default:
+		return "$JS.API." + what
+	}
+}
+
+// Options says who connects and how a server is reached; when and how often is up to the caller.
+func (c ConnConfig) Options() ([]nats.Option, error) {
+	opts, err := c.credentials()
 	if err != nil {
 		return nil, err
 	}
-	opts := append(auth, nats.Name(c.Name),
-		nats.Timeout(connectTimeout), nats.PingInterval(pingInterval), nats.DrainTimeout(drainTimeout),
-		nats.RetryOnFailedConnect(true), nats.MaxReconnects(reconnectForever),
-		nats.IgnoreAuthErrorAbort()) // credentials rotate; the next try reads the files again
-	return append(opts, c.handlers()...), nil
+	opts = append(opts, nats.Name(c.Name))
+	if c.TLSFirst {
+		opts = append(opts, nats.TLSHandshakeFirst())
+	}
+	if c.SocksProxy != "" {
+		dialer, err := c.dialer()
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, nats.SetCustomDialer(dialer), nats.SkipHostLookup()) // the proxy knows the names
+	}
+	if c.InboxPrefix != "" {
+		return append(opts, nats.CustomInboxPrefix(c.InboxPrefix)), nil
+	}
+	return append(opts, OwnInbox()), nil
+}
+
+// dialer returns what connects to a server, or to the proxy on the way.
+func (c ConnConfig) dialer() (nats.CustomDialer, error) {
+	direct := &net.Dialer{Timeout: connectTimeout}
+	if c.SocksProxy == "" {
+		return direct, nil
+	}
+	at, err := url.Parse(c.SocksProxy)
+	if err != nil {
+		return nil, errors.New("the SOCKS proxy has no URL")
+	}
+	return proxy.FromURL(at, direct)
 }
 
 func (c ConnConfig) credentials() ([]nats.Option, error) {
@@ -79,15 +150,21 @@ func (c ConnConfig) credentials() ([]nats.Option, error) {
 			return nil, err
 		}
 	}
-	if c.Creds != "" {
+	switch {
+	case c.Creds != "":
 		opts = append(opts, nats.UserCredentials(c.Creds))
-	}
-	if c.NKey != "" {
+	case c.NKey != "":
 		nkey, err := nats.NkeyOptionFromSeed(c.NKey)
 		if err != nil {
-			return nil, fmt.Errorf("nkey %s: %w", c.NKey, err)
+			return nil, fmt.Errorf("the file %s holds no NKey seed: %w", c.NKey, err)
 		}
 		opts = append(opts, nkey)
+	case c.JWT != "":
+		opts = append(opts, nats.UserJWTAndSeed(c.JWT, c.Seed))
+	case c.User != "":
+		opts = append(opts, nats.UserInfo(c.User, c.Password))
+	case c.Token != "":
+		opts = append(opts, nats.Token(c.Token))
 	}
 	if c.CA != "" {
 		opts = append(opts, nats.RootCAs(c.CA))

@@ -36,6 +36,7 @@ type ObjectsConfig struct {
 	Manage   bool          // create and upgrade; otherwise they must be there and be good enough
 	Replicas int           // at least that many; 0 means 1
 	AckWait  time.Duration // at least that long; 0 means DefaultAckWait
+	MaxBytes int64         // of each stream that is made, and the least of those that have a limit; 0 means none
 
 	// AnewAfter is how long an object has to be missed before it is made; 0 makes it at once, which is right
 	// only where it was not there before: while a server (2.15.2) is still deleting a stream it already says
@@ -73,7 +74,11 @@ type Report []Change
 // and on settings that can't be changed without losing messages, naming the remedy. Several processes
 // may call it at the same time.
 func EnsureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfig) (Report, error) {
-	cfg = cfg.withDefaults()
+	report, err := ensureObjects(ctx, js, cfg.withDefaults())
+	return report, explained(ctx, js, err)
+}
+
+func ensureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfig) (Report, error) {
 	if err := checkServer(js.Conn(), floor, "the worker"); err != nil {
 		return nil, err
 	}
@@ -83,7 +88,7 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfi
 		}
 	}
 	var report Report
-	for _, want := range streams(cfg.Replicas) {
+	for _, want := range streams(cfg.Replicas, cfg.MaxBytes) {
 		change, err := ensureStream(ctx, js, want, cfg)
 		if err != nil {
 			return report, fmt.Errorf("consumer: stream %s: %w", want.Name, err)
@@ -99,8 +104,8 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfi
 
 // streams returns what is wanted. The requests come last, so that where they can be published the
 // places for their outcomes are there.
-func streams(replicas int) []jetstream.StreamConfig {
-	return []jetstream.StreamConfig{
+func streams(replicas int, maxBytes int64) []jetstream.StreamConfig {
+	all := []jetstream.StreamConfig{
 		{
 			Name: StreamResults, Subjects: []string{patternResults}, Replicas: replicas,
 			Description: "flow-worker: the outcomes of requests",
@@ -116,6 +121,12 @@ func streams(replicas int) []jetstream.StreamConfig {
 			Discard: jetstream.DiscardNew, // a full queue refuses requests, it does not forget any
 		},
 	}
+	for i := range all {
+		if all[i].MaxBytes = -1; maxBytes > 0 {
+			all[i].MaxBytes = maxBytes
+		}
+	}
+	return all
 }
 
 func durable(ackWait time.Duration) jetstream.ConsumerConfig {

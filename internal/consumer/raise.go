@@ -49,7 +49,11 @@ func raiseStream(have, want jetstream.StreamConfig) (jetstream.StreamConfig, Cha
 		c.changed("no_ack", true, false)
 		out.NoAck = false
 	}
-	c.keptLimits(have)
+	if want.MaxBytes > 0 && have.MaxBytes > 0 && have.MaxBytes < want.MaxBytes {
+		c.changed("max bytes", have.MaxBytes, want.MaxBytes)
+		out.MaxBytes = want.MaxBytes
+	}
+	c.keptLimits(have, want)
 	return out, c
 }
 
@@ -117,14 +121,20 @@ func (c *Change) age(have, want time.Duration) time.Duration {
 }
 
 // keptLimits names the limits that somebody set and we never would.
-func (c *Change) keptLimits(have jetstream.StreamConfig) {
+func (c *Change) keptLimits(have, want jetstream.StreamConfig) {
+	loss := ""
+	if have.Retention == jetstream.WorkQueuePolicy && have.Discard != jetstream.DiscardNew {
+		loss = " (the oldest requests beyond it are lost, for its discard policy is old)"
+	}
+	if have.MaxBytes > 0 && (have.MaxBytes > want.MaxBytes || loss != "") {
+		c.kept("max bytes"+loss, have.MaxBytes)
+	}
 	for _, l := range []struct {
 		name  string
 		value int64
 	}{
-		{"max bytes", have.MaxBytes},
-		{"max messages", have.MaxMsgs},
-		{"max messages per subject", have.MaxMsgsPerSubject},
+		{"max messages" + loss, have.MaxMsgs},
+		{"max messages per subject" + loss, have.MaxMsgsPerSubject},
 		{"max message size", int64(have.MaxMsgSize)},
 	} {
 		if l.value > 0 {

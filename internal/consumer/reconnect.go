@@ -17,6 +17,8 @@ import (
 type reconnecting struct {
 	log      *slog.Logger
 	seedFile string                    // empty without NKey
+	dialer   nats.CustomDialer         // what connects
+	remedy   func(error) string        // nil means that nobody knows any
 	conn     atomic.Pointer[nats.Conn] // nil until Connect returns
 
 	mu   sync.Mutex
@@ -53,7 +55,11 @@ func (r *reconnecting) tell(err error) {
 		r.told, level = text, slog.LevelWarn
 	}
 	r.mu.Unlock()
-	r.log.Log(context.Background(), level, "NATS is not reached yet", "error", err)
+	attrs := []any{"error", err}
+	if r.remedy != nil && r.remedy(err) != "" {
+		attrs = append(attrs, "remedy", r.remedy(err))
+	}
+	r.log.Log(context.Background(), level, "NATS is not reached yet", attrs...)
 }
 
 // Dial implements nats.CustomDialer. nats.go signs with the seed that the file holds at the time, but
@@ -65,8 +71,7 @@ func (r *reconnecting) Dial(network, address string) (net.Conn, error) {
 			nc.Opts.Nkey = key
 		}
 	}
-	dialer := net.Dialer{Timeout: connectTimeout}
-	return dialer.Dial(network, address)
+	return r.dialer.Dial(network, address)
 }
 
 // publicKey returns the key that belongs to the seed in the file.

@@ -60,7 +60,7 @@ func newBucket(cfg Config) jetstream.StreamConfig {
 		Description:       "flow-worker: what is known of every request",
 		Subjects:          []string{subjectPrefix + cfg.Bucket + ".>"},
 		MaxMsgsPerSubject: 1,
-		MaxBytes:          -1,
+		MaxBytes:          sizeOf(cfg),
 		MaxMsgs:           -1,
 		MaxMsgSize:        -1,
 		MaxConsumers:      -1,
@@ -71,6 +71,13 @@ func newBucket(cfg Config) jetstream.StreamConfig {
 		Duplicates:        min(2*time.Minute, cfg.TTL),
 		DenyDelete:        true,
 	}
+}
+
+func sizeOf(cfg Config) int64 {
+	if cfg.MaxBytes > 0 {
+		return cfg.MaxBytes
+	}
+	return -1
 }
 
 // upgrade raises what have lacks, where cfg allows to, and fails on what can't be raised.
@@ -130,6 +137,13 @@ func raise(have jetstream.StreamConfig, cfg Config) (jetstream.StreamConfig, Set
 		s.changed("ttl", have.MaxAge, cfg.TTL)
 	case have.MaxAge != cfg.TTL:
 		s.kept("ttl (0 means forever)", have.MaxAge)
+	}
+	switch {
+	case have.MaxBytes > 0 && have.MaxBytes < cfg.MaxBytes:
+		want.MaxBytes = cfg.MaxBytes
+		s.changed("max bytes", have.MaxBytes, cfg.MaxBytes)
+	case have.MaxBytes > 0 && have.MaxBytes != cfg.MaxBytes:
+		s.kept("max bytes", have.MaxBytes)
 	}
 	if have.MaxMsgsPerSubject > 1 {
 		s.kept("history", have.MaxMsgsPerSubject)

@@ -181,6 +181,24 @@ func TestOpenNeverShrinks(t *testing.T) {
 	}
 }
 
+// A size is what a bucket is made with; of one that has a size it is the least.
+func TestOpenWithASize(t *testing.T) {
+	t.Parallel()
+	js := newServer(t)
+	for _, step := range []struct {
+		ask, want     int64
+		changed, kept []string
+	}{
+		{1 << 20, 1 << 20, nil, nil}, {2 << 20, 2 << 20, []string{"max bytes 1048576 → 2097152"}, nil},
+		{1 << 20, 2 << 20, nil, []string{"max bytes 2097152"}}, {0, 2 << 20, nil, []string{"max bytes 2097152"}},
+	} {
+		setup := open(t, js, ledger.Config{Manage: true, MaxBytes: step.ask}).Setup()
+		if got := bucketConfig(t, js).MaxBytes; got != step.want || !slices.Equal(setup.Changed, step.changed) || !slices.Equal(setup.Kept, step.kept) {
+			t.Errorf("asked for %d: %d, %+v", step.ask, got, setup)
+		}
+	}
+}
+
 func TestOpenRefusesMemory(t *testing.T) {
 	t.Parallel()
 	js := newServer(t)

@@ -45,6 +45,7 @@ type Config struct {
 	Bucket   string        // empty means DefaultBucket
 	Replicas int           // at least that many; 0 means 1
 	TTL      time.Duration // records live at least that long after their last write; 0 means DefaultTTL
+	MaxBytes int64         // of a bucket that is made, and the least of one that has a limit; 0 means none
 	Manage   bool          // create the bucket, or upgrade it; otherwise it must be there and be good enough
 	Guard    *Guard        // is told of every record that is stored; nil means nobody is
 

@@ -129,6 +129,21 @@ func (s *Server) ClientURL() string {
 	return fmt.Sprintf("nats://127.0.0.1:%d", s.opts.Port)
 }
 
+// LeafURL returns the URL leaf nodes connect to, of a server whose ConfigFile lets it listen for them, and an error
+// for any other.
+func (s *Server) LeafURL() (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.srv == nil {
+		return "", errors.New("natstest: the server does not run")
+	}
+	state, err := s.srv.Varz(nil)
+	if err != nil || state.LeafNode.Port <= 0 {
+		return "", errors.New("natstest: the server takes no leaf nodes")
+	}
+	return fmt.Sprintf("nats-leaf://127.0.0.1:%d", state.LeafNode.Port), nil
+}
+
 // Shutdown stops the server and removes the store directory if Start made it. A second call does
 // nothing.
 func (s *Server) Shutdown() {

@@ -2,129 +2,84 @@ package tracing
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"maps"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
-	otelsdk "go.opentelemetry.io/otel/sdk"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 
 	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
-func sdkVersion() string { return otelsdk.Version() }
-
 const (
-	defaultTimeout = 10 * time.Second
-	maxPEM         = 1 << 20     // of a file with certificates or a key, in bytes
-	tellAgain      = time.Minute // how often failing exports are told
-	maxMessage     = 300         // of a collector's words in the log, in characters
+	maxResponse = 64 << 10    // of a collector's answer, in bytes
+	tellAgain   = time.Minute // how often failing exports are told
+	maxMessage  = 300         // of a collector's words in the log, in characters
 )
 
-// newExporter returns an exporter that speaks OTLP over HTTP.
+// environment guards the process's environment while it holds what an exporter is to read.
+var environment sync.Mutex
+
+// withEnvironment calls f while the process has exactly the OTEL_ variables of env: the SDK and the exporter read
+// theirs from nowhere else, once, when they are made.
+func withEnvironment(env map[string]string, f func() error) error {
+	environment.Lock()
+	defer environment.Unlock()
+	for _, pair := range os.Environ() {
+		if name, value, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "OTEL_") {
+			_ = os.Unsetenv(name)
+			defer func() { _ = os.Setenv(name, value) }()
+		}
+	}
+	for name, value := range env {
+		if err := os.Setenv(name, value); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		defer func() { _ = os.Unsetenv(name) }()
+	}
+	return f()
+}
+
+var errRedirect = errors.New("the collector redirects, which is not followed")
+
+// newExporter returns an exporter that speaks OTLP over HTTP, as the environment says. It follows no redirect: the
+// headers go to the collector alone.
 func newExporter(cfg Config) (*reporter, error) {
-	tlsConfig, err := tlsOf(cfg)
+	proxy := func(r *http.Request) (*url.URL, error) {
+		if r.Response != nil { // it would follow this one
+			return nil, errRedirect
+		}
+		return http.ProxyFromEnvironment(r)
+	}
+	exporter, err := otlptracehttp.New(context.Background(), otlptracehttp.WithProxy(proxy), otlptracehttp.WithMaxResponseSize(maxResponse))
 	if err != nil {
-		return nil, fmt.Errorf("tracing: %w", err)
+		return nil, err
 	}
-	compression := otlptracehttp.NoCompression
-	if cfg.Gzip {
-		compression = otlptracehttp.GzipCompression
+	log := cfg.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
 	}
-	headers := cfg.Headers
-	if headers == nil {
-		headers = map[string]string{}
-	}
-	client := newClient(cfg.Timeout, tlsConfig)
-	exporter, err := otlptracehttp.New(context.Background(),
-		otlptracehttp.WithEndpointURL(cfg.Endpoint), otlptracehttp.WithHeaders(headers), otlptracehttp.WithCompression(compression),
-		otlptracehttp.WithHTTPClient(client))
-	if err != nil {
-		return nil, fmt.Errorf("tracing: %w", err)
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	return &reporter{
-		SpanExporter: exporter, log: cfg.Log, known: scrub.New(slices.Collect(maps.Values(headers))...),
-		idle: client.CloseIdleConnections, ended: make(chan struct{}),
-	}, nil
+	return &reporter{SpanExporter: exporter, log: log, known: scrub.New(headerValues(cfg.Env)...), ended: make(chan struct{})}, nil
 }
 
-// newClient returns a client that follows no redirect: the headers go to the collector alone.
-func newClient(timeout time.Duration, tlsConfig *tls.Config) *http.Client {
-	if timeout <= 0 {
-		timeout = defaultTimeout
-	}
-	return &http.Client{
-		Timeout:       timeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: timeout}).DialContext,
-			TLSClientConfig:        tlsConfig,
-			TLSHandshakeTimeout:    timeout,
-			ForceAttemptHTTP2:      true,
-			MaxIdleConnsPerHost:    1,
-			IdleConnTimeout:        30 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-		},
-	}
-}
-
-func tlsOf(cfg Config) (*tls.Config, error) {
-	out := &tls.Config{MinVersion: tls.VersionTLS12}
-	if cfg.CAFile != "" {
-		pem, err := readPEM(cfg.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CERTIFICATE: %w", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("OTEL_EXPORTER_OTLP_CERTIFICATE: the file holds no certificate; want PEM")
+// headerValues returns what must not be logged.
+func headerValues(env map[string]string) (values []string) {
+	for _, name := range []string{"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"} {
+		for pair := range strings.SplitSeq(env[name], ",") {
+			_, value, _ := strings.Cut(pair, "=")
+			if plain, err := url.PathUnescape(value); err == nil && strings.TrimSpace(plain) != "" {
+				values = append(values, strings.TrimSpace(plain))
+			}
 		}
 	}
-	if cfg.ClientCert == "" && cfg.ClientKey == "" {
-		return out, nil
-	}
-	cert, err := readPEM(cfg.ClientCert)
-	if err != nil {
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: %w", err)
-	}
-	key, err := readPEM(cfg.ClientKey)
-	if err != nil {
-		return nil, fmt.Errorf("OTEL_EXPORTER_OTLP_CLIENT_KEY: %w", err)
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		return nil, errors.New("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and OTEL_EXPORTER_OTLP_CLIENT_KEY are no pair; want the PEM files of one")
-	}
-	out.Certificates = []tls.Certificate{pair}
-	return out, nil
-}
-
-func readPEM(name string) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		if perr := (*os.PathError)(nil); errors.As(err, &perr) {
-			err = perr.Err // somebody may have set the contents where the path belongs
-		}
-		return nil, fmt.Errorf("its file can't be read: %w", err)
-	}
-	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, maxPEM))
+	return values
 }
 
 // reporter tells the log of exports that fail, and nobody else: the SDK would write them to stderr.
@@ -132,7 +87,6 @@ type reporter struct {
 	sdk.SpanExporter
 	log   *slog.Logger
 	known scrub.Scrubber // the headers' values
-	idle  func()         // closes idle connections
 	ended chan struct{}  // closed when the processor is done with it
 	once  sync.Once      // closes ended
 
@@ -174,7 +128,6 @@ func withoutURL(err error) error {
 // Shutdown implements sdk.SpanExporter. The processor calls it last.
 func (r *reporter) Shutdown(ctx context.Context) error {
 	defer r.once.Do(func() { close(r.ended) })
-	defer r.idle()
 	return r.SpanExporter.Shutdown(ctx)
 }
 

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,22 +29,22 @@ import (
 
 func (k *kit) one() { k.Begin(delivery(callers)).End(provision.Outcome{}, "ack", nil) }
 
-// What is said of the process: OTEL_SERVICE_NAME beats service.name, and there is a name in any case.
+// What the environment says of the process beats what the program says; there is a name in any case.
 func TestResource(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		service string
-		attrs   map[string]string
-		want    string
-	}{
-		{"", nil, "flow-worker"}, {"a", nil, "a"}, {"a", map[string]string{"service.name": "b"}, "a"}, {"", map[string]string{"service.name": "b"}, "b"},
+	for _, c := range []struct{ service, attrs, want string }{
+		{"", "", "flow-worker"}, {"a", "", "a"}, {"a", "service.name=b", "a"}, {"", "service.name=b,team=x%20y", "b"},
 	} {
 		k := newKit(t, func(cfg *Config) {
-			cfg.Service, cfg.Attributes, cfg.Version, cfg.Instance, cfg.Gzip = c.service, c.attrs, "1", "w-1", true
+			cfg.Env["OTEL_SERVICE_NAME"], cfg.Env["OTEL_RESOURCE_ATTRIBUTES"], cfg.Env["OTEL_EXPORTER_OTLP_COMPRESSION"] = c.service, c.attrs, "gzip"
+			cfg.Version, cfg.Instance = "1", "w-1"
 		})
 		k.one()
 		got := k.spans()[0].Resource
 		if got["service.name"] != c.want || got["service.version"] != "1" || got["service.instance.id"] != "w-1" || got["telemetry.sdk.language"] != "go" {
+			t.Errorf("%+v: %v", c, got)
+		}
+		if strings.Contains(c.attrs, "team") && got["team"] != "x y" {
 			t.Errorf("%+v: %v", c, got)
 		}
 	}
@@ -55,7 +56,7 @@ func TestSamplers(t *testing.T) {
 	for name, want := range map[string]int{ // :: sampler → spans of a sampled, an unsampled and an own trace
 		"": 2, "always_on": 3, "always_off": 0, "traceidratio": 3, "parentbased_always_on": 2, "parentbased_always_off": 1, "parentbased_traceidratio": 2,
 	} {
-		k := newKit(t, func(c *Config) { c.Sampler, c.Ratio = name, 1 })
+		k := newKit(t, func(c *Config) { c.Env["OTEL_TRACES_SAMPLER"], c.Env["OTEL_TRACES_SAMPLER_ARG"] = name, "1" })
 		for _, parent := range []string{callers, unsampled, ""} {
 			k.Begin(delivery(parent)).End(provision.Outcome{}, "ack", nil)
 		}
@@ -63,8 +64,19 @@ func TestSamplers(t *testing.T) {
 			t.Errorf("%s: %d spans, want %d", name, got, want)
 		}
 	}
-	if _, err := New(Config{Endpoint: "http://127.0.0.1:1/v1/traces", Sampler: "xray"}); err == nil || !strings.Contains(err.Error(), `"xray"`) {
-		t.Errorf("an unknown sampler: %v", err)
+}
+
+// The SDK reads what it is given and nothing else, and the process's environment stays as it was.
+func TestEnvironment(t *testing.T) {
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_off")
+	t.Setenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "0")
+	k := newKit(t, func(c *Config) { c.Env["OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"] = "3" })
+	k.one()
+	if all := k.spans(); len(all) != 1 || all[0].Attrs["flow_worker.tenant"] != "acm" {
+		t.Errorf("%+v", all)
+	}
+	if os.Getenv("OTEL_TRACES_SAMPLER") != "always_off" || os.Getenv("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT") != "0" || os.Getenv("OTEL_BSP_SCHEDULE_DELAY") != "" {
+		t.Errorf("the environment was changed: %q", os.Environ())
 	}
 }
 
@@ -84,8 +96,8 @@ func TestRefusals(t *testing.T) {
 	}))
 	defer parrot.Close()
 	k := newKit(t, func(c *Config) {
-		c.Endpoint, c.Headers = parrot.URL+"/v1/traces", map[string]string{"X-Key": secret}
-		c.Delay = time.Hour
+		c.Env["OTEL_EXPORTER_OTLP_ENDPOINT"], c.Env["OTEL_EXPORTER_OTLP_HEADERS"] = parrot.URL, "X-Key="+url.PathEscape(secret)
+		c.Env["OTEL_BSP_SCHEDULE_DELAY"] = "3600000"
 	})
 	for range 3 {
 		k.one()
@@ -114,10 +126,10 @@ func TestNoRedirects(t *testing.T) {
 	pointing := httptest.NewServer(http.RedirectHandler(elsewhere.URL()+"/v1/traces", http.StatusTemporaryRedirect))
 	defer pointing.Close()
 	k := newKit(t, func(c *Config) {
-		c.Endpoint, c.Headers = pointing.URL+"/v1/traces", map[string]string{"X-Key": "k"}
+		c.Env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"], c.Env["OTEL_EXPORTER_OTLP_HEADERS"] = pointing.URL+"/v1/traces", "X-Key=k"
 	})
 	k.one()
-	if n := len(k.spans()) + elsewhere.Calls(); n > 0 || !strings.Contains(k.log.String(), "307") {
+	if n := len(k.spans()) + elsewhere.Calls(); n > 0 || !strings.Contains(k.log.String(), "redirects") {
 		t.Errorf("%d calls elsewhere:\n%s", elsewhere.Calls(), k.log.String())
 	}
 }
@@ -126,7 +138,7 @@ func TestNoRedirects(t *testing.T) {
 // is left running then (see TestMain).
 func TestHang(t *testing.T) {
 	t.Parallel()
-	k := newKit(t, func(c *Config) { c.QueueSize, c.BatchSize = 2, 1 })
+	k := newKit(t, func(c *Config) { c.Env["OTEL_BSP_MAX_QUEUE_SIZE"], c.Env["OTEL_BSP_MAX_EXPORT_BATCH_SIZE"] = "2", "1" })
 	k.collector.Hang()
 	for range 100 { // far more than the queue takes
 		k.one()
@@ -164,32 +176,25 @@ func TestCertificates(t *testing.T) {
 	}
 	authority := write("ca.pem", &pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
 	certBlock, keyBlock := pair(t)
-	cert, key, empty := write("cert.pem", certBlock), write("key.pem", keyBlock), write("empty.pem")
+	cert, key := write("cert.pem", certBlock), write("key.pem", keyBlock)
 	k := newKit(t, func(cfg *Config) {
-		cfg.Endpoint, cfg.CAFile, cfg.ClientCert, cfg.ClientKey = secure.URL+"/v1/traces", authority, cert, key
+		cfg.Env["OTEL_EXPORTER_OTLP_ENDPOINT"], cfg.Env["OTEL_EXPORTER_OTLP_CERTIFICATE"] = secure.URL, authority
+		cfg.Env["OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"], cfg.Env["OTEL_EXPORTER_OTLP_CLIENT_KEY"] = cert, key
 	})
 	k.one()
 	k.spans()
 	if len(c.Spans()) != 1 {
 		t.Errorf("%d spans by TLS:\n%s", len(c.Spans()), k.log.String())
 	}
-	unsure := newKit(t, func(cfg *Config) { cfg.Endpoint = secure.URL + "/v1/traces" })
+	unsure := newKit(t, func(cfg *Config) { cfg.Env["OTEL_EXPORTER_OTLP_ENDPOINT"] = secure.URL })
 	unsure.one()
 	unsure.spans()
 	if len(c.Spans()) != 1 || !strings.Contains(unsure.log.String(), "certificate") {
 		t.Errorf("a collector that nobody vouches for:\n%s", unsure.log.String())
 	}
-	for want, cfg := range map[string]Config{
-		"OTEL_EXPORTER_OTLP_CERTIFICATE: its file can't be read":        {CAFile: dir + "/none"},
-		"OTEL_EXPORTER_OTLP_CERTIFICATE: the file holds no certificate": {CAFile: empty},
-		"OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE: its file":               {ClientCert: dir + "/none", ClientKey: key},
-		"OTEL_EXPORTER_OTLP_CLIENT_KEY: its file":                       {ClientCert: cert},
-		"are no pair": {ClientCert: cert, ClientKey: authority},
-	} {
-		cfg.Endpoint = secure.URL
-		if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), dir) {
-			t.Errorf("got %v, want %s", err, want)
-		}
+	cfg := Config{Env: map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_CERTIFICATE": authority}}
+	if _, err := New(cfg); err == nil {
+		t.Error("plain http with an authority to trust: no error")
 	}
 }
 

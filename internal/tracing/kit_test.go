@@ -55,7 +55,10 @@ func newKit(t *testing.T, change ...func(*Config)) *kit {
 	t.Cleanup(cancel)
 	k := &kit{t: t, ctx: ctx, collector: tracingtest.Start()}
 	t.Cleanup(k.collector.Close)
-	cfg := Config{Endpoint: k.collector.URL() + "/v1/traces", Delay: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(&k.log, nil))}
+	cfg := Config{
+		Env: map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": k.collector.URL(), "OTEL_BSP_SCHEDULE_DELAY": "10"},
+		Log: slog.New(slog.NewTextHandler(&k.log, nil)),
+	}
 	for _, f := range change {
 		f(&cfg)
 	}

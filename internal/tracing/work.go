@@ -8,7 +8,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/propagation"
-	sdk "go.opentelemetry.io/otel/sdk/trace"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 
@@ -86,10 +85,9 @@ func (t *Tracer) ownTrace(d *provision.Delivery) (context.Context, provision.Tra
 	if d.Delivered <= 1 {
 		return ctx, provision.Trace{}
 	}
-	var flags trace.TraceFlags
-	if t.sampler.ShouldSample(sdk.SamplingParameters{ParentContext: ctx, TraceID: r.trace, Kind: trace.SpanKindConsumer}).Decision == sdk.RecordAndSample {
-		flags = trace.FlagsSampled
-	}
+	_, first := t.sampling.Start(ctx, "", trace.WithSpanKind(trace.SpanKindConsumer)) // the root, as it was sampled
+	flags := first.SpanContext().TraceFlags()
+	first.End()
 	ctx = trace.ContextWithRemoteSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: r.trace, SpanID: r.span, TraceFlags: flags, Remote: true}))
 	return ctx, inject(ctx)
 }

@@ -13,7 +13,7 @@ import (
 func TestOwnTraces(t *testing.T) {
 	t.Parallel()
 	k := newKit(t)
-	other := newKit(t, func(c *Config) { c.Sampler, c.Ratio = "traceidratio", 0 })
+	other := newKit(t, func(c *Config) { c.Env["OTEL_TRACES_SAMPLER"], c.Env["OTEL_TRACES_SAMPLER_ARG"] = "traceidratio", "0" })
 	begin := func(tr *Tracer, change func(*provision.Delivery)) (message, work provision.Trace) {
 		d := delivery("")
 		change(d)

@@ -24,6 +24,9 @@ type Deps struct {
 	Instance string
 	Build    Build
 
+	// NATSRemedy says what to do where NATS can't be reached, empty where it doesn't know. Nil means never.
+	NATSRemedy func(error) string
+
 	// Ready is called once, when the worker takes requests for the first time. Nil means nobody asks.
 	Ready func(Addresses)
 }

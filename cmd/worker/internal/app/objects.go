@@ -48,7 +48,7 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, s settings.Setti
 		return err
 	}
 	report, err := consumer.EnsureObjects(ctx, js, consumer.ObjectsConfig{
-		Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: ensureLedger,
+		Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: ensureLedger,
 	})
 	for _, c := range report {
 		objects.Report = append(objects.Report, Object{c.Name, c.Created, c.Changed, c.Kept})
@@ -61,5 +61,5 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, s settings.Setti
 
 // openLedger opens the ledger. The guard, if there is one, is told of what is written.
 func openLedger(ctx context.Context, js jetstream.JetStream, s settings.Settings, g *ledger.Guard) (*ledger.Ledger, error) {
-	return ledger.Open(ctx, js, ledger.Config{Replicas: s.Replicas, Manage: s.ManageStreams, Guard: g})
+	return ledger.Open(ctx, js, ledger.Config{Replicas: s.Replicas, Manage: s.ManageStreams, MaxBytes: s.StreamMaxBytes, Guard: g})
 }

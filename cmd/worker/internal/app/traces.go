@@ -19,22 +19,18 @@ type traces struct {
 }
 
 // newTraces starts the export that the settings ask for. The end of ctx tells the worker to stop.
-func (w *worker) newTraces(ctx context.Context) (err error) {
-	t := w.settings.Tracing
-	if !t.Exporting() {
-		return nil
+func (w *worker) newTraces(ctx context.Context) {
+	if !w.settings.Tracing.Export {
+		return
 	}
-	to := t.Target()
-	w.traces.tracer, err = tracing.New(tracing.Config{
-		Endpoint: to.Endpoint, Headers: to.Headers, Gzip: to.Compression == "gzip", Timeout: to.Timeout,
-		CAFile: to.Certificate, ClientCert: to.ClientCert, ClientKey: to.ClientKey,
-		Service: t.ServiceName, Version: w.deps.Build.Version, Instance: w.instance, Attributes: t.ResourceAttributes,
-		Sampler: t.Sampler, Ratio: t.SamplerRatio,
-		QueueSize: t.QueueSize, BatchSize: t.BatchSize, Delay: t.ScheduleDelay, ExportTimeout: t.ExportTimeout,
-		Log: w.log.With("part", "traces"),
-	})
+	log := w.log.With("part", "traces")
+	tracer, err := tracing.New(tracing.Config{Env: w.settings.Tracing.Env, Version: w.deps.Build.Version, Instance: w.instance, Log: log})
+	if err != nil { // the work does not depend on it
+		log.Warn("no spans are exported", "error", err)
+		return
+	}
+	w.traces.tracer = tracer
 	w.traces.unwatch = context.AfterFunc(ctx, func() { w.traces.stopped.Store(time.Now().UnixNano()) })
-	return err
 }
 
 // forConsumer returns what the consumer begins spans with, nil for nothing.

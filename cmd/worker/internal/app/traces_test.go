@@ -193,6 +193,21 @@ func TestNothingIsExportedUnasked(t *testing.T) {
 	}
 }
 
+// What a platform sets for all its programs costs no span, where it can't be followed.
+func TestForeignVariablesDoNotStopTheExport(t *testing.T) {
+	t.Parallel()
+	w := newTraceWorld(t)
+	stop := w.run(append(w.exporting(), "OTEL_PROPAGATORS=b3", "OTEL_EXPORTER_OTLP_TIMEOUT=10s", "OTEL_BSP_MAX_QUEUE_SIZE=-1", "OTEL_EXPORTER_OTLP_CERTIFICATE=/none",
+		"OTEL_TRACES_SAMPLER=jaeger_remote", "OTEL_TRACES_SAMPLER_ARG=endpoint=http://x", "OTEL_EXPORTER_OTLP_HEADERS=garbage", "OTEL_RESOURCE_ATTRIBUTES=garbage", "OTEL_TRACES_EXPORTER=console,otlp",
+		"OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_COMPRESSION=zstd", "OTEL_METRICS_EXPORTER=otlp", "OTEL_LOG_LEVEL=loud", "OTEL_SPAN_EVENT_COUNT_LIMIT=none")...)
+	w.submit("acme", "x", traceData("x"))
+	w.results(1)
+	stop()
+	if spans := byName(w.collector.Spans(), processSpan); len(spans) != 1 || spans[0].Resource["service.name"] != "flow-worker" {
+		t.Errorf("%+v", spans)
+	}
+}
+
 // With a sampler that takes none of the traces nothing is exported, and those who are called are told so.
 func TestUnsampledTraces(t *testing.T) {
 	t.Parallel()

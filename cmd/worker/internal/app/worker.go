@@ -60,9 +60,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 			w.close()
 		}
 	}()
-	if err = w.newTraces(ctx); err != nil {
-		return w, err
-	}
+	w.newTraces(ctx)
 	w.registry = newRegistry(d.Build)
 	w.metrics = consumer.NewMetrics(w.registry)
 	w.writes = pace.NewWrites(pace.WritesConfig{Registerer: w.registry, Log: w.log})
@@ -112,17 +110,25 @@ func (w *worker) connect() (err error) {
 	if w.nats, err = w.dial(w.instance, w.log.With("part", "nats")); err != nil {
 		return err
 	}
-	w.js, err = jetstream.New(w.nats)
+	w.js, err = NATSConfig(w.settings).JetStream(w.nats)
 	return err
 }
 
 // dial connects to NATS in the background, as the settings say.
 func (w *worker) dial(name string, log *slog.Logger) (*nats.Conn, error) {
-	s := w.settings
-	return consumer.Connect(consumer.ConnConfig{
-		URL: s.NATSURL, Name: name, Creds: s.NATSCreds, NKey: s.NATSNkey,
-		CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey, Log: log,
-	})
+	cfg := NATSConfig(w.settings)
+	cfg.Name, cfg.Log, cfg.Remedy = name, log, w.deps.NATSRemedy
+	return consumer.Connect(cfg)
+}
+
+// NATSConfig returns how the settings have NATS reached.
+func NATSConfig(s settings.Settings) consumer.ConnConfig {
+	return consumer.ConnConfig{
+		URL: s.NATSURL, Creds: s.NATSCreds, NKey: s.NATSNkey, CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey,
+		User: s.NATSUser, Password: s.NATSPassword, Token: s.NATSToken, JWT: s.NATSUserJWT, Seed: s.NATSUserSeed,
+		TLSFirst: s.NATSTLSFirst, InboxPrefix: s.NATSInboxPrefix, SocksProxy: s.NATSSocksProxy,
+		Domain: s.NATSJSDomain, APIPrefix: s.NATSJSAPIPrefix,
+	}
 }
 
 func (w *worker) newGuard() *ledgerGuard {
@@ -147,7 +153,7 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 	return consumer.New(consumer.Config{
 		JS: w.js, Handle: w.hubs.handle,
 		Codec:   &event.Decoder{AllowedDomains: s.AllowedDomains, Secrets: provision.Layout{Mount: s.VaultKVMount, Prefix: s.VaultTenantPrefix}},
-		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, Ledger: w.hubs.renew},
+		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: w.hubs.renew},
 		Sweep:   w.sweep(), Concurrency: w.turns.Slots(), ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnWrite: w.published, OnStart: w.started, OnSettled: w.settled,
 		Metrics: w.metrics, Tracer: w.traces.forConsumer(), Log: w.log.With("part", "consumer"),
@@ -159,7 +165,7 @@ func (w *worker) newOps() {
 	w.health = &ops.Health{Paused: func() bool { return w.consumer.Status().Pauses.Paused }}
 	w.health.Add("nats", func(context.Context) error {
 		if !w.nats.IsConnected() {
-			return errors.New("not connected to " + settings.MaskURLs(w.settings.NATSURL))
+			return w.notConnected()
 		}
 		return nil
 	})
@@ -175,6 +181,19 @@ func (w *worker) newOps() {
 	})
 	w.status.Health = w.health
 	w.status.Sources = ops.Sources{Queue: w.queue, Breakers: w.circuits, ResumesIn: w.resumesIn, Ledger: shelf{w}}
+}
+
+// notConnected says why there is no connection to NATS, as far as that is known, and what to do.
+func (w *worker) notConnected() error {
+	at := "not connected to " + settings.MaskURLs(w.settings.NATSURL)
+	why := w.nats.LastError()
+	if why == nil {
+		return errors.New(at)
+	}
+	if w.deps.NATSRemedy == nil || w.deps.NATSRemedy(why) == "" {
+		return fmt.Errorf("%s: %w", at, why)
+	}
+	return fmt.Errorf("%s: %w; %s", at, why, w.deps.NATSRemedy(why))
 }
 
 // queue says how the queue stood when the consumer last asked.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
@@ -99,7 +100,11 @@ func (d *demo) perform(ctx context.Context, s settings.Settings, done chan error
 		return err
 	}
 	defer nc.Close()
-	if d.client, err = requester.New(ctx, nc); err != nil {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	if d.client, err = requester.New(ctx, js); err != nil {
 		return err
 	}
 	if err := d.samples(ctx); err != nil {

@@ -41,7 +41,7 @@ func (x *examination) consumers(ctx context.Context, js jetstream.JetStream) {
 // listConsumers returns the consumers of a stream, or tells why it can't, and returns false.
 func (x *examination) listConsumers(ctx context.Context, js jetstream.JetStream, stream string) ([]*jetstream.ConsumerInfo, bool) {
 	const notSeen = "consumers that take requests from under the workers would not be seen: "
-	may, err := tryRight(js.Conn(), right{"list consumers", "$JS.API.CONSUMER.LIST." + stream, "{"})
+	may, err := tryRight(js.Conn(), right{"list consumers", consumer.APISubject(js, "CONSUMER.LIST."+stream), "{"})
 	switch {
 	case err != nil:
 		x.fail("nats consumers", notSeen+err.Error(), "")

@@ -153,7 +153,7 @@ func TestForeignConsumersOfEachStream(t *testing.T) {
 	if got := lookAt(t, js); len(got) != 1 || got[0].Status != OK || !strings.Contains(got[0].What, "7, none") {
 		t.Errorf("with readers: %+v", got)
 	}
-	for i, to := range []string{resetRight.subject, "my.results", "connections.requests.acme"} {
+	for i, to := range []string{resetRight(js).subject, "my.results", "connections.requests.acme"} {
 		if _, err := js.CreatePushConsumer(ctx, watched[1+i], jetstream.ConsumerConfig{Name: "bad'x", DeliverSubject: to}); err != nil {
 			t.Fatal(err)
 		}

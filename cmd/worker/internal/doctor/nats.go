@@ -26,17 +26,18 @@ func (x *examination) nats(ctx context.Context) {
 	defer nc.Close()
 	x.ok("nats", fmt.Sprintf("connected to %s, server %s", settings.MaskURLs(nc.ConnectedUrlRedacted()), nc.ConnectedServerVersion()))
 	x.version(nc)
-	js, err := jetstream.New(nc)
+	js, err := app.NATSConfig(x.Settings).JetStream(nc)
 	if err != nil {
 		x.fail("nats", err.Error(), "")
 		return
 	}
+	x.where(ctx, js)
 	if !x.objects(ctx, js) {
 		return
 	}
 	x.replicas(ctx, nc, js)
 	x.room(ctx, js)
-	x.rights(nc)
+	x.rights(js)
 	x.consumers(ctx, js)
 	x.intake(ctx, js)
 	x.natsClock(ctx, js)
@@ -53,7 +54,9 @@ func (x *examination) version(nc *nats.Conn) {
 }
 
 // lookRight is the first thing that is asked about the objects.
-var lookRight = right{"look", "$JS.API.STREAM.INFO.KV_" + ledger.DefaultBucket, ""}
+func lookRight(js jetstream.JetStream) right {
+	return right{"look", consumer.APISubject(js, "STREAM.INFO.KV_"+ledger.DefaultBucket), ""}
+}
 
 const credentialsRemedy = "use the worker's or an operator's credentials; see deploy/nats/accounts.conf"
 
@@ -62,8 +65,8 @@ const credentialsRemedy = "use the worker's or an operator's credentials; see de
 func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if may, err := tryRight(js.Conn(), lookRight); err == nil && !may { // else the question would have no answer
-		x.fail("nats objects", "this user may not look at them: it may not publish on "+lookRight.subject, credentialsRemedy)
+	if may, err := tryRight(js.Conn(), lookRight(js)); err == nil && !may { // else the question would have no answer
+		x.fail("nats objects", "this user may not look at them: it may not publish on "+lookRight(js).subject, credentialsRemedy)
 		return false
 	}
 	s := x.Settings
@@ -82,9 +85,12 @@ func (x *examination) objects(ctx context.Context, js jetstream.JetStream) bool 
 	}
 	if refused := js.Conn().LastError(); err != nil && errors.Is(refused, nats.ErrPermissionViolation) {
 		x.fail("nats objects", "this user may not look at them: "+refused.Error(), credentialsRemedy)
-	} else if err != nil {
-		x.fail("nats objects", err.Error(), `run "worker init", if nothing else is said`)
+		return false
 	}
+	if err != nil {
+		x.fail("nats objects", err.Error(), x.initRemedy(ctx, js))
+	}
+	x.limits(ctx, js, err == nil)
 	return err == nil
 }
 

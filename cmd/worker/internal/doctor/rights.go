@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/ledger"
@@ -21,18 +22,27 @@ type right struct {
 const probe = "_doctor"
 
 // workerRights are what a worker does. A request for messages that isn't JSON takes none.
-var workerRights = []right{
-	{"take requests", "$JS.API.CONSUMER.MSG.NEXT." + consumer.StreamRequests + "." + consumer.ConsumerName, "{"},
-	{"publish results", "connections.results." + probe + ".failed", ""},
-	{"publish dead letters", "connections.deadletters." + probe, ""},
-	{"write the ledger", "$KV." + ledger.DefaultBucket + "." + probe, ""},
+func workerRights(js jetstream.JetStream) []right {
+	record := "$KV." + ledger.DefaultBucket + "." + probe
+	if opts := js.Options(); opts.Domain != "" || opts.APIPrefix != "" { // as the client of KV buckets has it
+		record = consumer.APISubject(js, record)
+	}
+	return []right{
+		{takeRequests, consumer.APISubject(js, "CONSUMER.MSG.NEXT."+consumer.StreamRequests+"."+consumer.ConsumerName), "{"},
+		{"publish results", "connections.results." + probe + ".failed", ""},
+		{"publish dead letters", "connections.deadletters." + probe, ""},
+		{"write the ledger", record, ""},
+	}
 }
+
+const takeRequests = "take requests"
 
 // rights tries what this user may publish. A user that may take requests must be able to do the rest of
 // a worker's work; one that may not is taken for an operator or a requester.
-func (x *examination) rights(nc *nats.Conn) {
+func (x *examination) rights(js jetstream.JetStream) {
+	nc := js.Conn()
 	var may, mayNot []string
-	for _, r := range workerRights {
+	for _, r := range workerRights(js) {
 		allowed, err := tryRight(nc, r)
 		if err != nil {
 			x.fail("nats rights", "can't be tried: "+err.Error(), "")
@@ -44,8 +54,8 @@ func (x *examination) rights(nc *nats.Conn) {
 			mayNot = append(mayNot, r.name)
 		}
 	}
-	if len(may) > 0 && may[0] == workerRights[0].name && x.Settings.ManageStreams {
-		x.repair(nc)
+	if len(may) > 0 && may[0] == takeRequests && x.Settings.ManageStreams {
+		x.repair(js)
 	}
 	submit, _ := tryRight(nc, right{"submit", "connections.requests." + x.requestsOf(), ""})
 	x.tellRights(may, mayNot, submit)
@@ -53,22 +63,25 @@ func (x *examination) rights(nc *nats.Conn) {
 
 // resetRight is what the worker mends a queue with that lost sight of messages. A request that isn't JSON
 // resets nothing.
-var resetRight = right{"reset", "$JS.API.CONSUMER.RESET." + consumer.StreamRequests + "." + consumer.ConsumerName, "{"}
+func resetRight(js jetstream.JetStream) right {
+	return right{"reset", consumer.APISubject(js, "CONSUMER.RESET."+consumer.StreamRequests+"."+consumer.ConsumerName), "{"}
+}
 
 // repair tells whether a worker that may manage the NATS objects could mend the queue. Without, it works
 // all the same, and only reports what it would have mended.
-func (x *examination) repair(nc *nats.Conn) {
+func (x *examination) repair(js jetstream.JetStream) {
+	nc := js.Conn()
 	const without = "messages that the queue loses sight of would be reported, but not delivered again: "
 	if err := consumer.CheckReset(nc); err != nil {
 		x.warn("nats repair", without+err.Error(), "")
 		return
 	}
-	allowed, err := tryRight(nc, resetRight)
+	allowed, err := tryRight(nc, resetRight(js))
 	switch {
 	case err != nil:
 		x.fail("nats repair", "can't be tried: "+err.Error(), "")
 	case !allowed:
-		x.warn("nats repair", without+"this user may not reset the consumer", "grant it to publish on "+resetRight.subject+", as deploy/nats/accounts.conf does")
+		x.warn("nats repair", without+"this user may not reset the consumer", "grant it to publish on "+resetRight(js).subject+", as deploy/nats/accounts.conf does")
 	default:
 		x.ok("nats repair", "this user may have messages delivered again that the queue lost sight of")
 	}
@@ -82,7 +95,7 @@ func (x *examination) requestsOf() string {
 }
 
 func (x *examination) tellRights(may, mayNot []string, submit bool) {
-	works := len(may) > 0 && may[0] == workerRights[0].name
+	works := len(may) > 0 && may[0] == takeRequests
 	switch {
 	case len(mayNot) == 0:
 		x.ok("nats rights", "this user may "+strings.Join(may, ", "))

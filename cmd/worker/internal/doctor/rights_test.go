@@ -55,13 +55,13 @@ func TestRights(t *testing.T) {
 		{"acme", "acme", OK, "may submit and retry"},
 		{"acme", "globex", Warn, "neither"},
 	} {
-		nc := natstest.Connect(t, srv.ClientURL(), natstest.As(tc.user, "p")).Conn()
-		got := found(func(x *examination) { x.Tenant = tc.tenant; x.rights(nc) })
+		user := natstest.Connect(t, srv.ClientURL(), natstest.As(tc.user, "p"))
+		got := found(func(x *examination) { x.Tenant = tc.tenant; x.rights(user) })
 		if len(got) != 1 || got[0].Status != tc.status || !strings.Contains(got[0].What, tc.text) {
 			t.Errorf("%s for %q: %+v, want %s with %q", tc.user, tc.tenant, got, tc.status, tc.text)
 		}
-		nc.Close()
-		if got := found(func(x *examination) { x.rights(nc) }); len(got) != 1 || got[0].Status != Fail {
+		user.Conn().Close()
+		if got := found(func(x *examination) { x.rights(user) }); len(got) != 1 || got[0].Status != Fail {
 			t.Errorf("on a closed connection: %+v", got)
 		}
 	}
@@ -115,9 +115,9 @@ func TestRepair(t *testing.T) {
 		{"poor", false, "", ""},
 		{"operator", true, "", ""},
 	} {
-		nc := natstest.Connect(t, srv.ClientURL(), natstest.As(tc.user, "p")).Conn()
+		user := natstest.Connect(t, srv.ClientURL(), natstest.As(tc.user, "p"))
 		var got Finding
-		for _, f := range found(func(x *examination) { x.Settings.ManageStreams = tc.manage; x.rights(nc) }) {
+		for _, f := range found(func(x *examination) { x.Settings.ManageStreams = tc.manage; x.rights(user) }) {
 			if f.Check == "nats repair" {
 				got = f
 			}
@@ -129,8 +129,8 @@ func TestRepair(t *testing.T) {
 	if after := delivered(t, js); before == 0 || after != before {
 		t.Errorf("%d deliveries are noted, there were %d: the consumer was reset", after, before)
 	}
-	closed := natstest.Connect(t, srv.ClientURL(), natstest.As("all", "p")).Conn()
-	closed.Close()
+	closed := natstest.Connect(t, srv.ClientURL(), natstest.As("all", "p"))
+	closed.Conn().Close()
 	if got := found(func(x *examination) { x.repair(closed) }); len(got) != 1 || got[0].Status == OK {
 		t.Errorf("on a closed connection: %+v", got)
 	}
@@ -162,8 +162,8 @@ func olderServer(t *testing.T) string {
 
 func TestRepairNeedsANewerServer(t *testing.T) {
 	t.Parallel()
-	nc := natstest.Connect(t, olderServer(t)).Conn()
-	got := found(func(x *examination) { x.repair(nc) })
+	old := natstest.Connect(t, olderServer(t))
+	got := found(func(x *examination) { x.repair(old) })
 	if len(got) != 1 || got[0].Status != Warn || !strings.Contains(got[0].What, "2.13.9") || !strings.Contains(got[0].What, "needs 2.14.0 or newer") {
 		t.Errorf("got %+v", got)
 	}

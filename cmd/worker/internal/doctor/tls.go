@@ -8,11 +8,13 @@ type Peer struct {
 	CA   string // whom to trust
 	Cert string // what to show; empty where nothing can be shown
 	Name string // for whom its certificate must be; empty where that is the URL's host
+
+	First string // has TLS begin before the server has greeted; empty where that is always so
 }
 
 // The servers that a worker speaks to.
 var (
-	NATSServer  = Peer{URL: "NATS_URL", CA: "NATS_CA", Cert: "NATS_CERT and NATS_KEY"}
+	NATSServer  = Peer{URL: "NATS_URL", CA: "NATS_CA", Cert: "NATS_CERT and NATS_KEY", First: "NATS_TLS_FIRST"}
 	vaultServer = Peer{URL: "VAULT_ADDR", CA: "VAULT_CACERT", Cert: "VAULT_CLIENT_CERT and VAULT_CLIENT_KEY", Name: "VAULT_TLS_SERVER_NAME"}
 	flowServer  = Peer{URL: "FLOW_URL", CA: "SSL_CERT_FILE (of a proxy that reads along, such as HTTPS_PROXY's)"}
 	imsServer   = Peer{URL: "IMS_URL", CA: flowServer.CA}
@@ -43,22 +45,43 @@ type cause struct {
 
 func (p Peer) causes() []cause {
 	all := append(p.ofClient(), []cause{
+		{[]string{"first record does not look like a TLS handshake"}, p.noTLS()},
 		{[]string{"signed by unknown authority", "certificate is not trusted"},
 			"set " + p.CA + " to the PEM file of the authority that signed the server's certificate"},
 		{[]string{"certificate has expired or is not yet valid"},
 			"renew the server's certificate; if it is in date, set this machine's clock"},
 		{[]string{"certificate is valid for", "certificate is not valid for any names", "cannot validate certificate for", "doesn't contain any IP SANs"},
 			p.otherName()},
-		{[]string{"server gave HTTP response to HTTPS client", "first record does not look like a TLS handshake", "secure connection not available"},
-			"the server speaks no TLS at this port: correct " + p.URL + ", or switch TLS on at the server"},
+		{[]string{"server gave HTTP response to HTTPS client", "secure connection not available"},
+			p.noTLS()},
 		{[]string{"Client sent an HTTP request to an HTTPS server", "malformed HTTP response", "secure connection required"},
 			"the server wants TLS at this port: let " + p.URL + " begin with " + p.scheme()},
 	}...)
+	if p.First != "" {
+		all = append(all, cause{[]string{"malformed HTTP", "nats: invalid websocket connection", "expected 'INFO' protocol"},
+			"let " + p.URL + " begin with ws:// or wss:// for a port of the server's websocket block, with nats:// or tls:// for its ordinary one"})
+	}
 	if p.Cert != "" { // the alert may come too late to be read
 		all = append(all, cause{[]string{"EOF", "connection reset by peer", "broken pipe"},
-			"the server ended the connection and its log says why; if it wants a client certificate, set " + p.Cert})
+			"the server ended the connection and its log says why" + p.silent() + "; if it wants a client certificate, set " + p.Cert})
 	}
 	return all
+}
+
+func (p Peer) noTLS() string {
+	without := "the server speaks no TLS at this port: correct " + p.URL + ", or switch TLS on at the server"
+	if p.First == "" {
+		return without
+	}
+	return "if the server greets first (no handshake_first), leave " + p.First + " out; else " + without
+}
+
+// silent says what a server may wait for that ends a connection without a word.
+func (p Peer) silent() string {
+	if p.First == "" {
+		return ""
+	}
+	return "; if it wants TLS at once (handshake_first), set " + p.First + "=true"
 }
 
 // ofClient lists what a server says of the client's certificate, by an alert.

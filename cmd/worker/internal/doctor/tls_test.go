@@ -224,6 +224,9 @@ func TestRemediesOfNATS(t *testing.T) {
 		"another host":    {ours.nats("nats.example.com", later, ""), []nats.Option{nats.RootCAs(ours.pem)}, "let NATS_URL name a host"},
 		"no client's":     {ours.nats("127.0.0.1", later, "verify: true"), []nats.Option{nats.RootCAs(ours.pem)}, "set NATS_CERT"},
 		"an expired one":  {ours.nats("127.0.0.1", later, "verify: true"), []nats.Option{nats.RootCAs(ours.pem), nats.ClientCert(oldCert, oldKey)}, "NATS_CERT"},
+		"TLS at once":     {ours.nats("127.0.0.1", later, "handshake_first: true"), []nats.Option{nats.RootCAs(ours.pem), nats.Timeout(time.Minute)}, "set NATS_TLS_FIRST=true"},
+		"TLS and no CA":   {ours.nats("127.0.0.1", later, "handshake_first: true"), []nats.Option{nats.Timeout(time.Minute)}, "set NATS_TLS_FIRST=true"},
+		"TLS too early":   {natstest.Run(t, natstest.Options{}).ClientURL(), []nats.Option{nats.RootCAs(ours.pem), nats.TLSHandshakeFirst()}, "leave NATS_TLS_FIRST out"},
 		"no TLS":          {natstest.Run(t, natstest.Options{}).ClientURL(), []nats.Option{nats.RootCAs(ours.pem), nats.Secure()}, "speaks no TLS"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/inquiry"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -23,8 +25,9 @@ type Reader interface {
 
 // MayRead reports whether the user may look at the ledger. One of a tenant may not. The connection must be a
 // new one.
-func MayRead(ctx context.Context, nc *nats.Conn) (bool, error) {
-	ask := nats.NewMsg("$JS.API.STREAM.INFO.KV_" + ledger.DefaultBucket)
+func MayRead(ctx context.Context, js jetstream.JetStream) (bool, error) {
+	nc := js.Conn()
+	ask := nats.NewMsg(consumer.APISubject(js, "STREAM.INFO.KV_"+ledger.DefaultBucket))
 	ask.Reply = nc.NewInbox()
 	denied, err := refused(ctx, nc, func() error { return nc.PublishMsg(ask) })
 	return !denied, err

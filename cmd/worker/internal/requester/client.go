@@ -31,15 +31,11 @@ type Client struct {
 // askTimeout bounds one question to NATS.
 const askTimeout = 10 * time.Second
 
-// New returns a client on a connection that stays the caller's. It fails with words on what to do
+// New returns a client of the JetStream that has the worker's objects; its connection stays the caller's. It fails with words on what to do
 // where NATS has no JetStream or not yet the worker's objects.
-func New(ctx context.Context, nc *nats.Conn) (*Client, error) {
+func New(ctx context.Context, js jetstream.JetStream) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, err
-	}
 	book, err := ledger.Open(ctx, js, ledger.Config{ByMessage: true})
 	if err != nil {
 		return nil, explain(err, "the ledger ("+ledger.DefaultBucket+")")
@@ -53,7 +49,7 @@ func explain(err error, what string) error {
 	case errors.Is(err, jetstream.ErrBucketNotFound), errors.Is(err, jetstream.ErrStreamNotFound), errors.Is(err, nats.ErrStreamNotFound), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return fmt.Errorf(`NATS does not have %s; run "worker init", or start a worker`, what)
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount), errors.Is(err, nats.ErrNoResponders):
-		return errors.New("JetStream is not enabled at this NATS server, or not for this account; enable it (nats-server -js)")
+		return errors.New("JetStream is not enabled at this NATS server, or not for this account or domain; enable it (nats-server -js), or set NATS_JS_DOMAIN to the domain that has it")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("NATS does not answer about %s; JetStream may have no leader at the moment, or this user lacks the permission: %w", what, err)
 	default:

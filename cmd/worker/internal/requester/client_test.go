@@ -42,7 +42,7 @@ func newBench(t *testing.T) *bench {
 			t.Fatal(err)
 		}
 	}
-	if b.client, err = requester.New(ctx, b.js.Conn()); err != nil {
+	if b.client, err = requester.New(ctx, b.js); err != nil {
 		t.Fatal(err)
 	}
 	return b

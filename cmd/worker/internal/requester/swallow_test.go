@@ -61,7 +61,7 @@ func robbed(t *testing.T, steals int) (*requester.Client, *thief, jetstream.Stre
 	if err := js.Conn().Flush(); err != nil {
 		t.Fatal(err)
 	}
-	client, err := requester.New(within(t), natstest.Connect(t, url).Conn())
+	client, err := requester.New(within(t), natstest.Connect(t, url))
 	if err != nil {
 		t.Fatal(err)
 	}

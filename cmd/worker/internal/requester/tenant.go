@@ -18,16 +18,15 @@ import (
 // NewSubmitter is New for who only submits. Where the user may not look at the ledger, as one of a
 // tenant may not, the client can only publish and wait for results: all other methods are not to be
 // called. The connection must be a new one.
-func NewSubmitter(ctx context.Context, nc *nats.Conn) (*Client, error) {
-	may, err := MayRead(ctx, nc)
+func NewSubmitter(ctx context.Context, js jetstream.JetStream) (*Client, error) {
+	may, err := MayRead(ctx, js)
 	switch {
 	case err != nil:
 		return nil, err
 	case may:
-		return New(ctx, nc)
+		return New(ctx, js)
 	}
-	js, err := jetstream.New(nc)
-	return &Client{js: js}, err
+	return &Client{js: js}, nil
 }
 
 // refused reports whether the server refuses what do has just sent: it says so before it answers the

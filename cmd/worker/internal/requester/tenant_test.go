@@ -60,7 +60,7 @@ func TestSubmitAsDeployed(t *testing.T) {
 	srv := asDeployed(t, func(s string) string { return s })
 	b := workerOn(t, srv)
 	for user, news := range map[string]bool{"acme": false, "operator": true} {
-		client, err := requester.NewSubmitter(within(t), as(t, srv, user).Conn())
+		client, err := requester.NewSubmitter(within(t), as(t, srv, user))
 		if err != nil {
 			t.Fatalf("%s: %v", user, err)
 		}
@@ -91,7 +91,7 @@ func TestWaitWithoutTheRightToResults(t *testing.T) {
 		return strings.Replace(s, `allow: ["connections.results.acme.*", "_INBOX.>"]`, `allow: ["_INBOX.>"]`, 1)
 	})
 	workerOn(t, srv)
-	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme").Conn())
+	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestWaitAsksForAMissedResult(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme").Conn())
+	client, err := requester.NewSubmitter(within(t), as(t, srv, "acme"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -174,7 +174,7 @@ func TestUnreadableRecordsDontHideTheOthers(t *testing.T) {
 func TestNATSWithoutOurObjects(t *testing.T) {
 	t.Parallel()
 	js := natstest.Connect(t, natstest.Run(t, natstest.Options{}).ClientURL())
-	if _, err := requester.New(within(t), js.Conn()); err == nil || !strings.Contains(err.Error(), `run "worker init"`) {
+	if _, err := requester.New(within(t), js); err == nil || !strings.Contains(err.Error(), `run "worker init"`) {
 		t.Errorf("no objects: %v", err)
 	}
 	plain, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
@@ -187,7 +187,7 @@ func TestNATSWithoutOurObjects(t *testing.T) {
 		t.Fatal("not ready")
 	}
 	js = natstest.Connect(t, plain.ClientURL())
-	if _, err := requester.New(within(t), js.Conn()); err == nil || !strings.Contains(err.Error(), "JetStream is not enabled") {
+	if _, err := requester.New(within(t), js); err == nil || !strings.Contains(err.Error(), "JetStream is not enabled") {
 		t.Errorf("no JetStream: %v", err)
 	}
 }

@@ -1,8 +1,10 @@
 package settings
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -26,23 +28,55 @@ var crossChecks = map[Group]func(*Set, *Invalid){ // :: group → check
 func checkNATS(set *Set, bad *Invalid) {
 	s := &set.Settings
 	pair(bad, "NATS_CERT", s.NATSCert, "NATS_KEY", s.NATSKey)
-	if s.NATSCreds != "" && s.NATSNkey != "" {
-		bad.add("NATS_NKEY", "is set beside NATS_CREDS; a client has one identity, so set one of them")
+	if s.NATSUser != "" && s.NATSPassword == "" { // as the nats command has it
+		s.NATSToken, s.NATSUser = cmp.Or(s.NATSToken, s.NATSUser), ""
+		set.mask(natsUser)
 	}
-	if host := plainPassword(s.NATSURL); host != "" && s.NATSCA == "" && s.NATSCert == "" && !bad.has("NATS_URL") {
+	if s.NATSPassword != "" && s.NATSUser == "" && !bad.has(natsUser) {
+		bad.missing(natsUser, "is not set, and NATS_PASSWORD needs it")
+	}
+	if s.NATSUserSeed == "" && s.NATSUserJWT != "" {
+		bad.missing(natsUserSeed, "is not set, and NATS_USER_JWT needs it")
+	}
+	one := ""
+	for _, has := range []struct{ name, value string }{
+		{natsCreds, s.NATSCreds}, {natsNkey, s.NATSNkey}, {natsUserJWT, s.NATSUserJWT}, {natsUser, s.NATSUser}, {natsToken, s.NATSToken},
+	} {
+		switch {
+		case has.value == "":
+		case one == "":
+			one = has.name
+		default:
+			bad.add(has.name, "is set beside "+one+"; a client has one identity, so set one of them")
+		}
+	}
+	if s.NATSJSDomain != "" && s.NATSJSAPIPrefix != "" {
+		bad.add(natsJSAPIPrefix, "is set beside NATS_JS_DOMAIN, which is a prefix, too; set one of them")
+	}
+	insists := s.NATSCA != "" || s.NATSCert != "" || s.NATSTLSFirst || bad.has(natsURL)
+	if host := plainPassword(s.NATSURL, s.NATSPassword != "" || s.NATSToken != ""); host != "" && !insists {
 		set.Warnings = append(set.Warnings, "NATS_URL has a password for "+host+" and does not insist on TLS, so who is in between may read it; use tls://, NATS_CA, or NATS_CREDS or NATS_NKEY, which send no secret")
 	}
 }
 
+// mask hides a value that turned out to be a secret.
+func (s *Set) mask(name string) {
+	for i := range s.Values {
+		if s.Values[i].Name == name && s.Values[i].Value != "" {
+			s.Values[i].Value = masked
+		}
+	}
+}
+
 // plainPassword returns the first host that a password is sent to, in clear if the server does not ask
-// for TLS; nothing if there is none. NATS_CA and NATS_CERT make the client insist.
-func plainPassword(list string) string {
+// for TLS; nothing if there is none. One beside the URLs goes to all of them. NATS_CA and NATS_CERT make the client insist.
+func plainPassword(list string, beside bool) string {
 	for one := range strings.SplitSeq(list, ",") {
 		if one = strings.TrimSpace(one); !strings.Contains(one, "://") {
 			one = "nats://" + one
 		}
 		u, err := url.Parse(one)
-		if err == nil && u.User != nil && u.Scheme != "tls" && u.Scheme != "wss" && !loopback(u.Hostname()) {
+		if err == nil && (u.User != nil || beside) && u.Scheme != "tls" && u.Scheme != "wss" && !loopback(u.Hostname()) {
 			return u.Hostname()
 		}
 	}
@@ -104,13 +138,15 @@ func environ(list []string) map[string]string {
 	return env
 }
 
-// unknownNames warns of WORKER_ variables that nothing reads: most likely a typo. Kubernetes sets
-// WORKER_SERVICE_… and WORKER_PORT… for a service called "worker", so these are none.
+// serviceLink matches what Kubernetes sets for services called "worker" or "worker-…".
+var serviceLink = regexp.MustCompile(`^[A-Z0-9_]+_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// unknownNames warns of WORKER_ variables that nothing reads: most likely a typo.
 func unknownNames(env map[string]string) []string {
 	var warnings []string
 	for name := range env {
 		known := slices.ContainsFunc(variables, func(v Variable) bool { return v.Name == name })
-		if known || !strings.HasPrefix(name, "WORKER_") || strings.HasPrefix(name, "WORKER_SERVICE_") || strings.HasPrefix(name, "WORKER_PORT") {
+		if known || !strings.HasPrefix(name, "WORKER_") || serviceLink.MatchString(name) {
 			continue
 		}
 		w := name + " is no setting and is not read"

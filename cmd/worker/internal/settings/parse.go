@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
-	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -13,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // setter parses a text into the field it was made for.
@@ -44,57 +41,24 @@ func text(field func(*Settings) *string) setter {
 	}
 }
 
-func duration(field func(*Settings) *time.Duration, least, most time.Duration) setter {
+// plainText is text that may have blanks at its ends.
+func plainText(field func(*Settings) *string) setter {
 	return func(s *Settings, v string) error {
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			return fmt.Errorf("%s is no duration; want a number with a unit, such as 500ms, 30s or 2m", shape(v))
-		}
-		if d < least || d > most {
-			return fmt.Errorf("%s is out of bounds; want %s to %s", shape(v), short(least), short(most))
-		}
-		*field(s) = d
-		return nil
+		*field(s) = v
+		_, err := printable(v)
+		return err
 	}
 }
 
-// short writes a duration without the zero units at its end.
-func short(d time.Duration) string {
-	t := d.String()
-	if strings.HasSuffix(t, "m0s") {
-		t = strings.TrimSuffix(t, "0s")
-	}
-	if strings.HasSuffix(t, "h0m") {
-		t = strings.TrimSuffix(t, "0m")
-	}
-	return t
-}
-
-func integer(field func(*Settings) *int, least, most int) setter {
-	return func(s *Settings, v string) error {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < least || n > most {
-			return fmt.Errorf("%s is no whole number from %d to %d", shape(v), least, most)
-		}
-		*field(s) = n
-		return nil
-	}
-}
-
-func replicas(field func(*Settings) *int) setter {
-	parse := integer(field, 1, 5)
-	return func(s *Settings, v string) error {
-		if err := parse(s, v); err != nil || *field(s)%2 == 0 {
-			return fmt.Errorf("%s replicas are not possible; want 1 on a single server, 3 or 5 in a cluster", shape(v))
-		}
-		return nil
-	}
+var booleans = map[string]bool{ // :: word in small letters → value
+	"1": true, "t": true, "true": true, "y": true, "yes": true, "on": true,
+	"0": false, "f": false, "false": false, "n": false, "no": false, "off": false,
 }
 
 func boolean(field func(*Settings) *bool) setter {
 	return func(s *Settings, v string) error {
-		b, err := strconv.ParseBool(v)
-		if err != nil {
+		b, ok := booleans[strings.ToLower(v)]
+		if !ok {
 			return fmt.Errorf("%s is neither true nor false", shape(v))
 		}
 		*field(s) = b
@@ -104,7 +68,7 @@ func boolean(field func(*Settings) *bool) setter {
 
 func oneOf(field func(*Settings) *string, allowed ...string) setter {
 	return func(s *Settings, v string) error {
-		if !slices.Contains(allowed, v) {
+		if v = strings.ToLower(v); !slices.Contains(allowed, v) {
 			return fmt.Errorf("%s is none of %s", shape(v), strings.Join(allowed, ", "))
 		}
 		*field(s) = v
@@ -113,7 +77,7 @@ func oneOf(field func(*Settings) *string, allowed ...string) setter {
 }
 
 func logLevel(s *Settings, v string) error {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
+	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "warning": slog.LevelWarn, "error": slog.LevelError}
 	level, ok := levels[strings.ToLower(v)]
 	if !ok {
 		return fmt.Errorf("%s is none of debug, info, warn, error", shape(v))
@@ -216,11 +180,18 @@ func privateURL(v string) error {
 	return nil
 }
 
+// hostPort is a host name with an optional port, which a secret in the wrong place is not likely to be.
+var hostPort = regexp.MustCompile(`^([a-z0-9-]+\.)+[a-z]{2,}(:\d{1,5})?$`)
+
 // plainURL parses an http or https URL that holds no secret.
 func plainURL(v string) (*url.URL, error) {
 	u, err := url.Parse(v)
 	if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
-		return nil, errors.New("is not a URL; want https://<host> with an optional port and path")
+		want := "https://<host>"
+		if !strings.Contains(v, "://") && hostPort.MatchString(v) {
+			want = "https://" + v
+		}
+		return nil, fmt.Errorf("is not a URL; want %s with an optional port and path", want)
 	}
 	if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return nil, errors.New("has user info, a query or a fragment; want https://<host> with an optional port and path")
@@ -231,55 +202,4 @@ func plainURL(v string) (*url.URL, error) {
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
-}
-
-// natsHost tells a host from a secret in the wrong place, as far as that goes.
-var natsHost = regexp.MustCompile(`^[A-Za-z0-9._:%-]{1,253}$`)
-
-// natsURLs accepts what nats.Connect does, with a scheme optional as there.
-func natsURLs(field func(*Settings) *string) setter {
-	return func(s *Settings, v string) error {
-		*field(s) = v
-		for one := range strings.SplitSeq(v, ",") {
-			one = strings.TrimSpace(one)
-			if !strings.Contains(one, "://") {
-				one = "nats://" + one
-			}
-			u, err := url.Parse(one)
-			if err != nil || !natsHost.MatchString(u.Hostname()) || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) ||
-				strings.Trim(u.Path, "/") != "" && !strings.HasPrefix(u.Scheme, "ws") || u.RawQuery != "" || u.Fragment != "" {
-				return errors.New("has a part that is no NATS URL; want nats://<host>:<port> (or tls, ws, wss), several separated by commas")
-			}
-		}
-		return nil
-	}
-}
-
-func address(field func(*Settings) *string) setter {
-	return func(s *Settings, v string) error {
-		host, port, err := net.SplitHostPort(v)
-		n, perr := strconv.Atoi(port)
-		if err != nil || perr != nil || n < 0 || n > math.MaxUint16 || strings.ContainsAny(host, "/ ") {
-			return fmt.Errorf("%s is no address; want <host>:<port> or :<port>", shape(v))
-		}
-		*field(s) = v
-		return nil
-	}
-}
-
-var hostName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
-
-func hosts(field func(*Settings) *[]string) setter {
-	return func(s *Settings, v string) error {
-		var list []string
-		for one := range strings.SplitSeq(v, ",") {
-			one = strings.ToLower(strings.TrimSpace(one))
-			if len(one) > 253 || !hostName.MatchString(one) {
-				return fmt.Errorf("%s is no host name; want hosts such as azuredatabricks.net, separated by commas, without scheme, wildcard, port or path", shape(one))
-			}
-			list = append(list, one)
-		}
-		*field(s) = list
-		return nil
-	}
 }

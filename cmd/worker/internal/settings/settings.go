@@ -7,6 +7,8 @@ package settings
 
 import (
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,6 +20,18 @@ type Settings struct {
 	NATSCA    string // path of a PEM file with the authorities to trust; empty means the system's
 	NATSCert  string // path of the client certificate; needs NATSKey
 	NATSKey   string // path of the client certificate's key
+
+	NATSUser        string // with NATSPassword; without, NATSToken has it
+	NATSPassword    string // secret
+	NATSToken       string // secret
+	NATSUserJWT     string // of a context: the user's JWT, as opposed to a file's path; needs NATSUserSeed
+	NATSUserSeed    string // secret, likewise
+	NATSTLSFirst    bool   // begin with TLS, before the server has greeted
+	NATSJSDomain    string // JetStream domain of all streams; empty means that of the server
+	NATSJSAPIPrefix string // likewise, as the subjects of an import; empty means the ordinary one
+	NATSInboxPrefix string // where answers come in; empty means the user's own inbox
+	NATSSocksProxy  string // URL of a SOCKS proxy, may hold user and password; empty means none
+	NATSContext     string // the name of the context that the values came from; empty means none
 
 	VaultAddr          string        // URL, plain http only to a loopback address, or unix://<path of a socket>
 	VaultToken         string        // secret; read where VaultAuth is "token"
@@ -57,6 +71,7 @@ type Settings struct {
 	ShutdownTimeout    time.Duration // what is unfinished then is given back
 	AllowedDomains     []string      // lower-case hosts; a request's domain must be under one of them
 	Replicas           int           // of the NATS objects: 1, 3 or 5
+	StreamMaxBytes     int64         // max_bytes of each stream and of the ledger; 0 means none
 	AnswerTenants      bool          // answer tenants who ask for their requests
 	ManageStreams      bool          // create and upgrade the NATS objects at start
 
@@ -79,6 +94,7 @@ type Origin string
 // The origins, weakest first.
 const (
 	FromDefault Origin = "default"
+	FromContext Origin = "context" // the file that NATS_CONTEXT names
 	FromEnv     Origin = "env"
 	FromFlag    Origin = "flag"
 )
@@ -95,6 +111,9 @@ type Set struct {
 	Settings Settings
 	Values   []Value  // in the order of the contract's table
 	Warnings []string // odd, but no reason to refuse
+
+	traceWarnings []string        // likewise, unless the SDK is disabled
+	leftOut       map[string]bool // names of OTEL_ variables that are not followed
 }
 
 // Load reads the variables of the given groups from src, checks them one by one and against each
@@ -104,15 +123,25 @@ func Load(src Source, groups ...Group) (Set, error) {
 	set := Set{}
 	env := environ(src.Environ)
 	bad := &Invalid{}
+	fromContext := set.readContext(src, env, groups, bad)
 	for _, v := range variables {
-		text, origin := v.lookup(src, env, groups)
+		text, origin := v.lookup(src, env, fromContext, groups)
 		err := v.set(&set.Settings, text)
-		if err != nil {
-			bad.add(v.Name, err.Error())
-		}
 		if v.in(groups) {
 			set.Values = append(set.Values, Value{v.Name, v.show(text, err), origin})
 		}
+		switch {
+		case err == nil:
+		case v.Group == Traces: // set for all programs of a platform
+			set.leaveOut(v, text, err)
+		case origin == FromContext:
+			bad.add(v.Name, "from NATS_CONTEXT "+err.Error())
+		default:
+			bad.add(v.Name, err.Error())
+		}
+	}
+	if slices.Contains(groups, Traces) {
+		set.foreignTraceNames(env)
 	}
 	for _, g := range groups {
 		if check := crossChecks[g]; check != nil {
@@ -127,17 +156,34 @@ func Load(src Source, groups ...Group) (Set, error) {
 }
 
 // lookup returns the text of v and where it comes from. Outside groups it is always the default.
-func (v Variable) lookup(src Source, env map[string]string, groups []Group) (string, Origin) {
+func (v Variable) lookup(src Source, env, fromContext map[string]string, groups []Group) (string, Origin) {
 	if v.in(groups) {
 		if text, ok := src.Flags[v.Name]; ok {
-			return text, FromFlag
+			return v.clean(text), FromFlag
 		}
-		if text := env[v.Name]; text != "" {
+		if text := v.clean(env[v.Name]); text != "" {
 			return text, FromEnv
+		}
+		if text := fromContext[v.Name]; text != "" {
+			return text, FromContext
 		}
 	}
 	if v.Name == "LOG_FORMAT" && src.Terminal {
 		return formatText, FromDefault
 	}
 	return v.Default, FromDefault
+}
+
+// clean takes off what files and shells leave around a value: blanks and line breaks at its ends, and one pair of
+// quotation marks. A password may have such marks itself, so of one only line breaks are taken.
+func (v Variable) clean(text string) string {
+	text = strings.TrimPrefix(text, "\ufeff") // a byte order mark
+	if v.Name == natsPassword {
+		return strings.TrimRight(text, "\r\n")
+	}
+	text = strings.TrimSpace(text)
+	if n := len(text); n > 1 && text[0] == text[n-1] && (text[0] == '"' || text[0] == '\'') {
+		text = strings.TrimSpace(text[1 : n-1])
+	}
+	return text
 }

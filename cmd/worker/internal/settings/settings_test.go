@@ -44,8 +44,10 @@ func TestDefaults(t *testing.T) {
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
 		Settle: 2 * time.Minute, ShutdownTimeout: 90 * time.Second, AllowedDomains: []string{"azuredatabricks.net"},
 		Replicas: 1, ManageStreams: true, LogLevel: slog.LevelInfo, LogFormat: "json",
-		Tracing: settings.Tracing{ServiceName: "flow-worker", Sampler: "parentbased_always_on", SamplerRatio: 1, Ignored: []string{},
-			QueueSize: 2048, BatchSize: 512, ScheduleDelay: 5 * time.Second, ExportTimeout: 30 * time.Second},
+		Tracing: settings.Tracing{Env: map[string]string{
+			"OTEL_SDK_DISABLED": "false", "OTEL_PROPAGATORS": "tracecontext", "OTEL_TRACES_SAMPLER": "parentbased_always_on", "OTEL_TRACES_SAMPLER_ARG": "1",
+			"OTEL_BSP_MAX_QUEUE_SIZE": "2048", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "512", "OTEL_BSP_SCHEDULE_DELAY": "5000", "OTEL_BSP_EXPORT_TIMEOUT": "30000",
+		}},
 	}
 	if diff := cmp.Diff(want, set.Settings); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -98,7 +100,7 @@ func TestWrongValues(t *testing.T) {
 		name string // the variable that is blamed
 		want string // a part of the remedy
 	}{
-		{[]string{"WORKER_ACK_WAIT=30"}, "WORKER_ACK_WAIT", `"30" is no duration; want a number with a unit`},
+		{[]string{"WORKER_ACK_WAIT=30"}, "WORKER_ACK_WAIT", `"30" is no duration; want a number with a unit, such as 30s`},
 		{[]string{"WORKER_ACK_WAIT=-5s"}, "WORKER_ACK_WAIT", "want 1s to 1h"},
 		{[]string{"FLOW_TIMEOUT=0"}, "FLOW_TIMEOUT", "out of bounds"},
 		{[]string{"WORKER_REQUEST_DEADLINE=169h"}, "WORKER_REQUEST_DEADLINE", "to 168h"},
@@ -113,7 +115,7 @@ func TestWrongValues(t *testing.T) {
 		{[]string{"FLOW_URL=http://platform.example.com"}, "FLOW_URL", "plain http to platform.example.com"},
 		{[]string{"IMS_URL=https://user:" + secret + "@ims.example.com"}, "IMS_URL", "user info"},
 		{[]string{"IMS_URL=https://ims.example.com/?key=" + secret}, "IMS_URL", "a query"},
-		{[]string{"FLOW_URL=platform.example.com"}, "FLOW_URL", "want https://<host>"},
+		{[]string{"FLOW_URL=platform.example.com"}, "FLOW_URL", "want https://platform.example.com"},
 		{[]string{"VAULT_ADDR=vault:8200"}, "VAULT_ADDR", "is not a URL"},
 		{[]string{"VAULT_ADDR=http://vault:8200"}, "VAULT_ADDR", "plain http to vault, where others could read the credentials; want https"},
 		{[]string{"VAULT_ADDR=http://vault:8200", "VAULT_SKIP_VERIFY=true"}, "VAULT_ADDR", "plain http to vault"},
@@ -125,18 +127,34 @@ func TestWrongValues(t *testing.T) {
 		{[]string{"VAULT_AUTH=jwt", "VAULT_ROLE=r"}, "VAULT_JWT_FILE", "needs it"},
 		{[]string{"VAULT_KV_MOUNT=../sys"}, "VAULT_KV_MOUNT", "segments"},
 		{[]string{"VAULT_TENANT_PREFIX=a//b"}, "VAULT_TENANT_PREFIX", "segments"},
-		{[]string{"VAULT_TOKEN=" + secret + "\n"}, "VAULT_TOKEN", "line break"},
-		{[]string{"NATS_URL=http://nats.example.com"}, "NATS_URL", "nats://<host>:<port>"},
+		{[]string{"VAULT_TOKEN=" + secret + "\nX"}, "VAULT_TOKEN", "line break"},
+		{[]string{"NATS_URL=http://nats.example.com"}, "NATS_URL", "want nats://nats.example.com"},
 		{[]string{"NATS_CREDS=" + filepath.Join(dir, "none.creds")}, "NATS_CREDS", "no such file"},
 		{[]string{"NATS_CREDS=" + dir}, "NATS_CREDS", "not the path of a file"},
 		{[]string{"VAULT_CAPATH=" + cert}, "VAULT_CAPATH", "not the path of a directory"},
 		{[]string{"NATS_CERT=" + cert}, "NATS_KEY", "NATS_CERT needs it"},
 		{[]string{"VAULT_CLIENT_KEY=" + cert}, "VAULT_CLIENT_CERT", "VAULT_CLIENT_KEY needs it"},
 		{[]string{"NATS_CREDS=" + cert, "NATS_NKEY=" + cert}, "NATS_NKEY", "one identity"},
-		{[]string{"WORKER_HTTP_ADDR=8080"}, "WORKER_HTTP_ADDR", "<host>:<port>"},
+		{[]string{"WORKER_HTTP_ADDR=8080"}, "WORKER_HTTP_ADDR", "want :8080"},
+		{[]string{"WORKER_HTTP_ADDR=http://0.0.0.0:8080"}, "WORKER_HTTP_ADDR", "want 0.0.0.0:8080"},
 		{[]string{"WORKER_STATUS_ADDR=127.0.0.1:99999"}, "WORKER_STATUS_ADDR", "<host>:<port>"},
-		{[]string{"WORKER_ALLOWED_DOMAINS=azuredatabricks.net,*.example.com"}, "WORKER_ALLOWED_DOMAINS", "wildcard"},
-		{[]string{"WORKER_ALLOWED_DOMAINS=https://azuredatabricks.net"}, "WORKER_ALLOWED_DOMAINS", "scheme"},
+		{[]string{"WORKER_ALLOWED_DOMAINS=azuredatabricks.net,*.example.com"}, "WORKER_ALLOWED_DOMAINS", "want example.com,"},
+		{[]string{"WORKER_ALLOWED_DOMAINS=https://azuredatabricks.net"}, "WORKER_ALLOWED_DOMAINS", "want azuredatabricks.net,"},
+		{[]string{"WORKER_ALLOWED_DOMAINS=,"}, "WORKER_ALLOWED_DOMAINS", "no host in it"},
+		{[]string{"WORKER_ACK_WAIT=PT30S"}, "WORKER_ACK_WAIT", "30s, 2m, 24h or 1d"},
+		{[]string{"NATS_URL=nats://a,wss://b"}, "NATS_URL", "mixes WebSockets"},
+		{[]string{"NATS_URL=,"}, "NATS_URL", "no URL in it"},
+		{[]string{"NATS_PASSWORD=" + secret}, "NATS_USER", "NATS_PASSWORD needs it"},
+		{[]string{"NATS_USER=u", "NATS_PASSWORD=" + secret, "NATS_CREDS=" + cert}, "NATS_USER", "set beside NATS_CREDS"},
+		{[]string{"NATS_USER=" + secret, "NATS_NKEY=" + cert}, "NATS_TOKEN", "set beside NATS_NKEY"},
+		{[]string{"NATS_USER_JWT=" + secret}, "NATS_USER_SEED", "needs it"},
+		{[]string{"NATS_JS_DOMAIN=a.b"}, "NATS_JS_DOMAIN", "without dots"},
+		{[]string{"NATS_JS_DOMAIN=hub", "NATS_JS_API_PREFIX=JS.API"}, "NATS_JS_API_PREFIX", "set one of them"},
+		{[]string{"NATS_INBOX_PREFIX=a.>"}, "NATS_INBOX_PREFIX", "without blanks and wildcards"},
+		{[]string{"NATS_SOCKS_PROXY=http://p:1"}, "NATS_SOCKS_PROXY", "want socks5://<host>:<port>"},
+		{[]string{"WORKER_STREAM_MAX_BYTES=lots"}, "WORKER_STREAM_MAX_BYTES", "512MiB or 1GB"},
+		{[]string{"WORKER_STREAM_MAX_BYTES=-1"}, "WORKER_STREAM_MAX_BYTES", "is no size"},
+		{[]string{"WORKER_STREAM_MAX_BYTES=1k"}, "WORKER_STREAM_MAX_BYTES", "at least 512KiB"},
 		{[]string{"WORKER_ALLOWED_DOMAINS=net"}, "WORKER_ALLOWED_DOMAINS", "host"},
 	} {
 		t.Run(strings.Join(tc.set, " "), func(t *testing.T) {
@@ -193,7 +211,11 @@ func TestRightValues(t *testing.T) {
 		"FLOW_URL=http://127.0.0.1:8090/data/foundation/flowservice/", "IMS_URL=http://[::1]:8090", "VAULT_ADDR=http://localhost:8200", "VAULT_ADDR=http://127.1.2.3:8200", "VAULT_ADDR=http://[::1]:8200/", "VAULT_ADDR=https://vault:8200", "VAULT_ADDR=unix:///run/vault/agent.sock",
 		"NATS_URL=tls://user:pass@nats-1.example.com:4222, nats-2.example.com", "WORKER_HTTP_ADDR=[::]:0", "VAULT_CACHE_TTL=0",
 		"WORKER_ALLOWED_DOMAINS=azuredatabricks.net, Databricks.Example.COM", "WORKER_REQUEST_DEADLINE=168h", "VAULT_AUTH_MOUNT=auth/team/k8s/",
-		"WORKER_REPLICAS=3", "LOG_LEVEL=DEBUG",
+		"WORKER_REPLICAS=3", "LOG_LEVEL=DEBUG", "LOG_LEVEL=warning", "LOG_FORMAT=JSON", "WORKER_PPROF=yes", "WORKER_PPROF=On", "WORKER_PPROF=1",
+		"WORKER_SETTLE=90 s", "WORKER_SETTLE=1d", "WORKER_SETTLE=1m30s", "WORKER_REQUEST_DEADLINE=1d12h", "VAULT_TOKEN=" + secret + "\r\n", "NATS_URL=\"nats://n:4222\"",
+		"WORKER_CONCURRENCY=' 8 '", "WORKER_ALLOWED_DOMAINS=a.net, b.net,\n", "NATS_URL=nats://a, nats://b,", "NATS_URL=tcp://10.0.0.1:4222", "WORKER_HTTP_ADDR= ",
+		"WORKER_STREAM_MAX_BYTES=1GB", "NATS_JS_DOMAIN=hub", "NATS_JS_API_PREFIX=JS.hub.API.", "NATS_SOCKS_PROXY=127.0.0.1:1080", "NATS_TLS_FIRST=true",
+		"NATS_PORT=tcp://10.0.0.1:4222", "VAULT_PORT=tcp://10.0.0.1:8200", "WORKER_PORT=tcp://10.0.0.1:8080", "NATS_TIMEOUT=soon",
 	} {
 		t.Run(set, func(t *testing.T) {
 			t.Parallel()
@@ -212,7 +234,10 @@ func TestWarnings(t *testing.T) {
 	}{
 		{[]string{"WORKER_AKC_WAIT=5s"}, "WORKER_AKC_WAIT is no setting and is not read; did you mean WORKER_ACK_WAIT?"},
 		{[]string{"WORKER_COLOUR_OF_THE_SKY=blue"}, "is not read"},
-		{[]string{"WORKER_SERVICE_HOST=10.0.0.1", "WORKER_PORT_8080_TCP=tcp://10.0.0.1:8080"}, ""},
+		{[]string{"WORKER_SERVICE_HOST=10.0.0.1", "WORKER_PORT_8080_TCP=tcp://10.0.0.1:8080", "WORKER_STATUS_PORT=tcp://10.0.0.1:8081", "WORKER_STATUS_SERVICE_PORT_HTTP=8081"}, ""},
+		{[]string{"NATS_URL=nats://nats:4222", "NATS_USER=u", "NATS_PASSWORD=" + secret}, "password for nats"},
+		{[]string{"NATS_URL=nats://nats:4222", "NATS_USER=" + secret}, "password for nats"},
+		{[]string{"NATS_URL=nats://nats:4222", "NATS_TOKEN=" + secret, "NATS_TLS_FIRST=1"}, ""},
 		{[]string{"WORKER_SHUTDOWN_TIMEOUT=60s"}, "should exceed FLOW_TIMEOUT (1m15s)"},
 		{[]string{"VAULT_AUTH=kubernetes", "VAULT_ROLE=worker"}, "VAULT_TOKEN is set but not used"},
 		{[]string{"NATS_URL=nats://u:" + secret + "@nats:4222"}, "NATS_URL has a password for nats and does not insist on TLS"},
@@ -220,7 +245,8 @@ func TestWarnings(t *testing.T) {
 		{[]string{"NATS_URL=ws://" + secret + "@nats"}, "password for nats"},
 		{[]string{"NATS_URL=nats://u:p@127.0.0.1.evil.com"}, "password for 127.0.0.1.evil.com"},
 		{[]string{"NATS_URL=nats://nats:4222"}, ""},
-		{[]string{"NATS_URL=tls://u:p@nats,wss://u:p@nats"}, ""},
+		{[]string{"NATS_URL=tls://u:p@nats"}, ""},
+		{[]string{"NATS_URL=wss://u:p@nats"}, ""},
 		{[]string{"NATS_URL=nats://u:p@127.0.0.1,nats://u:p@[::1]:4222,u:p@localhost"}, ""},
 	} {
 		t.Run(strings.Join(tc.set, " "), func(t *testing.T) {
@@ -244,6 +270,7 @@ func TestSecretsAreMasked(t *testing.T) {
 	for _, set := range []string{
 		"NATS_URL=nats://u:" + secret + "@h", "NATS_URL=h1,u:" + secret + "@h", "NATS_URL=nats://a:b@h1,tls://u:" + secret + "@h2",
 		"NATS_URL=nats://u:" + secret + "/x@h", "NATS_URL=" + secret + "://u@h", "NATS_URL=" + secret + "/+x", "NATS_URL=h1," + secret + "=", "NATS_URL=nats://h?token=" + secret, "NATS_URL=h/" + secret,
+		"NATS_USER=" + secret, "NATS_TOKEN=" + secret, "NATS_SOCKS_PROXY=socks5://u:" + secret + "@p:1",
 		"NATS_CREDS=" + secret, "VAULT_ADDR=https://" + secret + "@h",
 	} {
 		loaded, err := load(t, set)
@@ -266,6 +293,27 @@ func TestOnlyTheGroupsAskedFor(t *testing.T) {
 	}
 	if slices.ContainsFunc(set.Values, func(v settings.Value) bool { return !strings.HasPrefix(v.Name, "NATS_") }) {
 		t.Errorf("values of other groups: %+v", set.Values)
+	}
+}
+
+// What files and shells put around a value is taken off, but for the quotation marks of a password.
+func TestValuesAreCleaned(t *testing.T) {
+	t.Parallel()
+	set, err := load(t, "VAULT_TOKEN='"+secret+"'\n", "NATS_URL=\"nats://a, tcp://b:1,\"", "NATS_USER= u\r\n", "NATS_PASSWORD=' p \n", "WORKER_SETTLE=\"2 m\"", "WORKER_REQUEST_DEADLINE=1.5d", "LOG_LEVEL=\ufeffwarn\n",
+		"WORKER_ALLOWED_DOMAINS=B.net a.net", "WORKER_STREAM_MAX_BYTES=1.5 GiB", "NATS_JS_API_PREFIX=JS.hub.API.", "WORKER_PPROF= ", "NATS_TLS_FIRST=YES")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := set.Settings
+	got := []any{s.VaultToken, s.NATSURL, s.NATSUser, s.NATSPassword, s.Settle, s.RequestDeadline, s.LogLevel, s.AllowedDomains, s.StreamMaxBytes, s.NATSJSAPIPrefix, s.Pprof, s.NATSTLSFirst}
+	want := []any{secret, "nats://a,nats://b:1", "u", "' p ", 2 * time.Minute, 36 * time.Hour, slog.LevelWarn, []string{"b.net", "a.net"}, int64(3 << 29), "JS.hub.API", false, true}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	for text, bytes := range map[string]int64{"1GB": 1e9, "1g": 1e9, "512MiB": 512 << 20, "512Mi": 512 << 20, "1048576": 1 << 20, "600000B": 600000, "2TB": 2e12, "0": 0, "": 0} {
+		if set, err := load(t, "WORKER_STREAM_MAX_BYTES="+text); err != nil || set.Settings.StreamMaxBytes != bytes {
+			t.Errorf("%q: %d, %v", text, set.Settings.StreamMaxBytes, err)
+		}
 	}
 }
 

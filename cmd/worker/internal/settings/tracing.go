@@ -2,214 +2,148 @@ package settings
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 )
 
-// The values of OTEL_TRACES_EXPORTER; empty means ExporterOTLP if there is an endpoint, else ExporterNone.
-const (
-	ExporterOTLP = "otlp"
-	ExporterNone = "none"
-)
-
-// Tracing says whether and where spans are exported: the standard OTEL_* variables, as far as they are
-// about traces.
+// Tracing says whether spans are exported, and how: the standard OTEL_* variables, as far as the SDK and its
+// exporter can follow. The rest is left out, with a warning: such variables are set for all programs of a
+// platform, so none of them keeps the worker from running.
 type Tracing struct {
-	Disabled           bool              // OTEL_SDK_DISABLED
-	Exporter           string            // ExporterOTLP, ExporterNone or empty
-	ServiceName        string            // "flow-worker" by default
-	ResourceAttributes map[string]string // :: name → value; nil means none
-	Sampler            string            // as OTEL_TRACES_SAMPLER names them
-	SamplerRatio       float64           // for those that take one, 0 to 1
-
-	Ignored []string // what OTEL_PROPAGATORS asks for in vain, beside baggage, which is never missed
-
-	General OTLP // of all signals
-	Traces  OTLP // what it has beats General
-
-	QueueSize     int           // spans that wait for their export; more are dropped
-	BatchSize     int           // spans in one export, at most QueueSize
-	ScheduleDelay time.Duration // between two exports
-	ExportTimeout time.Duration // of one export with its repeats
+	Export bool              // an exporter or an endpoint is asked for, and nothing forbids it
+	Env    map[string]string // :: name → value of the variables that the SDK and the exporter are to read; may hold secrets
 }
 
-// OTLP says how an exporter reaches its collector.
-type OTLP struct {
-	Endpoint    string            // URL; empty means none is set
-	Protocol    string            // empty means none is set
-	Headers     map[string]string // :: name → value, which may be secret; nil means none is set
-	Compression string            // "gzip" or "none"; empty means none is set
-	Timeout     time.Duration     // of one HTTP call; 0 means none is set
-	Certificate string            // path of a PEM file with the authorities to trust; empty means the system's
-	ClientCert  string            // path of the TLS client certificate; needs ClientKey
-	ClientKey   string            // path of its key
-}
-
-// Defaults of the OpenTelemetry specification.
-const (
-	defaultCollector   = "http://localhost:4318"
-	defaultOTLPTimeout = 10 * time.Second
-	tracesPath         = "/v1/traces"
-	protocol           = "http/protobuf" // the only one that the worker speaks
-)
-
-// Exporting reports whether spans are to be exported. It takes an exporter or an endpoint to be set.
-func (t Tracing) Exporting() bool {
-	asked := t.Exporter == ExporterOTLP || t.Exporter == "" && (t.General.Endpoint != "" || t.Traces.Endpoint != "")
-	return asked && !t.Disabled
-}
-
-// Target returns where and how spans are exported, with defaults for what isn't set. Its Endpoint is that
-// of traces, with the path.
-func (t Tracing) Target() OTLP {
-	g, own := t.General, t.Traces
-	endpoint := own.Endpoint
-	if endpoint == "" {
-		endpoint = strings.TrimRight(cmp.Or(g.Endpoint, defaultCollector), "/") + tracesPath
+// leaveOut warns of a variable of OpenTelemetry's that can't be followed, and shows what is in effect instead.
+func (s *Set) leaveOut(v Variable, text string, why error) {
+	value := " is " + shape(text)
+	if v.mask != nil {
+		value = ""
 	}
-	headers := g.Headers
-	if own.Headers != nil {
-		headers = own.Headers
+	s.traceWarning(fmt.Sprintf("%s%s: not supported, left out; %v", v.Name, value, why))
+	if s.leftOut == nil {
+		s.leftOut = map[string]bool{}
 	}
-	return OTLP{
-		Endpoint: endpoint, Headers: headers, Protocol: cmp.Or(own.Protocol, g.Protocol, protocol),
-		Compression: cmp.Or(own.Compression, g.Compression, "none"), Timeout: cmp.Or(own.Timeout, g.Timeout, defaultOTLPTimeout),
-		Certificate: cmp.Or(own.Certificate, g.Certificate), ClientCert: cmp.Or(own.ClientCert, g.ClientCert), ClientKey: cmp.Or(own.ClientKey, g.ClientKey),
-	}
-}
-
-// checkTraces looks at what must fit together, if anything is exported.
-func checkTraces(set *Set, bad *Invalid) {
-	t := set.Settings.Tracing
-	if !t.Exporting() {
-		return
-	}
-	to := t.Target()
-	pair(bad, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", to.ClientCert, "OTEL_EXPORTER_OTLP_CLIENT_KEY", to.ClientKey)
-	if t.BatchSize > t.QueueSize && !bad.has("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_MAX_QUEUE_SIZE") {
-		bad.add("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", fmt.Sprintf("%d is more than OTEL_BSP_MAX_QUEUE_SIZE, %d; want no more than that", t.BatchSize, t.QueueSize))
-	}
-	if to.Protocol != protocol {
-		bad.add("OTEL_EXPORTER_OTLP_PROTOCOL", fmt.Sprintf("%s is none that the worker speaks; want %s, and in the endpoint the port where the collector takes OTLP over HTTP, usually 4318", shape(to.Protocol), protocol))
-	}
-	if len(t.Ignored) > 0 {
-		set.Warnings = append(set.Warnings, "OTEL_PROPAGATORS asks for more than tracecontext, which is all that the worker speaks")
-	}
-	set.Warnings = append(set.Warnings, oddCollector(to, bad)...)
-}
-
-// oddCollector returns what is likely to be wrong with a collector's address.
-func oddCollector(to OTLP, bad *Invalid) (warnings []string) {
-	u, err := url.Parse(to.Endpoint)
-	if err != nil || bad.has("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
-		return nil
-	}
-	if u.Port() == "4317" {
-		warnings = append(warnings, "the OTLP endpoint has port 4317, where collectors speak gRPC; the worker speaks http/protobuf, whose port is 4318")
-	}
-	if u.Scheme == "http" && len(to.Headers) > 0 && !loopback(u.Hostname()) {
-		warnings = append(warnings, "OTEL_EXPORTER_OTLP_HEADERS go to "+u.Hostname()+" by plain http, so who is in between can read them; use https")
-	}
-	return warnings
-}
-
-// collectorURL accepts an http or https URL without user info and query. Traces have their place below a
-// collector's; that of traces alone is taken as it is.
-func collectorURL(field func(*Settings) *string) setter {
-	return func(s *Settings, v string) error {
-		if v == "" {
-			return nil
-		}
-		u, err := url.Parse(v)
-		if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
-			return errors.New("is not a URL; want one with its scheme, such as http://localhost:4318")
-		}
-		if u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
-			return errors.New("has user info, a query or a fragment; want http(s)://<host> with an optional port and path, and what is secret in OTEL_EXPORTER_OTLP_HEADERS")
-		}
-		*field(s) = v
-		return nil
-	}
-}
-
-var headerName = regexp.MustCompile("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$")
-
-// pairs reads "name=value,name=value" with percent-encoded values. It never quotes a value.
-func pairs(field func(*Settings) *map[string]string, valid func(name, value string) bool) setter {
-	return func(s *Settings, v string) error {
-		var out map[string]string
-		for one := range strings.SplitSeq(v, ",") {
-			if strings.TrimSpace(one) == "" {
+	s.leftOut[v.Name] = true
+	for i, shown := range s.Values {
+		if shown.Name == v.Name {
+			if part := s.Settings.Tracing.Env[v.Name]; part != "" {
+				s.Values[i].Value = part // the rest is left out
 				continue
 			}
-			name, value, ok := strings.Cut(one, "=")
-			name = strings.TrimSpace(name)
-			value, err := url.PathUnescape(strings.TrimSpace(value))
-			if !ok || err != nil || !valid(name, value) {
-				return fmt.Errorf("its part %d is no <name>=<value>; want such parts separated by commas, commas and blanks in values as %%2C and %%20", strings.Count(v[:strings.Index(v, one)], ",")+1)
+			s.Values[i].Value, s.Values[i].Origin = v.Default, FromDefault
+		}
+	}
+}
+
+func (s *Set) traceWarning(text string) { s.traceWarnings = append(s.traceWarnings, text) }
+
+// checkTraces looks at what must fit together, and decides whether anything is exported. It finds no problem,
+// only warnings.
+func checkTraces(set *Set, _ *Invalid) {
+	t := &set.Settings.Tracing
+	if t.Env[sdkDisabled] == "true" {
+		set.traceWarnings = nil
+		return
+	}
+	own := t.Env[tracesEndpoint]
+	to := cmp.Or(own, t.Env[endpoint])
+	switch t.Env[tracesExporter] {
+	case "":
+		t.Export = to != ""
+	case exporterOTLP:
+		t.Export = to != "" || !set.leftOut[endpoint] && !set.leftOut[tracesEndpoint]
+	}
+	set.checkCertificates(cmp.Or(to, defaultCollector))
+	if t.Export {
+		set.oddCollector(cmp.Or(to, defaultCollector))
+	}
+	set.Warnings = append(set.Warnings, set.traceWarnings...)
+}
+
+// checkCertificates leaves out what the exporter could not be made with.
+func (s *Set) checkCertificates(to string) {
+	env := s.Settings.Tracing.Env
+	for _, signal := range []string{otlp, otlp + "TRACES_"} {
+		cert, key := env[signal+clientCert], env[signal+clientKey]
+		if _, err := tls.LoadX509KeyPair(cert, key); err != nil && (cert != "" || key != "") {
+			for _, name := range []string{signal + clientCert, signal + clientKey} {
+				s.takeBack(name, fmt.Sprintf("want %s and %s to be the PEM files of one pair", signal+clientCert, signal+clientKey))
 			}
-			if out == nil {
-				out = map[string]string{}
+		}
+		for _, name := range []string{signal + certificate, signal + clientCert, signal + clientKey} {
+			if strings.HasPrefix(strings.ToLower(to), "http:") {
+				s.takeBack(name, "want an https endpoint for it; the one there is speaks plain http")
 			}
-			out[name] = value
 		}
-		*field(s) = out
-		return nil
 	}
 }
 
-func validHeader(name, value string) bool {
-	return headerName.MatchString(name) && !strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' })
+// takeBack leaves out a variable that was right by itself.
+func (s *Set) takeBack(name, why string) {
+	text := s.Settings.Tracing.Env[name]
+	if text == "" {
+		return
+	}
+	delete(s.Settings.Tracing.Env, name)
+	s.leaveOut(Variable{Name: name}, text, errors.New(why))
 }
 
-func validAttribute(name, _ string) bool { return name != "" && !strings.ContainsAny(name, " \t") }
-
-// milliseconds reads a whole number of milliseconds, as OpenTelemetry writes times.
-func milliseconds(field func(*Settings) *time.Duration, most time.Duration) setter {
-	return func(s *Settings, v string) error {
-		if v == "" {
-			return nil
-		}
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || n < 1 || n > most.Milliseconds() {
-			return fmt.Errorf("%s is no whole number of milliseconds from 1 to %d", shape(v), most.Milliseconds())
-		}
-		*field(s) = time.Duration(n) * time.Millisecond
-		return nil
+// oddCollector warns of what is likely to be wrong with a collector's address.
+func (s *Set) oddCollector(to string) {
+	u, err := url.Parse(to)
+	if err != nil {
+		return
+	}
+	if u.Port() == "4317" {
+		s.traceWarning("the OTLP endpoint has port 4317, where collectors speak gRPC; the worker speaks OTLP over HTTP, whose port is 4318")
+	}
+	if s.Settings.Tracing.Env[tracesEndpoint] == "" && strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1/traces") {
+		s.traceWarning(endpoint + " ends with /v1/traces, which is appended to it once more; leave that out, or set " + tracesEndpoint)
+	}
+	headers := cmp.Or(s.Settings.Tracing.Env[otlp+"TRACES_HEADERS"], s.Settings.Tracing.Env[otlp+"HEADERS"])
+	if u.Scheme == "http" && headers != "" && !loopback(u.Hostname()) {
+		s.traceWarning(otlp + "HEADERS go to " + u.Hostname() + " by plain http, so who is in between can read them; use https")
 	}
 }
 
-// samplers are the values of OTEL_TRACES_SAMPLER that can be had.
-var samplers = []string{"always_on", "always_off", "traceidratio", "parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"}
+// notFollowed are variables of OpenTelemetry's that are often set and that nothing here reads: name → values
+// that ask for nothing, and what to know otherwise.
+var notFollowed = map[string]struct {
+	harmless []string
+	why      string
+}{
+	"OTEL_METRICS_EXPORTER":         {[]string{"none", "prometheus"}, "metrics are to be scraped at /metrics"},
+	"OTEL_LOGS_EXPORTER":            {[]string{"none"}, "the log goes to stderr"},
+	"OTEL_LOG_LEVEL":                {nil, "LOG_LEVEL is the worker's"},
+	otlp + "INSECURE":               {[]string{"false"}, "the endpoint's scheme decides"},
+	otlp + "TRACES_INSECURE":        {[]string{"false"}, "the endpoint's scheme decides"},
+	"OTEL_EXPERIMENTAL_CONFIG_FILE": {nil, "the worker reads variables only"},
+	"OTEL_CONFIG_FILE":              {nil, "the worker reads variables only"},
+}
 
-func ratio(field func(*Settings) *float64) setter {
-	return func(s *Settings, v string) error {
-		f, err := strconv.ParseFloat(v, 64)
-		if err != nil || !(f >= 0 && f <= 1) {
-			return fmt.Errorf("%s is no number from 0 to 1", shape(v))
+// foreignTraceNames warns of variables of OpenTelemetry's that neither the worker nor its SDK follows: what is known by
+// its value, all others together by name.
+func (s *Set) foreignTraceNames(env map[string]string) {
+	var others []string
+	for name, text := range env {
+		known := slices.ContainsFunc(variables, func(v Variable) bool { return v.Name == name })
+		if known || text == "" || !strings.HasPrefix(name, "OTEL_") {
+			continue
 		}
-		*field(s) = f
-		return nil
+		if f, ok := notFollowed[name]; !ok {
+			others = append(others, fmt.Sprintf("%s (a text of %d bytes)", name, len(text)))
+		} else if !slices.Contains(f.harmless, strings.ToLower(text)) {
+			s.traceWarning(fmt.Sprintf("%s is %s: left out; %s", name, shape(text), f.why))
+		}
 	}
-}
-
-// propagators accepts a list with tracecontext in it. What else it asks for is not to be had.
-func propagators(s *Settings, v string) error {
-	list := strings.Split(strings.ReplaceAll(v, " ", ""), ",")
-	if !slices.Contains(list, "tracecontext") {
-		return fmt.Errorf("%s is not possible; want tracecontext, for the worker speaks W3C Trace Context only", shape(v))
+	slices.Sort(others)
+	slices.Sort(s.traceWarnings)
+	if len(others) > 0 {
+		s.traceWarning("not followed, left out: " + strings.Join(others, ", "))
 	}
-	s.Tracing.Ignored = slices.DeleteFunc(list, func(p string) bool { return p == "tracecontext" || p == "baggage" })
-	return nil
-}
-
-// sdkDisabled reads a boolean. OpenTelemetry takes what is neither true nor false for false; here that is told.
-func sdkDisabled(s *Settings, v string) error {
-	return boolean(func(s *Settings) *bool { return &s.Tracing.Disabled })(s, strings.ToLower(v))
 }

@@ -101,6 +101,17 @@ var natsVariables = []Variable{
 	{"NATS_CA", NATS, "", "PEM file with the authorities to trust", file(func(s *Settings) *string { return &s.NATSCA }), nil},
 	{"NATS_CERT", NATS, "", "TLS client certificate", file(func(s *Settings) *string { return &s.NATSCert }), nil},
 	{"NATS_KEY", NATS, "", "key of the TLS client certificate", file(func(s *Settings) *string { return &s.NATSKey }), nil},
+	{natsUser, NATS, "", "user name, or a token where there is no password", text(func(s *Settings) *string { return &s.NATSUser }), nil},
+	{natsPassword, NATS, "", "password of the user, better set in the environment than on the command line", plainText(func(s *Settings) *string { return &s.NATSPassword }), maskAll},
+	{natsToken, NATS, "", "token, likewise", text(func(s *Settings) *string { return &s.NATSToken }), maskAll},
+	{natsUserJWT, NATS, "", "JWT of the user, where it is in no file", text(func(s *Settings) *string { return &s.NATSUserJWT }), maskAll},
+	{natsUserSeed, NATS, "", "seed of the user, likewise", text(func(s *Settings) *string { return &s.NATSUserSeed }), maskAll},
+	{"NATS_TLS_FIRST", NATS, "false", "begin with TLS, for servers with handshake_first", boolean(func(s *Settings) *bool { return &s.NATSTLSFirst }), nil},
+	{natsJSDomain, NATS, "", "JetStream domain that has the streams (default: the server's own)", subjectToken(func(s *Settings) *string { return &s.NATSJSDomain }), nil},
+	{natsJSAPIPrefix, NATS, "", "JetStream's subjects, where an account imports them under others than $JS.API", subject(func(s *Settings) *string { return &s.NATSJSAPIPrefix }), nil},
+	{"NATS_INBOX_PREFIX", NATS, "", "where answers come in (default: the user's own inbox)", subject(func(s *Settings) *string { return &s.NATSInboxPrefix }), nil},
+	{"NATS_SOCKS_PROXY", NATS, "", "SOCKS5 proxy on the way to NATS", socksURL(func(s *Settings) *string { return &s.NATSSocksProxy }), MaskURLs},
+	{natsContext, NATS, "", "context of the nats command that has what is not set here", text(func(s *Settings) *string { return &s.NATSContext }), nil},
 }
 
 var vaultVariables = []Variable{
@@ -148,6 +159,7 @@ var workVariables = []Variable{
 	{"WORKER_SHUTDOWN_TIMEOUT", Work, "90s", "what is unfinished then is given back", duration(func(s *Settings) *time.Duration { return &s.ShutdownTimeout }, time.Millisecond, time.Hour), nil},
 	{"WORKER_ALLOWED_DOMAINS", Requests, "azuredatabricks.net", "hosts that requests may name, separated by commas", hosts(func(s *Settings) *[]string { return &s.AllowedDomains }), nil},
 	{"WORKER_REPLICAS", Streams, "1", "replicas of the NATS objects", replicas(func(s *Settings) *int { return &s.Replicas }), nil},
+	{"WORKER_STREAM_MAX_BYTES", Streams, "", "size of each stream and of the ledger, where the account demands one", size(func(s *Settings) *int64 { return &s.StreamMaxBytes }), nil},
 	{"WORKER_ANSWER_TENANTS", Work, "false", "answer tenants who ask for their own requests (worker status); takes a right at NATS", boolean(func(s *Settings) *bool { return &s.AnswerTenants }), nil},
 	{"WORKER_MANAGE_STREAMS", Streams, "true", "create and upgrade the NATS objects at start", boolean(func(s *Settings) *bool { return &s.ManageStreams }), nil},
 }
