@@ -165,7 +165,7 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 	if c.transport != nil {
 		next = c.transport
 	}
-	conf.HttpClient.Transport = limitedTransport{next: c.Trace(routeOf, traced{next}), life: life}
+	conf.HttpClient.Transport = genuineTransport{limitedTransport{next: c.Trace(routeOf, traced{next}), life: life}}
 	api.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if c.Namespace != "" {
 		api.SetNamespace(c.Namespace)
