@@ -150,10 +150,6 @@ func (t *task) lookFirst(ctx context.Context) step {
 	}
 	found, err := t.find(ctx, q)
 	if err != nil {
-		if missing := missingSecret(err); missing != nil {
-			t.fail(missing)
-			return t.conclude
-		}
 		return t.lookFirstFailed(ctx, err)
 	}
 	if s := t.sight(found); len(s.ours) > 0 {
@@ -195,10 +191,16 @@ func (t *task) lookRefused(ctx context.Context, refused *Failure) step {
 	used := t.creds
 	t.fresh = true
 	err := t.readCredentials(ctx)
+	missing := missingSecret(err)
 	switch {
-	case err != nil && missingSecret(err) == nil:
+	case missing != nil:
+		return t.secretMissing(ctx, missing, t.lookFirst, func() step {
+			t.fail(refused)
+			return t.conclude
+		})
+	case err != nil:
 		return t.secretTrouble(ctx, err, t.lookFirst)
-	case err == nil && otherCredentials(used, t.creds):
+	case otherCredentials(used, t.creds):
 		t.fresh = false
 		return t.lookFirst
 	}

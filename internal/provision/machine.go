@@ -47,7 +47,11 @@ type task struct {
 	looked   bool // this delivery looked for connections before the first POST
 	creds    Credentials
 	secret   Secret
-	out      Outcome
+
+	readAt    time.Time // when the last read of a secret began
+	pastCache bool      // and whether it was one past the cache
+
+	out Outcome
 }
 
 func newTask(h *Hub, d Delivery) *task {

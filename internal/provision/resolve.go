@@ -94,7 +94,11 @@ func (t *task) unasked(ctx context.Context, settled bool, err error) step {
 	var ce *CallError
 	refused := errors.As(err, &ce) && slices.Contains([]Verdict{VerdictDenied, VerdictUnauthorized, VerdictRejected}, ce.Verdict)
 	why := "the Flow Service could not be asked: " + text(err)
-	if t.rec.Resolution != nil && settled && (refused || missingSecret(err) != nil) {
+	ends := t.rec.Resolution != nil && settled
+	if missing := missingSecret(err); ends && missing != nil {
+		return t.secretMissing(ctx, missing, t.lookUp, func() step { return t.notBorneOut(why) })
+	}
+	if ends && refused {
 		return t.notBorneOut(why)
 	}
 	return t.unresolved(ctx, settled, err, why)

@@ -46,6 +46,8 @@ const (
 	viaNamed     = "a person's word named the connection"
 	viaGone      = "a person's word settled a POST as absent"
 	viaContra    = "a person's word was not borne out"
+	viaMissing   = "a secret was missing"
+	viaGrace     = whyMissing // as in Outcome.Why
 )
 
 func viaGate(t Target) string { return "the gate kept callers from " + string(t) }
@@ -55,7 +57,7 @@ func paths() []string {
 	return []string{
 		viaPromise, viaIMS, viaShortTurn, viaLongTurn, viaParked, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
 		viaNoList, viaNoLedger, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
-		viaNamed, viaGone, viaContra,
+		viaNamed, viaGone, viaContra, viaMissing, viaGrace,
 	}
 }
 
@@ -196,6 +198,10 @@ func (s *sim) toldFailed(k Key, res Result) {
 		s.breach("told %s while the POST of %s is open", res.Error.Reason, o.by)
 	}
 	switch rec := s.ledger.record(k); res.Error.Reason {
+	case ReasonSecretNotFound, ReasonTenantUnknown:
+		if s.believes != nil && !s.believes(res.Error.Reason) && res.CompletedAt.Before(rec.Deadline) {
+			s.breach("told %s at %v, when it had not been missing for long enough", res.Error.Reason, s.now)
+		}
 	case ReasonFlowUnavailable, ReasonVaultUnavailable, ReasonOutcomeUnknown:
 		if rec.State == StateFailed && rec.Resolution == nil && res.CompletedAt.Before(rec.Deadline) {
 			s.breach("told %s at %v, before the deadline %v", res.Error.Reason, res.CompletedAt, rec.Deadline)

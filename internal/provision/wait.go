@@ -113,11 +113,16 @@ func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
 	delay = min(delay, t.hub.RedeliveryDelayMax)
 	t.rec.Held = false
 	t.rec.Handbacks++
-	t.rec.note(Attempt{At: now, Step: "handback", Result: string(t.rec.State), Detail: "for " + delay.Round(time.Millisecond).String()})
+	t.rec.note(handback(now, t.rec.State, delay))
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}
 	return t.back(delay, "to be tried again later")
+}
+
+// handback returns the attempt that says how long a message rests; the request's story reads it.
+func handback(at time.Time, s State, delay time.Duration) Attempt {
+	return Attempt{At: at, Step: "handback", Result: string(s), Detail: "for " + delay.Round(time.Millisecond).String()}
 }
 
 // redeliveryDelay grows with every time the message was given back.
