@@ -24,6 +24,7 @@ type failure struct {
 	quick   bool // worth another try at once
 	login   bool // there is no token; Vault was not asked for more
 	foreign bool // something answered in Vault's place
+	unknown bool // what answered does not have the call
 
 	invalid bool     // it is the token itself that Vault refuses
 	refusal *refusal // it is the credential of a login that Vault refuses; nil if not
@@ -85,7 +86,7 @@ func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, 
 	case status >= 500 || status == http.StatusPreconditionFailed || status == http.StatusRequestTimeout:
 		// 412: a standby that lags; 503: sealed, or no leader.
 		f := newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
-		f.quick = true
+		f.quick, f.unknown = true, status == http.StatusNotImplemented
 		return f
 	case answer.RawError:
 		// Not Vault's answer but a proxy's in between, or no Vault at all: it decides nothing.

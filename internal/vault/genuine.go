@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 )
 
 // foreignAnswer is the error of a call that was answered, but not by Vault: by a proxy that has no route or
@@ -74,7 +75,7 @@ func genuine(path string, status int, body []byte) error {
 		}
 		return foreign("no JSON object")
 	}
-	if path == "/v1/sys/health" {
+	if strings.HasSuffix(path, "/v1/sys/health") { // there may be a prefix in VAULT_ADDR
 		var health struct{ Initialized, Sealed *bool }
 		if status < 300 && (json.Unmarshal(body, &health) != nil || health.Initialized == nil || health.Sealed == nil) {
 			return foreign("without Vault's fields initialized and sealed")
