@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 )
@@ -195,8 +196,8 @@ func (t *task) reconsider(ctx context.Context) step {
 
 // otherCredentials reports whether the tenant's credentials are others than those that were used.
 func otherCredentials(used, now Credentials) bool {
-	return otherVersion(used.Version, now.Version, used.ClientSecret, now.ClientSecret) ||
-		now.Version == 0 && !used.AccessToken.Equal(now.AccessToken)
+	return used.Version != now.Version || now.Version == 0 &&
+		!(slices.EqualFunc(used.Secrets(), now.Secrets(), Sensitive.Equal) && used.AccessToken.Equal(now.AccessToken))
 }
 
 // otherVersion reports whether a secret is another than the one that was used. Where the store has no
