@@ -77,6 +77,7 @@ func (t *task) rest(ctx context.Context, now time.Time, left time.Duration) step
 	if until := t.wakeBy(now); until > 0 {
 		delay = min(delay, until)
 	}
+	delay = min(delay, t.hub.RedeliveryDelayMax)
 	t.rec.Held = false
 	t.rec.note(handback(now, t.rec.State, delay))
 	if next, ok := t.write(ctx); !ok {
