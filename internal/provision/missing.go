@@ -47,7 +47,7 @@ func (t *task) secretMissing(ctx context.Context, f *Failure, again step, conclu
 	t.survived()
 	t.log(slog.LevelDebug, "a secret is missing, which is not believed yet", slog.Duration("grace_left", left), slog.String("detail", f.Message))
 	t.rec.note(Attempt{At: now, Step: "secrets", Result: "missing", Detail: f.Message})
-	t.rec.LastFail = t.notBelieved(f)
+	t.rec.LastFail = f
 	return t.rest(ctx, now, min(left, t.hub.SecretGrace+ClockSkew))
 }
 
@@ -61,8 +61,8 @@ func (t *task) believedAt() time.Time {
 	return at
 }
 
-// notBelieved returns f as it ends a request whose deadline comes before the end of the grace: the secret may
-// be on its way.
+// notBelieved returns f, of a missing secret, as it ends a request whose deadline comes before the end of the
+// grace: the secret may be on its way.
 func (t *task) notBelieved(f *Failure) *Failure {
 	early := *f
 	early.Retryable = true

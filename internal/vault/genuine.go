@@ -38,7 +38,7 @@ func (t genuineTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1)) // the body itself fails above maxAnswer
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
