@@ -48,8 +48,9 @@ func TestForeignAnswersDecideNothing(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
-					answer.Path = path
-					server.SetOutage(answer)
+					there := answer
+					there.Path = path
+					server.SetOutage(there)
 					h := start(t, server, conf)
 					_, err := h.resolve(false)
 					switch path {
@@ -80,8 +81,9 @@ func TestDetectionBehindAProxyThatLetsOnlyReadsThrough(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					server := serverOf(vaulttest.Config{KVVersion: kv})
-					answer.Path = "/v1/sys/internal/"
-					server.SetOutage(answer)
+					there := answer
+					there.Path = "/v1/sys/internal/"
+					server.SetOutage(there)
 					h := start(t, server, Config{})
 					got, err := h.resolve(false)
 					checkValue(t, got, err, "dapi-"+canary)
