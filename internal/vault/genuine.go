@@ -24,7 +24,7 @@ func (e *foreignAnswer) Error() string {
 }
 
 // errWrapped is the error of a call that Vault answered with a wrapping token instead of what was asked for.
-var errWrapped = errors.New("Vault answered with a wrapping token, which the worker does not unwrap; take min_wrapping_ttl out of the policy for this path, " +
+var errWrapped = errors.New("the answer is a wrapping token, which the worker does not unwrap; take min_wrapping_ttl out of the policy for this path, " +
 	"and the header X-Vault-Wrap-TTL out of VAULT_HEADERS and of what stands before Vault")
 
 // genuineTransport lets only answers through that are Vault's own, so that whatever reads them need not ask.
