@@ -120,7 +120,10 @@ func (e *netError) Unwrap() error { return e.kind }
 func checkAccount(as provision.Account) *provision.CallError {
 	type field struct{ name, value string }
 	cr := as.Credentials
-	fields := []field{{"orgId", cr.OrgID}, {"clientId", cr.ClientID}, {"clientSecret", cr.ClientSecret.Reveal()}}
+	fields := []field{{"orgId", cr.OrgID}, {"clientId", cr.ClientID}}
+	for _, secret := range cr.Secrets() {
+		fields = append(fields, field{"clientSecret", secret.Reveal()})
+	}
 	if static(cr) {
 		fields = []field{{"orgId", cr.OrgID}, {"apiKey", cr.APIKey}, {"accessToken", cr.AccessToken.Reveal()}}
 	}

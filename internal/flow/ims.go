@@ -30,6 +30,7 @@ type ims struct {
 // bearer is a token of IMS.
 type bearer struct {
 	token     provision.Sensitive
+	secret    int // which of the client secrets it was got with
 	got       time.Time
 	expiresAt time.Time
 }
@@ -111,7 +112,8 @@ func unusableToken() *provision.CallError {
 }
 
 // fetchToken asks IMS for a token, again and again within reason, unless the gate keeps callers from
-// IMS.
+// IMS. It tries each client secret, for one that IMS refuses may be withdrawn already, or not known there
+// yet. If all are refused, it is as for a single one.
 func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b bearer, err *provision.CallError) {
 	done, wait := c.gate.Allow(provision.TargetIMS, cr.OrgID)
 	if done == nil {
@@ -122,12 +124,23 @@ func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b be
 	}
 	end := provision.CallVoid // of a call that panics
 	defer func() { done(end) }()
-	err = c.repeat(ctx, func() (cerr *provision.CallError) {
-		b, cerr = c.ims.token(ctx, cr)
-		return cerr
-	})
+	for n := range cr.Secrets() {
+		err = c.repeat(ctx, func() (cerr *provision.CallError) {
+			b, cerr = c.ims.token(ctx, from(cr, n))
+			return cerr
+		})
+		if b.secret = n; err == nil || !secretRefused(err) {
+			break
+		}
+	}
 	end = imsEnd(ctx, err)
 	return b, err
+}
+
+// secretRefused reports whether IMS refuses the client secret, so that another one may be good.
+func secretRefused(err *provision.CallError) bool {
+	return err.Verdict == provision.VerdictDenied && err.Code == "invalid_client" &&
+		(err.Status == http.StatusBadRequest || err.Status == http.StatusUnauthorized)
 }
 
 // imsEnd says what a token request with this error showed of IMS.

@@ -20,7 +20,8 @@ func newScrubber(secrets ...provision.Sensitive) scrubber {
 // scrubberOf returns a scrubber for a call on behalf of as, with the secrets that are in it beside the
 // account's own.
 func scrubberOf(cr provision.Credentials, more ...provision.Sensitive) scrubber {
-	return newScrubber(append(more, cr.ClientSecret, cr.AccessToken, identifierSecret(cr.APIKey), identifierSecret(cr.ClientID))...)
+	own := append(cr.Secrets(), cr.AccessToken, identifierSecret(cr.APIKey), identifierSecret(cr.ClientID))
+	return newScrubber(append(more, own...)...)
 }
 
 // identifierSecret returns an API key or a client id as something to be taken out. They are half a

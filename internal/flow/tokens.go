@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,11 +19,15 @@ const (
 // tokenKey tells accounts apart. It holds no secret.
 type tokenKey struct {
 	org, client, scopes string
-	secret              [sha256.Size]byte
+	secret              [sha256.Size]byte // of all client secrets
 }
 
 func keyOf(cr provision.Credentials) tokenKey {
-	return tokenKey{org: cr.OrgID, client: cr.ClientID, scopes: cr.Scopes, secret: sha256.Sum256([]byte(cr.ClientSecret.Reveal()))}
+	var secrets []byte
+	for _, secret := range cr.Secrets() {
+		secrets = append(append(secrets, secret.Reveal()...), 0)
+	}
+	return tokenKey{org: cr.OrgID, client: cr.ClientID, scopes: cr.Scopes, secret: sha256.Sum256(secrets)}
 }
 
 type fetchFunc = func(context.Context, provision.Credentials) (bearer, *provision.CallError)
@@ -45,6 +50,7 @@ type tokens struct {
 // tokenEntry is guarded by tokens.mu.
 type tokenEntry struct {
 	bearer           // zero if there is none
+	good   int       // which of the client secrets gave a token last
 	used   time.Time // when it was asked for last
 	call   *tokenCall
 	rest   time.Time // no refresh before that
@@ -147,11 +153,13 @@ func (t *tokens) begin(ctx context.Context, e *tokenEntry, cr provision.Credenti
 		t.end(e, call, bearer{}, closedError())
 		return call
 	}
+	first := e.good
 	t.fetches.Go(func() {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
 		defer context.AfterFunc(t.ctx, cancel)()
-		b, err := t.fetch(ctx, cr)
+		b, err := t.fetch(ctx, from(cr, first))
+		b.secret = (b.secret + first) % len(cr.Secrets())
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		t.end(e, call, b, err)
@@ -159,11 +167,19 @@ func (t *tokens) begin(ctx context.Context, e *tokenEntry, cr provision.Credenti
 	return call
 }
 
+// from returns cr with its client secrets in the order that begins with the one at first.
+func from(cr provision.Credentials, first int) provision.Credentials {
+	all := cr.Secrets()
+	all = slices.Concat(all[first:], all[:first])
+	cr.ClientSecret, cr.OtherSecrets = all[0], all[1:]
+	return cr
+}
+
 // end concludes a fetch. A failed one leaves a token that is still good in its place.
 func (t *tokens) end(e *tokenEntry, call *tokenCall, b bearer, err *provision.CallError) {
 	e.call = nil
 	if err == nil {
-		e.bearer = b
+		e.bearer, e.good = b, b.secret
 	} else {
 		e.rest = time.Now().Add(refreshPause)
 	}

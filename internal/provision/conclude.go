@@ -21,7 +21,7 @@ func (t *task) fail(f *Failure) {
 }
 
 func (t *task) finish(s State, res Result) {
-	t.rec.State, t.rec.Held, t.rec.Refused = s, false, nil
+	t.rec.State, t.rec.Held, t.rec.Refused, t.rec.Missing = s, false, nil, nil
 	t.rec.HeldSeq, t.rec.HeldDelivered = t.d.Seq, t.d.Delivered // tells its message from repeats of it
 	why := ""
 	if res.Error != nil {

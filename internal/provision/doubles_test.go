@@ -116,13 +116,13 @@ func (s *sim) ledgerDown() error {
 	return err
 }
 
-// simSecrets is Vault behind a cache that forgets nothing by itself.
+// simSecrets is Vault behind a cache that forgets no secret by itself, and for 2 s not that one is missing.
 type simSecrets struct{ p *proc }
 
 func (s simSecrets) Credentials(_ context.Context, tenant string, fresh bool) (c Credentials, err error) {
 	err = s.p.do("credentials", func() error {
-		if now := s.p.s.secrets; fresh || s.p.cached.creds == 0 {
-			s.p.cached.creds = now.creds
+		if err := s.look(secretAdobe, fresh, &s.p.cached.creds, s.p.s.secrets.creds); err != nil {
+			return err
 		}
 		c = Credentials{OrgID: tenant + "@AdobeOrg", ClientID: "id", ClientSecret: NewSensitive("secret"), Version: s.p.cached.creds}
 		return s.p.s.secrets.err
@@ -132,14 +132,34 @@ func (s simSecrets) Credentials(_ context.Context, tenant string, fresh bool) (c
 
 func (s simSecrets) Resolve(_ context.Context, _ string, _ SecretRef, fresh bool) (sec Secret, err error) {
 	err = s.p.do("resolve", func() error {
-		if now := s.p.s.secrets; fresh || s.p.cached.token == 0 {
-			s.p.cached.token = now.token
+		if err := s.look(secretToken, fresh, &s.p.cached.token, s.p.s.secrets.token); err != nil {
+			return err
 		}
 		sec = Secret{Value: NewSensitive("token"), Version: s.p.cached.token}
 		return s.p.s.secrets.err
 	})
 	return sec, secretErr(err)
 }
+
+// look reads a secret's version into the cache unless that has it, or remembers that it is missing.
+func (s simSecrets) look(secret string, fresh bool, cached *int, now int) error {
+	world, missing := s.p.s, s.p.cached.gone
+	switch {
+	case !fresh && *cached != 0:
+		return nil
+	case !fresh && world.now.Before(missing[secret]):
+		return &SecretError{Problem: SecretMissing, Err: errMissing, Cached: true}
+	case world.gone != nil && world.gone(secret):
+		world.hit(viaMissing)
+		*cached, missing[secret] = 0, world.now.Add(2*time.Second)
+		return &SecretError{Problem: SecretMissing, Err: errMissing}
+	}
+	*cached = now
+	delete(missing, secret)
+	return nil
+}
+
+var errMissing = errors.New("there is no such secret")
 
 func secretErr(err error) error {
 	if errors.Is(err, errInjected) {

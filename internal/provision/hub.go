@@ -39,6 +39,7 @@ type Config struct {
 	RetryElapsed       time.Duration // longest time of waiting in one delivery
 	RedeliveryDelayMax time.Duration // longest rest of a message that was given back
 	RequestDeadline    time.Duration // counted from the first try; at most MaxDeadline
+	SecretGrace        time.Duration // how long a secret must have been missing before that is believed; 0 means at once
 
 	// LedgerCreated is when the ledger came to be: a message that is older may have been worked on
 	// under a ledger that is lost, so it is looked up before its first POST. Zero means long ago.
@@ -114,6 +115,9 @@ func New(cfg Config) (*Hub, error) {
 	}
 	if cfg.Stopping == nil {
 		cfg.Stopping = context.Background()
+	}
+	if cfg.SecretGrace < 0 {
+		errs = append(errs, fmt.Errorf("provision: Config.SecretGrace is %v; it must not be negative", cfg.SecretGrace))
 	}
 	cfg.RequestDeadline = min(cfg.RequestDeadline, MaxDeadline)
 	return &Hub{Config: cfg}, errors.Join(errs...)

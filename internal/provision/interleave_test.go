@@ -101,6 +101,10 @@ func (s *sim) foul() {
 	}
 	s.list, s.book = fails(s.spells()), fails(s.spells())
 	s.ims = s.randomTokens(tokenless)
+	adobe, token := s.spells(), s.spells()
+	s.gone = func(secret string) bool {
+		return secret == secretAdobe && adobe() > 0 || secret == secretToken && token() > 0
+	}
 	s.turn = s.randomTurns()
 	s.randomRequest()
 	retried(s, s.rng.IntN(3))

@@ -179,10 +179,6 @@ func (t *task) lookFirst(ctx context.Context) step {
 	}
 	switch {
 	case err != nil:
-		if missing := missingSecret(err); missing != nil {
-			t.fail(missing)
-			return t.conclude
-		}
 		return t.lookFirstFailed(ctx, err)
 	case len(named) > 0:
 		return t.exists(ctx, named)
@@ -233,10 +229,16 @@ func (t *task) lookRefused(ctx context.Context, refused *Failure) step {
 	used := t.creds
 	t.fresh = true
 	err := t.readCredentials(ctx)
+	missing := missingSecret(err)
 	switch {
-	case err != nil && missingSecret(err) == nil:
+	case missing != nil:
+		return t.secretMissing(ctx, missing, t.lookFirst, func() step {
+			t.fail(refused)
+			return t.conclude
+		})
+	case err != nil:
 		return t.secretTrouble(ctx, err, t.lookFirst)
-	case err == nil && otherCredentials(used, t.creds):
+	case otherCredentials(used, t.creds):
 		t.fresh = false
 		return t.lookFirst
 	}
@@ -286,7 +288,7 @@ func (t *task) exists(ctx context.Context, named []Found) step {
 				now := t.hub.Clock.Now()
 				if so := now.Sub(t.rec.StartedAt); so < refusalLasts {
 					t.noteLookup(now, string(ReconciledUnknown), "connection "+f.ID+" is initializing")
-					return t.rest(ctx, min(max(so, shortestRest), t.hub.RetryDelayMax, refusalLasts-so))
+					return t.rest(ctx, min(max(so, shortestRest), t.hub.RetryDelayMax, refusalLasts-so), whyLater)
 				}
 				fallthrough
 			default:

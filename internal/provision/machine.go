@@ -48,7 +48,11 @@ type task struct {
 	read     map[string]Found // connections that this delivery has read by their id
 	creds    Credentials
 	secret   Secret
-	out      Outcome
+
+	readAt    time.Time // when the last read of a secret began
+	pastCache bool      // and whether it was one past the cache
+
+	out Outcome
 }
 
 func newTask(h *Hub, d Delivery) *task {

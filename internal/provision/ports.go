@@ -49,11 +49,17 @@ type Credentials struct {
 	OrgID        string
 	ClientID     string
 	ClientSecret Sensitive
-	Scopes       string // comma-separated, as IMS wants them
+	OtherSecrets []Sensitive // others that may be good in its place, as during a rotation, in the order to try them
+	Scopes       string      // comma-separated, as IMS wants them
 	AccessToken  Sensitive
 	APIKey       string
 	Version      int  // of the secret they came from
 	Cached       bool // they were read earlier: the store was not asked
+}
+
+// Secrets returns ClientSecret and the others, in the order to try them.
+func (c Credentials) Secrets() []Sensitive {
+	return append([]Sensitive{c.ClientSecret}, c.OtherSecrets...)
 }
 
 // SecretProblem says what kind of trouble a SecretError is.

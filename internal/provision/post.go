@@ -180,6 +180,9 @@ func (t *task) lapse(context.Context) step {
 	if f == nil {
 		f = Fail(ReasonFlowUnavailable, "the deadline passed before a connection could be made")
 	}
+	if m := t.rec.Missing; m != nil && m.Reason == f.Reason {
+		f = t.notBelieved(f)
+	}
 	t.fail(f)
 	return t.conclude
 }

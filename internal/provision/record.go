@@ -67,6 +67,7 @@ type Record struct {
 	StartedAt      time.Time      `json:"startedAt"`
 	Deadline       time.Time      `json:"deadline"`
 	NotBefore      time.Time      `json:"notBefore,omitzero"` // upstream asked to be left alone until then
+	Missing        *Missing       `json:"missing,omitempty"`  // a secret that is not there, which is yet to be believed
 	Handbacks      int            `json:"handbacks,omitempty"`
 	UpdatedAt      time.Time      `json:"updatedAt"`
 

@@ -88,11 +88,15 @@ func (t *task) unasked(ctx context.Context, settled bool, err error) step {
 	var ce *CallError
 	refused := errors.As(err, &ce) && refusal(ce) != nil
 	why := "the Flow Service could not be asked: " + text(err)
-	if t.rec.Resolution != nil && settled && (refused || missingSecret(err) != nil) {
-		if refused && ce.passes() {
+	ends := t.rec.Resolution != nil && settled
+	if missing := missingSecret(err); ends && missing != nil {
+		return t.secretMissing(ctx, missing, t.lookUp, func() step { return t.notBorneOut(why) })
+	}
+	if ends && refused {
+		if ce.passes() {
 			if rest, lasted := t.outlast(); !lasted {
 				t.noteLookup(t.hub.Clock.Now(), string(ReconciledUnknown), why)
-				return t.rest(ctx, max(rest, shortestRest))
+				return t.rest(ctx, max(rest, shortestRest), whyLater)
 			}
 		}
 		return t.notBorneOut(why)

@@ -48,6 +48,8 @@ const (
 	viaContra    = "a person's word was not borne out"
 	viaRead      = "a connection was read by its id"
 	viaTaken     = "a POST was refused because such a connection exists"
+	viaMissing   = "a secret was missing"
+	viaGrace     = whyMissing // as in Outcome.Why
 )
 
 func viaGate(t Target) string { return "the gate kept callers from " + string(t) }
@@ -57,7 +59,7 @@ func paths() []string {
 	return []string{
 		viaPromise, viaIMS, viaShortTurn, viaLongTurn, viaParked, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
 		viaNoList, viaNoLedger, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
-		viaNamed, viaGone, viaContra, viaRead, viaTaken,
+		viaNamed, viaGone, viaContra, viaRead, viaTaken, viaMissing, viaGrace,
 	}
 }
 
@@ -199,6 +201,10 @@ func (s *sim) toldFailed(k Key, res Result) {
 		s.breach("told %s while the POST of %s is open", res.Error.Reason, o.by)
 	}
 	switch rec := s.ledger.record(k); res.Error.Reason {
+	case ReasonSecretNotFound, ReasonTenantUnknown:
+		if s.believes != nil && !s.believes(res.Error.Reason) && res.CompletedAt.Before(rec.Deadline) {
+			s.breach("told %s at %v, when it had not been missing for long enough", res.Error.Reason, s.now)
+		}
 	case ReasonFlowUnavailable, ReasonVaultUnavailable, ReasonOutcomeUnknown:
 		if rec.State == StateFailed && rec.Resolution == nil && res.CompletedAt.Before(rec.Deadline) {
 			s.breach("told %s at %v, before the deadline %v", res.Error.Reason, res.CompletedAt, rec.Deadline)

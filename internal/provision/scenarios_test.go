@@ -21,7 +21,7 @@ func scenarios() []scenario {
 	var all []scenario
 	for _, some := range [][]scenario{
 		plainScenarios(), promiseScenarios(), tokenScenarios(), turnScenarios(), gateScenarios(), restScenarios(),
-		lookFirstScenarios(), ledgerScenarios(), ifExistsScenarios(), retryScenarios(), resolveScenarios(),
+		lookFirstScenarios(), graceScenarios(), ledgerScenarios(), ifExistsScenarios(), retryScenarios(), resolveScenarios(),
 		habitScenarios(), takenScenarios(), stateScenarios(),
 	} {
 		all = append(all, some...)
@@ -297,6 +297,103 @@ func outage(s *sim, from, to time.Duration) func() error {
 			return errOutage
 		}
 		return nil
+	}
+}
+
+// goneFrom makes a secret missing from one moment of the run to another, before which it may not end a request
+// that was told of it less than the grace after the first of them.
+func goneFrom(s *sim, secret string, from, to time.Duration) {
+	began := s.now
+	within := func() bool { since := s.now.Sub(began); return from <= since && since < to }
+	s.gone = func(which string) bool { return which == secret && within() }
+	s.believes = func(Reason) bool { return within() && s.now.Sub(began) >= from+simGrace }
+}
+
+// flickers makes a secret missing at every other read, as behind servers of which one lags.
+func flickers(s *sim, secret string) {
+	reads := 0
+	s.gone = func(which string) bool {
+		if which == secret {
+			reads++
+		}
+		return which == secret && reads%2 == 1
+	}
+	s.believes = func(Reason) bool { return false }
+}
+
+func graceScenarios() []scenario {
+	const day = 24 * time.Hour
+	gone := func(secret string, to time.Duration) func(*sim) { return func(s *sim) { goneFrom(s, secret, 0, to) } }
+	rests := []string{viaMissing, viaGrace}
+	refusedThenGone := func(to time.Duration) func(*sim) {
+		return func(s *sim) {
+			s.post = func(n int) postAnswer {
+				if n > 0 {
+					return postAnswer{made: true}
+				}
+				goneFrom(s, secretToken, 0, to)
+				s.believes = nil // it is the refusal that is told
+				s.secrets.token++
+				return says(VerdictRejected)
+			}
+		}
+	}
+	return []scenario{
+		{name: "the token's secret appears", setup: gone(secretToken, 3*time.Second), want: OutcomeCreated, through: rests},
+		{name: "the tenant's secret appears", setup: gone(secretAdobe, 3*time.Second), want: OutcomeCreated, through: rests},
+		{name: "the token's secret stays missing", setup: gone(secretToken, day), want: OutcomeFailed, reason: ReasonSecretNotFound, through: rests},
+		{name: "the tenant's secret stays missing", setup: gone(secretAdobe, day), want: OutcomeFailed, reason: ReasonTenantUnknown, through: rests},
+		{name: "one server of Vault lags", setup: func(s *sim) { flickers(s, secretToken) }, want: OutcomeCreated,
+			through: []string{viaMissing}, never: []string{viaGrace}},
+		{name: "one secret appears, then the other is missing", setup: func(s *sim) {
+			began := s.now
+			s.gone = func(which string) bool {
+				since := s.now.Sub(began)
+				return which == secretAdobe && since < 8*time.Second || which == secretToken && since < 16*time.Second
+			}
+			s.believes = func(Reason) bool { return false }
+		}, want: OutcomeCreated, through: rests},
+		{name: "missing, and the deadline comes before the grace", setup: func(s *sim) {
+			goneFrom(s, secretToken, 0, day)
+			s.tweak = func(c *Config) { c.RequestDeadline = 5 * time.Second }
+		}, want: OutcomeFailed, reason: ReasonSecretNotFound, through: rests},
+		{name: "missing, and Vault is away in between", setup: func(s *sim) {
+			goneFrom(s, secretToken, 0, 5*time.Second)
+			s.gate = closed(s, TargetVault, 6*time.Second, 3*time.Minute)
+		}, want: OutcomeCreated, through: rests},
+		{name: "missing, without a grace", setup: func(s *sim) {
+			goneFrom(s, secretToken, 0, day)
+			s.believes = nil
+			s.tweak = func(c *Config) { c.SecretGrace = 0 }
+		}, want: OutcomeFailed, reason: ReasonSecretNotFound, through: []string{viaMissing}, never: []string{viaGrace}},
+		{name: "rejected, and the newer token lags", setup: refusedThenGone(3 * time.Second), want: OutcomeCreated, through: append(rests, viaReread)},
+		{name: "rejected, and the token is withdrawn", setup: refusedThenGone(day), want: OutcomeFailed, reason: ReasonFlowRejected, through: rests},
+		{name: "looked up first, and the tenant's secret appears", setup: func(s *sim) {
+			s.msgs[0].d.Request.Data.IfExists = IfExistsReject
+			goneFrom(s, secretAdobe, 0, 3*time.Second)
+		}, want: OutcomeCreated, through: append(rests, viaFirst)},
+		{name: "looked up first, and the tenant's secret stays missing", setup: func(s *sim) {
+			s.msgs[0].d.Request.Data.IfExists = IfExistsReject
+			goneFrom(s, secretAdobe, 0, day)
+		}, want: OutcomeFailed, reason: ReasonTenantUnknown, through: rests},
+		{name: "missing while a POST is open", setup: func(s *sim) {
+			s.post = func(int) postAnswer {
+				goneFrom(s, secretAdobe, 0, time.Minute)
+				s.procs[0].cached.creds = 0 // forgotten with time
+				return promise(true)
+			}
+		}, want: OutcomeCreated, through: []string{viaMissing, viaPromise}, never: []string{viaGrace}},
+		{name: "missing until the retry", setup: func(s *sim) {
+			retried(s, 1)
+			goneFrom(s, secretToken, 0, day)
+			s.retry = func(res Result, last int) int {
+				if res.Outcome == OutcomeFailed && last < 1 {
+					s.gone, s.believes = nil, nil
+					return last + 1
+				}
+				return 0
+			}
+		}, want: OutcomeCreated, through: append(rests, viaRetry)},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -20,6 +21,10 @@ func (t *task) prepare(ctx context.Context) step {
 		return t.secretTrouble(ctx, err, t.prepare)
 	}
 	if d := t.secret.Domain; d != "" && !sameHost(d, t.d.Request.Data.Auth.Params.Domain) {
+		if !t.pastCache { // its owner may have changed it since
+			t.fresh = true
+			return t.prepare
+		}
 		t.fail(Fail(ReasonSecretForbidden, "the secret's own field \"domain\" names another host than the request's auth.params.domain; "+
 			"send it where its owner said, or have its owner change the field"))
 		return t.conclude
@@ -55,11 +60,11 @@ func (t *task) readSecrets(ctx context.Context) error {
 		return err
 	}
 	err := t.fromVault(ctx, func() (cached bool, err error) {
-		t.secret, err = t.hub.Secrets.Resolve(t.call(ctx), t.rec.Key.Tenant, t.d.Request.Data.Auth.Params.AccessToken, t.fresh)
+		t.secret, err = t.hub.Secrets.Resolve(t.call(ctx), t.rec.Key.Tenant, t.d.Request.Data.Auth.Params.AccessToken, t.pastCache)
 		return t.secret.Cached, err
 	})
 	if err == nil {
-		t.fresh = false
+		t.fresh, t.rec.Missing = false, nil
 	}
 	return err
 }
@@ -67,18 +72,23 @@ func (t *task) readSecrets(ctx context.Context) error {
 // readCredentials fills t.creds.
 func (t *task) readCredentials(ctx context.Context) error {
 	err := t.fromVault(ctx, func() (cached bool, err error) {
-		t.creds, err = t.hub.Secrets.Credentials(t.call(ctx), t.rec.Key.Tenant, t.fresh)
+		t.creds, err = t.hub.Secrets.Credentials(t.call(ctx), t.rec.Key.Tenant, t.pastCache)
 		return t.creds.Cached, err
 	})
 	var se *SecretError
 	if errors.As(err, &se) && se.Problem == SecretMissing {
 		return &tenantError{se}
 	}
+	if err == nil && t.rec.Missing != nil && t.rec.Missing.Reason == ReasonTenantUnknown {
+		t.rec.Missing = nil
+	}
 	return err
 }
 
-// fromVault calls read unless the gate keeps callers from Vault, and tells the gate how it went.
+// fromVault calls read unless the gate keeps callers from Vault, and tells the gate how it went. What was
+// missing before is read past the cache.
 func (t *task) fromVault(ctx context.Context, read func() (cached bool, err error)) (err error) {
+	t.readAt, t.pastCache = t.hub.Clock.Now(), t.fresh || t.rec.Missing != nil
 	closed := t.through(TargetVault, func() (end CallEnd) {
 		var cached bool
 		cached, err = read()
@@ -114,25 +124,13 @@ func (e *tenantError) Unwrap() error { return e.SecretError }
 // secretTrouble goes on after a secret could not be read.
 func (t *task) secretTrouble(ctx context.Context, err error, again step) step {
 	if missing := missingSecret(err); missing != nil {
-		t.fail(missing)
-		return t.conclude
+		return t.secretMissing(ctx, missing, again, func() step {
+			t.fail(missing)
+			return t.conclude
+		})
 	}
 	t.rec.LastFail = Fail(ReasonVaultUnavailable, "Vault did not serve the worker: "+text(err))
 	return t.hindered(ctx, TargetVault, err, again)
-}
-
-// missingSecret returns the failure that a definite answer of the secret store amounts to, or nil.
-func missingSecret(err error) *Failure {
-	var te *tenantError
-	var se *SecretError
-	switch {
-	case errors.As(err, &te):
-		return Fail(ReasonTenantUnknown, "the tenant's Adobe credentials cannot be used: "+text(te.Err)+
-			"; write orgId with clientId and clientSecret, or with accessToken and apiKey, to its secret \"adobe\"")
-	case errors.As(err, &se) && se.Problem == SecretMissing:
-		return Fail(ReasonSecretNotFound, "the secret that auth.params.accessToken refers to cannot be used: "+text(se.Err))
-	}
-	return nil
 }
 
 // hindered waits after a target was in the way, without any POST having been sent, then tries again.
@@ -182,11 +180,14 @@ func (t *task) reconsider(ctx context.Context) step {
 	creds, secret := t.creds, t.secret
 	t.fresh = true
 	if err := t.readSecrets(ctx); err != nil {
-		if missingSecret(err) == nil {
+		missing := missingSecret(err)
+		if missing == nil {
 			return t.hindered(ctx, TargetVault, err, t.reconsider)
 		}
-		t.fail(t.rec.Refused)
-		return t.conclude
+		return t.secretMissing(ctx, missing, t.reconsider, func() step {
+			t.fail(t.rec.Refused)
+			return t.conclude
+		})
 	}
 	creds.Version, secret.Version = t.rec.Secrets[secretAdobe], t.rec.Secrets[secretToken]
 	if !otherCredentials(creds, t.creds) && !otherVersion(secret.Version, t.secret.Version, secret.Value, t.secret.Value) {
@@ -199,8 +200,8 @@ func (t *task) reconsider(ctx context.Context) step {
 
 // otherCredentials reports whether the tenant's credentials are others than those that were used.
 func otherCredentials(used, now Credentials) bool {
-	return otherVersion(used.Version, now.Version, used.ClientSecret, now.ClientSecret) ||
-		now.Version == 0 && !used.AccessToken.Equal(now.AccessToken)
+	return used.Version != now.Version || now.Version == 0 &&
+		!(slices.EqualFunc(used.Secrets(), now.Secrets(), Sensitive.Equal) && used.AccessToken.Equal(now.AccessToken))
 }
 
 // otherVersion reports whether a secret is another than the one that was used. Where the store has no

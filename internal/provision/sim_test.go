@@ -38,6 +38,7 @@ const (
 	simAckWait = 30 * time.Second
 	simSettle  = 2 * time.Minute
 	simLease   = 75 * time.Second
+	simGrace   = 10 * time.Second
 )
 
 // sim is the world and its scheduler.
@@ -74,15 +75,17 @@ type sim struct {
 
 // weather is what else of the world may be in a worker's way. A nil function stands for fair weather.
 type weather struct {
-	ims   func(n int) error                  // of the n-th Authorize, from 0
-	list  func() error                       // of a look-up
-	book  func() error                       // of a call of the ledger
-	gate  func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
-	turn  func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
-	retry func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
-	word  func(n int) *Resolution            // what a person says with that retry, if it is of an unknown outcome; nil if nothing
-	both  bool                               // and with the same number another one just retries it
-	cut   bool                               // upstream cuts the descriptions
+	ims      func(n int) error                  // of the n-th Authorize, from 0
+	list     func() error                       // of a look-up
+	book     func() error                       // of a call of the ledger
+	gate     func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
+	turn     func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
+	retry    func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
+	word     func(n int) *Resolution            // what a person says with that retry, if it is of an unknown outcome; nil if nothing
+	gone     func(secret string) bool           // whether Vault has no such secret just now
+	believes func(Reason) bool                  // whether a missing secret may be told as the end of a request
+	both     bool                               // and with the same number another one just retries it
+	cut      bool                               // upstream cuts the descriptions
 	habits
 	cutting bool // they leave no whole mark: a person's wrong word isn't seen to be wrong
 }
@@ -116,6 +119,7 @@ type simMsg struct {
 type simSecretStore struct {
 	creds, token int // versions
 	err          error
+	gone         map[string]time.Time // in a worker's cache: until when it remembers that a secret is missing
 }
 
 // postAnswer is how the server treats one POST.
@@ -178,6 +182,7 @@ func (s *sim) send(r Request) *simMsg {
 func (s *sim) start(skew time.Duration) *proc {
 	s.births++
 	p := &proc{s: s, name: fmt.Sprintf("w%d", s.births), skew: skew, resume: make(chan fate)}
+	p.cached.gone = map[string]time.Time{}
 	p.stopping, p.stop = context.WithCancel(context.Background())
 	cfg := Config{
 		Ledger: simLedger{p}, Secrets: simSecrets{p}, Connections: simFlow{p}, Clock: simClock{p},
@@ -185,6 +190,7 @@ func (s *sim) start(skew time.Duration) *proc {
 		Rand: rand.New(rand.NewPCG(s.rng.Uint64(), 1)), Instance: p.name,
 		FlowTimeout: simLease, Settle: simSettle, RetryInitial: 500 * time.Millisecond, RetryDelayMax: 30 * time.Second,
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
+		SecretGrace: simGrace,
 	}
 	if s.tweak != nil {
 		s.tweak(&cfg)

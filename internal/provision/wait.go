@@ -111,17 +111,20 @@ func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
 		delay = min(delay, until)
 	}
 	t.rec.Handbacks++
-	return t.rest(ctx, min(delay, t.hub.RedeliveryDelayMax))
+	return t.rest(ctx, min(delay, t.hub.RedeliveryDelayMax), whyLater)
 }
 
+// whyLater is the Outcome.Why of a message that is to be tried again.
+const whyLater = "to be tried again later"
+
 // rest records that nobody has the request, and gives its message back for d.
-func (t *task) rest(ctx context.Context, d time.Duration) step {
+func (t *task) rest(ctx context.Context, d time.Duration, why string) step {
 	t.rec.Held = false
-	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "handback", Result: string(t.rec.State), Detail: "for " + d.Round(time.Millisecond).String()})
+	t.rec.note(handback(t.hub.Clock.Now(), t.rec.State, d))
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}
-	return t.back(d, "to be tried again later")
+	return t.back(d, why)
 }
 
 // refusalLasts is how long a refusal that can pass must have lasted to be believed.
@@ -142,7 +145,7 @@ func (t *task) lasting(ctx context.Context, target Target, f *Failure, again ste
 		t.fail(f)
 		return t.conclude
 	case d > 0:
-		return t.rest(ctx, d)
+		return t.rest(ctx, d, whyLater)
 	}
 	if next, ok := t.write(ctx); !ok {
 		return next
@@ -161,6 +164,11 @@ func (t *task) outlast() (rest time.Duration, lasted bool) {
 	so := now.Sub(t.rec.RefusedSince)
 	rest = min(max(so, shortestRest), t.hub.RetryDelayMax, refusalLasts-so, t.rec.Deadline.Sub(now))
 	return max(rest, time.Millisecond), so >= refusalLasts || !now.Before(t.rec.Deadline)
+}
+
+// handback returns the attempt that says how long a message rests; the request's story reads it.
+func handback(at time.Time, s State, delay time.Duration) Attempt {
+	return Attempt{At: at, Step: "handback", Result: string(s), Detail: "for " + delay.Round(time.Millisecond).String()}
 }
 
 // redeliveryDelay grows with every time the message was given back.

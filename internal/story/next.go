@@ -70,6 +70,8 @@ func nextStep(rec provision.Record) string {
 	switch {
 	case rec.State == provision.StateUnknown:
 		return "looks up whether the POST made a connection; another is sent only if none is there when WORKER_SETTLE has passed since the POST's end"
+	case rec.Missing != nil:
+		return "reads the missing secret again; it fails if that is still not there after WORKER_SECRET_GRACE"
 	case rec.LookFirst:
 		return "looks whether its connection is there already, and sends a POST if not"
 	case rec.Posts > 0:

@@ -34,6 +34,8 @@ func TestWhatNext(t *testing.T) {
 		"posting for ever": {posting, at(90), "as soon as the queue delivers it", at(85)},
 		"rests":            {provision.Record{State: provision.StateWaiting, Posts: 1, Attempts: rested}, at(9), "rests in the queue, then sends the POST again", at(31)},
 		"rested":           {provision.Record{State: provision.StateUnknown, Attempts: rested}, at(40), "is due: the next free worker looks up", at(31)},
+		"waits for a secret": {provision.Record{State: provision.StateClaimed, Missing: &provision.Missing{}, Attempts: rested}, at(9),
+			"rests in the queue, then reads the missing secret again", at(31)},
 		"rests oddly": {provision.Record{State: provision.StateClaimed, Attempts: []provision.Attempt{{At: at(1), Step: "handback", Detail: "for ever"}}},
 			at(9), "the next free worker gets the secrets", time.Time{}},
 		"told to wait": {provision.Record{State: provision.StateWaiting, Posts: 2, Held: true, HeldUntil: at(500), NotBefore: at(20)}, at(9), "waits", at(20)},

@@ -119,6 +119,7 @@ var phrases = map[string]Line{ // :: step and result → tone and text
 	"vault timeout":     {Tone: Odd, Text: "Vault does not answer"},
 	"vault network":     {Tone: Odd, Text: "Vault can't be reached"},
 	"vault throttled":   {Tone: Odd, Text: "Vault throttles"},
+	"secrets missing":   {Tone: Odd, Text: "a secret is missing, and may yet appear"},
 }
 
 // phraseOf says in words what an attempt came to, and whether there are words for it.

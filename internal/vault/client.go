@@ -35,8 +35,11 @@ func New(conf Config) (*Client, error) {
 		return nil, fmt.Errorf("vault: %w", err)
 	}
 	s := &session{
-		api: api, login: chooseLogin(conf, api), static: conf.Auth == AuthToken, timeout: api.ClientTimeout(),
+		api: api, login: chooseLogin(conf, api), static: conf.Auth == AuthToken || conf.Auth == AuthNone, timeout: api.ClientTimeout(),
 		clock: conf.Clock, log: conf.Log, onRetry: conf.OnRetry, known: conf.known,
+	}
+	if conf.Auth == AuthToken {
+		s.tokenFile = conf.TokenFile
 	}
 	s.init()
 	var err error

@@ -83,9 +83,9 @@ func TestQuickRetries(t *testing.T) {
 		"hangs once":             {vaulttest.Outage{Hang: true, Times: 1}, "", provision.CauseTimeout, 2},
 		"a proxy's error page":   {vaulttest.Outage{Status: 404, Body: "<html>X-Vault-Token: vaulttest-root"}, provision.SecretUnavailable, provision.CauseStatus, 1},
 		"a proxy's refusal":      {vaulttest.Outage{Status: 403, Body: "vaulttest-root"}, provision.SecretUnavailable, provision.CauseStatus, 1},
-		"not Vault's JSON":       {vaulttest.Outage{Status: 200, Body: "vaulttest-root"}, provision.SecretUnavailable, provision.CauseNetwork, 3},
+		"not Vault's JSON":       {vaulttest.Outage{Status: 200, Body: "vaulttest-root"}, provision.SecretUnavailable, provision.CauseStatus, 3},
 		"an answer of another":   {vaulttest.Outage{Status: 204}, provision.SecretUnavailable, provision.CauseStatus, 1},
-		"not JSON to the end":    {vaulttest.Outage{Status: 200, Body: `{"data":{"data":{"accessToken":"c4n4ry`}, provision.SecretUnavailable, provision.CauseNetwork, 3},
+		"not JSON to the end":    {vaulttest.Outage{Status: 200, Body: `{"data":{"data":{"accessToken":"c4n4ry`}, provision.SecretUnavailable, provision.CauseStatus, 3},
 		"an upgrade in progress": {vaulttest.Outage{Status: 400}, provision.SecretUnavailable, provision.CauseStatus, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

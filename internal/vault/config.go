@@ -24,7 +24,8 @@ type AuthMethod string
 
 // The methods; the empty one means AuthToken.
 const (
-	AuthToken      AuthMethod = "token"      // Config.Token as it is
+	AuthToken      AuthMethod = "token"      // Config.Token as it is, or what is in TokenFile
+	AuthNone       AuthMethod = "none"       // no token: an agent at Address, which is on this machine, adds one
 	AuthAppRole    AuthMethod = "approle"    // RoleID and the content of SecretIDFile
 	AuthKubernetes AuthMethod = "kubernetes" // Role and the service account token in JWTFile
 	AuthJWT        AuthMethod = "jwt"        // Role and the token in JWTFile
@@ -36,6 +37,7 @@ const (
 type Config struct {
 	Address   string              // such as "https://vault.example.com:8200", without user info, plain http only to a loopback address; empty means VAULT_AGENT_ADDR, else VAULT_ADDR
 	Token     provision.Sensitive // for AuthToken; empty means VAULT_TOKEN
+	TokenFile string              // for AuthToken, in place of Token: read again whenever it has changed
 	Namespace string              // empty means VAULT_NAMESPACE
 	TLS       *vaultapi.TLSConfig // nil means VAULT_CACERT and its siblings; Insecure is refused unless Address is loopback. Its files may be replaced at any time
 
@@ -125,14 +127,19 @@ func (c Config) validateAuth() error {
 		return fmt.Errorf("%s: must be set with VAULT_AUTH=%s", name, c.Auth)
 	}
 	switch c.Auth {
+	case AuthNone:
+		return nil // buildAPI knows the address
 	case AuthToken:
+		if c.TokenFile != "" && !c.Token.IsZero() {
+			return errors.New("VAULT_TOKEN_FILE: is set beside VAULT_TOKEN; set one of them")
+		}
 		return nil // buildAPI knows whether the environment has one
 	case AuthAppRole:
 		return need("VAULT_ROLE_ID", c.RoleID)
 	case AuthKubernetes, AuthJWT:
 		return errors.Join(need("VAULT_ROLE", c.Role), need("VAULT_JWT_FILE", c.JWTFile))
 	default:
-		return fmt.Errorf("VAULT_AUTH: %q is unknown; want token, approle, kubernetes or jwt", c.Auth)
+		return fmt.Errorf("VAULT_AUTH: %q is unknown; want token, none, approle, kubernetes or jwt", c.Auth)
 	}
 }
 
@@ -148,7 +155,7 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 		conf.Address, conf.AgentAddress = c.Address, ""
 	}
 	address := cmp.Or(conf.AgentAddress, conf.Address)
-	if err := checkAddress(conf.AgentAddress != "", address, conf.TLSConfig().InsecureSkipVerify); err != nil {
+	if err := c.checkAddress(conf.AgentAddress != "", address, conf.TLSConfig().InsecureSkipVerify); err != nil {
 		return nil, err
 	}
 	conf.MaxRetries = 0          // it would respect Retry-After, but without bounds and unseen: see session.get
@@ -165,7 +172,7 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 	if c.transport != nil {
 		next = c.transport
 	}
-	conf.HttpClient.Transport = limitedTransport{next: c.Trace(routeOf, traced{next}), life: life}
+	conf.HttpClient.Transport = genuineTransport{limitedTransport{next: c.Trace(routeOf, traced{next}), life: life}}
 	api.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if c.Namespace != "" {
 		api.SetNamespace(c.Namespace)
@@ -187,7 +194,7 @@ func (c Config) timeout(environment time.Duration) time.Duration {
 
 // chooseToken leaves api with the token to begin with: none, where one is to be got by a login.
 func (c Config) chooseToken(api *vaultapi.Client) error {
-	if c.Auth != AuthToken {
+	if c.Auth != AuthToken || c.TokenFile != "" {
 		api.ClearToken()
 		return nil
 	}
@@ -196,7 +203,7 @@ func (c Config) chooseToken(api *vaultapi.Client) error {
 	}
 	switch token := api.Token(); {
 	case token == "":
-		return errors.New("VAULT_TOKEN: must be set with VAULT_AUTH=token")
+		return errors.New("VAULT_TOKEN: must be set with VAULT_AUTH=token, or VAULT_TOKEN_FILE")
 	case strings.ContainsFunc(token, notPrintable):
 		return errors.New("VAULT_TOKEN: has blanks or control characters; want the token alone, without a line break")
 	}
@@ -204,7 +211,7 @@ func (c Config) chooseToken(api *vaultapi.Client) error {
 }
 
 // checkAddress says what is wrong with the address, which is the agent's or the server's.
-func checkAddress(agent bool, address string, insecure bool) error {
+func (c Config) checkAddress(agent bool, address string, insecure bool) error {
 	if strings.HasPrefix(address, "unix://") {
 		return nil
 	}
@@ -219,7 +226,9 @@ func checkAddress(agent bool, address string, insecure bool) error {
 	case u.User != nil:
 		return fmt.Errorf("%s: holds user info; want https://<host>:<port>", setting)
 	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return fmt.Errorf("%s: is plain http to %s, where others could read every secret; want https (http is for loopback addresses only)", setting, u.Hostname())
+		return fmt.Errorf("%s: is plain http to %s, where others could read every secret; want https, or an agent on a loopback address (VAULT_AUTH=none)", setting, u.Hostname())
+	case c.Auth == AuthNone && !loopback(u.Hostname()):
+		return fmt.Errorf("VAULT_AUTH: is none, and %s names %s; only an agent on a loopback address or a Unix socket adds a token for this worker alone", setting, u.Hostname())
 	case u.Scheme == "http" && proxied():
 		return fmt.Errorf("%s: is plain http, and %s or %s would have it leave this machine; want https, or no proxy", setting, vaultapi.EnvHTTPProxy, vaultapi.EnvVaultProxyAddr)
 	case insecure && !loopback(u.Hostname()):

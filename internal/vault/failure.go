@@ -21,8 +21,10 @@ import (
 // failure is a SecretError with what the next seconds need to know of it.
 type failure struct {
 	*provision.SecretError
-	quick bool // worth another try at once
-	login bool // there is no token; Vault was not asked for more
+	quick   bool // worth another try at once
+	login   bool // there is no token; Vault was not asked for more
+	foreign bool // something answered in Vault's place
+	unknown bool // what answered does not have the call
 
 	invalid bool     // it is the token itself that Vault refuses
 	refusal *refusal // it is the credential of a login that Vault refuses; nil if not
@@ -56,8 +58,15 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 	if errors.As(err, &answer) {
 		return classifyStatus(op, doing, answer, secrets)
 	}
-	if errors.Is(err, errRedirected) {
-		return unavailable(provision.CauseStatus, "%s: %w", doing, errRedirected)
+	for _, known := range []error{errRedirected, errWrapped} {
+		if errors.Is(err, known) {
+			return unavailable(provision.CauseStatus, "%s: %w", doing, known)
+		}
+	}
+	if foreign := (*foreignAnswer)(nil); errors.As(err, &foreign) {
+		f := unavailable(provision.CauseStatus, "%s: %w", doing, foreign)
+		f.quick, f.foreign = foreign.status == http.StatusOK, true
+		return f
 	}
 	f := unavailable(networkCause(err), "%s: %w", doing, networkError(err, secrets))
 	f.quick = !errors.Is(err, context.Canceled)
@@ -77,7 +86,7 @@ func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, 
 	case status >= 500 || status == http.StatusPreconditionFailed || status == http.StatusRequestTimeout:
 		// 412: a standby that lags; 503: sealed, or no leader.
 		f := newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
-		f.quick = true
+		f.quick, f.unknown = true, status == http.StatusNotImplemented
 		return f
 	case answer.RawError:
 		// Not Vault's answer but a proxy's in between, or no Vault at all: it decides nothing.

@@ -27,9 +27,7 @@ func TestUnusableFields(t *testing.T) {
 		"list":          {[]any{canary}, "is a list"},
 		"object":        {map[string]any{"a": canary}, "is an object"},
 		"empty":         {"", "is empty"},
-		"line break":    {canary + "\n", "printf instead of echo"},
-		"blank":         {" " + canary, "begins or ends with a blank"},
-		"no-break":      {canary + "\u00a0", "begins or ends with a blank"},
+		"only a blank":  {" \n", "is empty"},
 		"control":       {canary + "\x00" + canary, "control character"},
 		"inner newline": {canary + "\r\n" + canary, "control character"},
 		"too large":     {canary + strings.Repeat("x", maxValue), "at most 65536"},
@@ -51,6 +49,11 @@ func TestUsableFields(t *testing.T) {
 		got, err := secretIn(storedOf(map[string]any{"f": value}), "f")
 		if err != nil || got.Value.Reveal() != value || got.Version != 7 || got.Domain != "" {
 			t.Errorf("%.20q: got %+v, %v", value, got, err)
+		}
+	}
+	for _, around := range []string{"x\n", " x", "x\u00a0", "\ufeffx\r\n", "\tx\t"} {
+		if got, err := secretIn(storedOf(map[string]any{"f": around}), "f"); err != nil || got.Value.Reveal() != "x" {
+			t.Errorf("%q: got %+v, %v", around, got, err)
 		}
 	}
 }
@@ -76,22 +79,20 @@ func TestCredentialsIn(t *testing.T) {
 		want   provision.Credentials
 		parts  []string // of the error, if there is to be one
 	}{
-		"oauth":          {fields: oauth, want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: provision.NewSensitive("s-" + canary), Scopes: defaultScopes, Version: 7}},
-		"token":          {fields: token, want: provision.Credentials{OrgID: "A@AdobeOrg", AccessToken: provision.NewSensitive("t-" + canary), APIKey: "key", Version: 7}},
-		"scopes":         {fields: with(oauth, "scopes", "openid, AdobeID"), want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: provision.NewSensitive("s-" + canary), Scopes: "openid,AdobeID", Version: 7}},
-		"none":           {fields: map[string]any{}, parts: []string{"orgId", "clientId", "clientSecret", "accessToken", "apiKey"}},
-		"nil":            {fields: nil, parts: []string{"orgId"}},
-		"only orgId":     {fields: map[string]any{"orgId": "A@AdobeOrg"}, parts: []string{"clientId", "accessToken"}},
-		"both":           {fields: with(oauth, "apiKey", "key"), parts: []string{"not both"}},
-		"no secret":      {fields: with(oauth, "clientSecret", nil), parts: []string{"clientSecret"}},
-		"no api key":     {fields: map[string]any{"orgId": "A@AdobeOrg", "accessToken": canary}, parts: []string{"apiKey"}},
-		"no orgId":       {fields: map[string]any{"clientId": "id", "clientSecret": canary}, parts: []string{"orgId"}},
-		"bare orgId":     {fields: with(oauth, "orgId", canary), parts: []string{"orgId", "@AdobeOrg"}},
-		"orgId number":   {fields: with(oauth, "orgId", json.Number("1")), parts: []string{"orgId", "a number"}},
-		"orgId header":   {fields: with(oauth, "orgId", "a\r\nb@AdobeOrg"), parts: []string{"orgId", "control"}},
-		"secret newline": {fields: with(oauth, "clientSecret", canary+"\n"), parts: []string{"clientSecret", "printf"}},
-		"scopes list":    {fields: with(oauth, "scopes", []any{"openid"}), parts: []string{"scopes", "a list"}},
-		"no scopes":      {fields: with(oauth, "scopes", ","), parts: []string{"scopes"}},
+		"oauth":        {fields: oauth, want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: provision.NewSensitive("s-" + canary), Scopes: defaultScopes, Version: 7}},
+		"token":        {fields: token, want: provision.Credentials{OrgID: "A@AdobeOrg", AccessToken: provision.NewSensitive("t-" + canary), APIKey: "key", Version: 7}},
+		"scopes":       {fields: with(oauth, "scopes", "openid, AdobeID"), want: provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: provision.NewSensitive("s-" + canary), Scopes: "openid,AdobeID", Version: 7}},
+		"none":         {fields: map[string]any{}, parts: []string{"orgId", "clientId", "clientSecret", "accessToken", "apiKey"}},
+		"nil":          {fields: nil, parts: []string{"orgId"}},
+		"only orgId":   {fields: map[string]any{"orgId": "A@AdobeOrg"}, parts: []string{"clientId", "accessToken"}},
+		"both":         {fields: with(oauth, "apiKey", "key"), parts: []string{"not both"}},
+		"no secret":    {fields: with(oauth, "clientSecret", nil), parts: []string{"clientSecret"}},
+		"no api key":   {fields: map[string]any{"orgId": "A@AdobeOrg", "accessToken": canary}, parts: []string{"apiKey"}},
+		"no orgId":     {fields: map[string]any{"clientId": "id", "clientSecret": canary}, parts: []string{"orgId"}},
+		"bare orgId":   {fields: with(oauth, "orgId", canary), parts: []string{"orgId", "@AdobeOrg"}},
+		"orgId number": {fields: with(oauth, "orgId", json.Number("1")), parts: []string{"orgId", "a number"}},
+		"orgId header": {fields: with(oauth, "orgId", "a\r\nb@AdobeOrg"), parts: []string{"orgId", "control"}},
+		"no scopes":    {fields: with(oauth, "scopes", ","), parts: []string{"scopes"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -102,6 +103,90 @@ func TestCredentialsIn(t *testing.T) {
 				}
 				return
 			}
+			checkProblem(t, err.public(), provision.SecretMissing, append(tc.parts, "secret/flow/tenants/acme/x")...)
+			if strings.Contains(err.Error(), canary) || !cmp.Equal(got, provision.Credentials{}) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+// The tenant's Adobe secret is taken as people have it: by our names, as Adobe's console exports it, as the
+// tools that write it to Vault make of it.
+func TestSpellingsOfCredentials(t *testing.T) {
+	t.Parallel()
+	const one, two = "p8-one-" + canary, "p8-two-" + canary
+	scopes := "openid,AdobeID,session"
+	export := map[string]any{
+		"CLIENT_ID": "id", "CLIENT_SECRETS": []any{one, two}, "ORG_ID": "A@AdobeOrg", "SCOPES": []any{"openid", "AdobeID", "session"},
+		"TECHNICAL_ACCOUNT_ID": "t@techacct.adobe.com", "TECHNICAL_ACCOUNT_EMAIL": "e@techacct.adobe.com",
+	}
+	inJSON := func(v any) string { b, _ := json.Marshal(v); return string(b) }
+	small := map[string]any{}
+	for name, v := range export {
+		small[strings.ToLower(name)] = v
+	}
+	for name, fields := range map[string]map[string]any{
+		"the console's export":         export,
+		"in small letters":             small,
+		"a mixture":                    {"clientId": "id", "client_secrets": []any{one, two}, "ORG_ID": "A@AdobeOrg", "scope": scopes},
+		"with dashes":                  {"client-id": "id", "client-secret": one + "," + two, "ims-org-id": "A@AdobeOrg", "scopes": scopes},
+		"lists as text":                with(with(export, "CLIENT_SECRETS", inJSON([]string{one, two})), "SCOPES", "[\"openid\", \"AdobeID\",\n\"session\"]"),
+		"blanks between scopes":        with(export, "SCOPES", "openid AdobeID  session"),
+		"commas and blanks":            with(export, "SCOPES", "openid, AdobeID ,session"),
+		"a list with joined scopes":    with(export, "SCOPES", []any{"openid,AdobeID", "session"}),
+		"line breaks around":           with(with(export, "CLIENT_ID", " id\n"), "CLIENT_SECRETS", []any{one + "\r\n", "\ufeff" + two}),
+		"nested under data":            {"data": export},
+		"the file in one field":        {"credentials": inJSON(export)},
+		"the file with a mark":         {"json": "\ufeff" + inJSON(export) + "\n"},
+		"a second spelling, the same":  with(export, "clientId", "id"),
+		"one of the secrets twice":     with(export, "clientSecret", two),
+		"null for what is not needed":  with(with(export, "apiKey", nil), "ACCESS_TOKEN", nil),
+		"empty for what is not needed": with(with(export, "API_KEY", ""), "ACCESS_TOKEN", " "),
+		"the api key is the client id": with(export, "API_KEY", "id"),
+		"an empty second secret":       with(export, "CLIENT_SECRETS", []any{one, "", two}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want := provision.Credentials{OrgID: "A@AdobeOrg", ClientID: "id", ClientSecret: provision.NewSensitive(one),
+				OtherSecrets: []provision.Sensitive{provision.NewSensitive(two)}, Scopes: scopes, Version: 7}
+			got, err := credentialsIn(storedOf(fields))
+			if err != nil || !cmp.Equal(got, want) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+		})
+	}
+}
+
+// What can't be taken is told by the names in the secret, without any value.
+func TestUnusableSpellingsOfCredentials(t *testing.T) {
+	t.Parallel()
+	export := map[string]any{"CLIENT_ID": "id", "CLIENT_SECRETS": []any{"s-" + canary}, "ORG_ID": "A@AdobeOrg"}
+	many := make([]any, maxClientSecrets+1)
+	for i := range many {
+		many[i] = fmt.Sprint(canary, i)
+	}
+	for name, tc := range map[string]struct {
+		fields map[string]any
+		parts  []string
+	}{
+		"two client ids":       {with(export, "clientId", "other"), []string{"CLIENT_ID", "clientId", "differ"}},
+		"two secrets apart":    {with(export, "clientSecret", "other-"+canary), []string{"CLIENT_SECRETS", "clientSecret", "differ"}},
+		"two organizations":    {with(export, "orgId", "B@AdobeOrg"), []string{"ORG_ID", "orgId", "differ"}},
+		"no secret in it":      {with(export, "CLIENT_SECRETS", []any{}), []string{"no field clientSecret"}},
+		"a list of numbers":    {with(export, "CLIENT_SECRETS", []any{json.Number("1")}), []string{"CLIENT_SECRETS", "a number"}},
+		"a list in a list":     {with(export, "SCOPES", []any{[]any{"openid"}}), []string{"SCOPES", "a list"}},
+		"an object":            {with(export, "SCOPES", map[string]any{"openid": true}), []string{"SCOPES", "an object"}},
+		"half a list":          {with(export, "CLIENT_SECRETS", `["`+canary), []string{"CLIENT_SECRETS", "begins like a list"}},
+		"a list of client ids": {with(export, "CLIENT_ID", []any{"id"}), []string{"CLIENT_ID", "a list"}},
+		"too many":             {with(export, "CLIENT_SECRETS", many), []string{"CLIENT_SECRETS", "9 client secrets", "at most 8"}},
+		"another api key":      {with(export, "API_KEY", "other"), []string{"not both"}},
+		"no organization":      {with(export, "ORG_ID", "A@techacct.adobe.com"), []string{"ORG_ID", "@AdobeOrg"}},
+		"something else":       {map[string]any{"value": canary}, []string{"Adobe's console"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := credentialsIn(storedOf(tc.fields))
 			checkProblem(t, err.public(), provision.SecretMissing, append(tc.parts, "secret/flow/tenants/acme/x")...)
 			if strings.Contains(err.Error(), canary) || !cmp.Equal(got, provision.Credentials{}) {
 				t.Errorf("got %+v, %v", got, err)

@@ -126,7 +126,7 @@ func start(t *testing.T, server *vaulttest.Server, conf Config) *harness {
 	t.Helper()
 	h := &harness{t: t, server: server, reg: prometheus.NewPedanticRegistry(), witness: &witness{}}
 	conf.Address = "https://vault.test:8200"
-	if conf.Token.IsZero() {
+	if conf.Token.IsZero() && conf.TokenFile == "" {
 		conf.Token = provision.NewSensitive(server.Token())
 	}
 	if conf.transport == nil {

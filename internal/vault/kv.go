@@ -50,10 +50,14 @@ func (e *engine) read(ctx context.Context, p place, version int) (*stored, *fail
 	}
 	e.version.Store(0)
 	again, bad := e.detect(ctx)
-	if bad != nil || again == 1 {
+	switch {
+	case bad != nil:
+		return nil, bad
+	case again == 1:
 		return got, err
 	}
-	if newer, bad := e.readAs(ctx, again, p, version); bad == nil || again == 2 {
+	newer, bad := e.readAs(ctx, again, p, version)
+	if bad == nil || again == 2 || bad.Problem == provision.SecretUnavailable {
 		return newer, bad
 	}
 	return got, err
@@ -73,8 +77,8 @@ func (e *engine) detect(ctx context.Context) (int32, *failure) {
 	}
 	a, err := e.session.get(ctx, "sys/internal/ui/mounts/"+e.mount, nil, false)
 	switch {
-	case err != nil && err.Problem == provision.SecretDenied && !err.login, err == nil && !a.found:
-		return 0, nil
+	case err != nil && (err.Problem == provision.SecretDenied || err.foreign) && !err.login, err == nil && !a.found:
+		return 0, nil // a proxy may let reads through and nothing else
 	case err != nil:
 		return 0, err
 	}
@@ -110,9 +114,13 @@ func (e *engine) guess(ctx context.Context, p place, version int) (*stored, *fai
 	case err.Problem == provision.SecretUnavailable || err.login || version != 0:
 		return nil, err
 	}
-	if old, _, bad := e.read1(ctx, p, 0, false); bad == nil {
+	old, _, bad := e.read1(ctx, p, 0, false)
+	switch {
+	case bad == nil:
 		e.version.Store(1)
 		return old, nil
+	case bad.Problem == provision.SecretUnavailable:
+		return nil, bad // who knows what is there
 	}
 	return nil, err
 }
@@ -164,6 +172,9 @@ func versioned(at string, a answer) (*stored, *failure) {
 	metadata, _ := a.secret.Data["metadata"].(map[string]any)
 	number, _ := metadata["version"].(json.Number)
 	version, err := strconv.Atoi(number.String())
+	if err != nil && !a.found {
+		return nil, unavailable(provision.CauseStatus, "%s: HTTP 404 with data that is not KV version 2's, so the answer is not Vault's own", at)
+	}
 	if err != nil {
 		return nil, missing("%s: the secret is not in the form of KV version 2", at)
 	}

@@ -3,10 +3,10 @@ package vault
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,9 +15,10 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// lease is how long a token lasts.
+// lease is how long a token lasts, as far as Vault says so: whether the token works is what reads show.
 type lease struct {
 	ttl       time.Duration // 0 means for ever
+	unknown   bool          // nobody says how long it lasts; ttl is 0
 	asked     time.Time     // when ttl began at the earliest: before Vault was asked
 	renewable bool
 }
@@ -27,8 +28,14 @@ type login func(ctx context.Context) (string, lease, *failure)
 
 // chooseLogin returns the configured way to log in.
 func chooseLogin(conf Config, api *vaultapi.Client) login {
-	if conf.Auth == AuthToken {
-		return lookupSelf(conf, api, api.Token())
+	switch {
+	case conf.Auth == AuthNone:
+		return func(context.Context) (string, lease, *failure) { return "", lease{unknown: true}, nil }
+	case conf.Auth == AuthToken && conf.TokenFile == "":
+		token := api.Token()
+		return lookupSelf(conf, api, "VAULT_TOKEN", func() (string, error) { return token, nil })
+	case conf.Auth == AuthToken:
+		return lookupSelf(conf, api, "VAULT_TOKEN_FILE", func() (string, error) { return readTokenFile(conf.TokenFile) })
 	}
 	path := "auth/" + conf.AuthMount + "/login"
 	return func(ctx context.Context) (string, lease, *failure) {
@@ -79,7 +86,7 @@ func credentials(conf Config) (body map[string]any, secret string, err error) {
 // maxSecretFile is how large a credential's file may be, in bytes.
 const maxSecretFile = 64 << 10
 
-// readSecretFile returns the content of a file without the blanks around it.
+// readSecretFile returns the content of a file without a byte order mark and the blanks around it.
 func readSecretFile(setting, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -90,11 +97,29 @@ func readSecretFile(setting, path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", setting, err)
 	}
-	text := strings.TrimSpace(string(content))
-	if text == "" || len(content) > maxSecretFile {
+	text := trimmed(string(content))
+	switch {
+	case text == "" || len(content) > maxSecretFile:
 		return "", fmt.Errorf("%s: %s holds %d bytes; want a credential of 1 to %d", setting, path, len(content), maxSecretFile)
+	case strings.ContainsRune(text, 0):
+		return "", fmt.Errorf("%s: %s is not plain text (UTF-16?); write it again as UTF-8", setting, path)
 	}
 	return text, nil
+}
+
+// readTokenFile returns the token in a file that somebody else keeps fresh.
+func readTokenFile(path string) (string, error) {
+	const setting = "VAULT_TOKEN_FILE"
+	token, err := readSecretFile(setting, path)
+	switch {
+	case err != nil:
+		return "", err
+	case strings.HasPrefix(token, "{"):
+		return "", fmt.Errorf("%s: %s holds JSON, as of a wrapped or encrypted token; want the token alone, so take wrap_ttl and dh_type out of the agent's sink", setting, path)
+	case strings.ContainsFunc(token, notPrintable):
+		return "", fmt.Errorf("%s: %s holds blanks or control characters between others; want the token alone", setting, path)
+	}
+	return token, nil
 }
 
 // grant reads the auth part of an answer to a login or a renewal.
@@ -106,49 +131,79 @@ func grant(doing string, answer *vaultapi.Secret) (string, lease, *failure) {
 	if strings.ContainsFunc(auth.ClientToken, notPrintable) {
 		return "", lease{}, unavailable(provision.CauseStatus, "%s: the token in the answer is malformed", doing)
 	}
-	ttl := time.Duration(auth.LeaseDuration) * time.Second
-	if ttl < 0 {
-		return "", lease{}, unavailable(provision.CauseStatus, "%s: the token in the answer is over already", doing)
+	if auth.LeaseDuration < 0 {
+		return auth.ClientToken, lease{unknown: true, renewable: auth.Renewable}, nil
 	}
-	return auth.ClientToken, lease{ttl: ttl, renewable: auth.Renewable}, nil
+	return auth.ClientToken, lease{ttl: time.Duration(auth.LeaseDuration) * time.Second, renewable: auth.Renewable}, nil
 }
 
-// lookupSelf is the login of those who have a token: it asks whether the token lives, and how long.
-func lookupSelf(conf Config, api *vaultapi.Client, token string) login {
-	const doing = "look up VAULT_TOKEN"
+// lookupSelf is the login of those who are given a token: it asks how long the token lasts. The answer is a
+// hint: where Vault gives none, or none that makes sense, the token is used all the same. Only Vault's word that
+// it does not know the token is a failure, and one that a read takes back.
+func lookupSelf(conf Config, api *vaultapi.Client, setting string, current func() (string, error)) login {
+	doing := "look up " + setting
 	return func(ctx context.Context) (string, lease, *failure) {
+		token, err := current()
+		if err != nil {
+			return "", lease{}, newFailure(provision.SecretUnavailable, "", err)
+		}
+		conf.known.add(token)
 		own, after := heeding(api, conf.Clock)
 		own.SetToken(token)
 		answer, err := own.Auth().Token().LookupSelfWithContext(ctx)
-		if err != nil {
-			f := classify(opLogin, doing, err, conf.known.with(token)...)
-			f.RetryAfter = *after
-			return "", lease{}, f
+		if err == nil {
+			return token, described(answer), nil
 		}
-		l, err := described(answer)
-		if err != nil {
-			return "", lease{}, unavailable(provision.CauseStatus, "%s: %w", doing, err)
+		f := classify(opLogin, doing, err, conf.known.with(token)...)
+		f.RetryAfter = *after
+		if !f.invalid && f.stays() {
+			conf.Log.InfoContext(ctx, "vault: how long the token lasts is not told, so it is used until a read is refused", "setting", setting, "error", f)
+			return token, lease{unknown: true, renewable: true}, nil
 		}
-		return token, l, nil
+		return token, lease{}, f
 	}
 }
 
-// described reads the answer to a look-up.
-func described(answer *vaultapi.Secret) (lease, error) {
+// described reads the answer to a look-up. A token that never ends has no expire_time. Whether a token can be
+// renewed is what renewing it shows.
+func described(answer *vaultapi.Secret) lease {
 	if answer == nil {
-		return lease{}, errors.New("the answer is empty")
+		return lease{unknown: true, renewable: true}
 	}
-	seconds, ok := answer.Data["ttl"].(json.Number)
-	if !ok {
-		return lease{}, errors.New("the answer has no ttl")
+	end, ends := answer.Data["expire_time"]
+	ttl := secondsOf(answer.Data["ttl"])
+	switch {
+	case ttl > 0:
+		return lease{ttl: ttl, renewable: true}
+	case ttl == 0 && ends && end == nil:
+		return lease{}
 	}
-	n, err := seconds.Int64()
-	if err != nil || n < 0 || n > int64(1<<62/time.Second) {
-		return lease{}, errors.New("the answer's ttl is no number of seconds")
+	return lease{unknown: true, renewable: true}
+}
+
+// secondsOf returns a number of seconds, however it is written; -1 where it is none that makes sense.
+func secondsOf(v any) time.Duration {
+	var n float64
+	switch v := v.(type) {
+	case json.Number:
+		n, _ = v.Float64()
+		if n == 0 && strings.Trim(v.String(), "0.") != "" {
+			return -1
+		}
+	case string:
+		if d, err := time.ParseDuration(v); err == nil && d > 0 {
+			return d
+		}
+		f, err := strconv.ParseFloat(v, 64)
+		if err != nil {
+			return -1
+		}
+		n = f
+	default:
+		return -1
 	}
-	if n == 0 && answer.Data["expire_time"] != nil {
-		return lease{}, errors.New("the token ends within a second")
+	if n < 0 || n > float64(1<<62/time.Second) {
+		return -1
 	}
-	renewable, _ := answer.Data["renewable"].(bool) // root tokens have none
-	return lease{ttl: time.Duration(n) * time.Second, renewable: renewable}, nil
+	return time.Duration(n * float64(time.Second))
 }

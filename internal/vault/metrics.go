@@ -38,7 +38,7 @@ func newMetrics(reg prometheus.Registerer, ttl func() float64) (metrics, error) 
 	}
 	gauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "flow_worker_vault_token_ttl_seconds",
-		Help: "Seconds until the worker's Vault token ends; 0 without a token, +Inf for one that never ends.",
+		Help: "Seconds until the worker's Vault token ends; 0 without a token, +Inf for one that never ends, NaN where nobody says.",
 	}, ttl)
 	return m, errors.Join(reg.Register(m.requests), reg.Register(gauge))
 }

@@ -80,6 +80,6 @@ func TestWrongNamespaceIsNoMissingSecret(t *testing.T) {
 		checkProblem(t, err, provision.SecretUnavailable, "namespace not found")
 		late := start(t, server, Config{transport: inMemory{vault}})
 		_, err = late.resolve(false)
-		checkProblem(t, err, provision.SecretDenied, "namespace not found")
+		checkProblem(t, err, provision.SecretUnavailable, "namespace not found")
 	})
 }

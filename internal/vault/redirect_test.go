@@ -113,7 +113,13 @@ func checkNotFollowed(t *testing.T, call string, status int, to string, secure b
 	if call == "/v1/sys/health" {
 		err = h.client.Health(t.Context())
 	}
-	checkProblem(t, err, provision.SecretUnavailable, "redirects to another address", "VAULT_ADDR")
+	if strings.HasSuffix(call, "lookup-self") { // only a hint: reads work
+		if err != nil || !strings.Contains(h.witness.String(), "redirects to another address") {
+			t.Errorf("%v:\n%s", err, h.witness)
+		}
+	} else {
+		checkProblem(t, err, provision.SecretUnavailable, "redirects to another address", "VAULT_ADDR")
+	}
 	if n := vault.Count("/v1/elsewhere"); n != 0 {
 		t.Errorf("followed %d times on the same server", n)
 	}

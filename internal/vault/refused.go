@@ -55,23 +55,16 @@ func (c Config) refuse(f *failure, err error, secret string) {
 	case c.Auth != AuthAppRole:
 	case answer.StatusCode == http.StatusForbidden: // which is not counted
 		hint = " (it may have locked the role after five refused logins; see: vault read sys/locked-users)"
-	case !answer.RawError: // a page of a proxy's own is as a rule nothing that Vault has counted
+	default:
 		r.wait = countedWait
 	}
 	f.refusal = r
 	f.Err = fmt.Errorf("login refused: %w%s; %s", f.Err, hint, r.advice())
 }
 
-// refuses reports whether an answer means that this credential is no good. A proxy may have put a text of
-// its own in the place of Vault's; its 404 is a route that is missing for now.
+// refuses reports whether an answer of Vault's own means that this credential is no good.
 func refuses(answer *vaultapi.ResponseError) bool {
-	switch answer.StatusCode {
-	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		return true
-	case http.StatusTooManyRequests, http.StatusPreconditionFailed, http.StatusRequestTimeout:
-		return false
-	}
-	return !answer.RawError && answer.StatusCode >= 400 && answer.StatusCode < 500
+	return answer.StatusCode >= 400 && !decidesNothing(answer.StatusCode)
 }
 
 // advice says what the worker waits for.

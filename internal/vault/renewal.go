@@ -20,7 +20,7 @@ import (
 // after a wait of ours, renews at once.
 func (s *session) keep(ctx context.Context, l lease) {
 	delays := loginDelays()
-	for l.renewable && l.ttl > 0 {
+	for l.renewable && (l.ttl > 0 || l.unknown) {
 		w := s.watch(ctx, l)
 		if w.renewed {
 			delays.Reset()
@@ -30,31 +30,54 @@ func (s *session) keep(ctx context.Context, l lease) {
 			return
 		case w.err == nil && !s.static: // its normal end
 			return
-		case w.err == nil, w.err.Problem == provision.SecretDenied:
-			l = lease{ttl: s.left()}
+		case w.err == nil, w.err.stays():
+			l = s.remaining()
 		default:
 			s.retried(w.err)
 			if s.rest(ctx, min(max(delays.NextBackOff(), w.err.RetryAfter), s.left())) || ctx.Err() != nil || s.left() <= 0 {
 				return
 			}
-			l.ttl = s.left()
+			l = s.remaining()
+			l.renewable = true
 		}
 	}
 	s.outlive(ctx, l)
 }
 
+// stays reports whether a look-up or a renewal of the token failed for a reason that stays: Vault does not extend this token, the
+// policy leaves renewals out, or what stands before Vault does not let them through.
+func (f *failure) stays() bool {
+	return f.Problem == provision.SecretDenied || f.foreign || f.unknown
+}
+
+// unknownGap is the time between two looks at a given token of which nobody says how long it lasts.
+const unknownGap = 5 * time.Minute
+
 // outlive waits with a token that can't be renewed, or never ends, until another one is needed, is asked
-// for, or ctx ends. A third of its time is left for Vault to come back in; a given token is used to its
-// end.
+// for, or ctx ends. A third of its time is left for Vault to come back in, or for a given token to be looked
+// at again: somebody else may have renewed it.
 func (s *session) outlive(ctx context.Context, l lease) {
 	switch {
+	case l.unknown && s.static && s.api.Token() != "":
+		s.rest(ctx, unknownGap)
 	case l.ttl == 0:
 		s.rest(ctx, math.MaxInt64)
-	case s.static:
-		s.log.WarnContext(ctx, "vault: VAULT_TOKEN ends and can't be renewed further; give the worker a new one or another VAULT_AUTH", "ttl", l.ttl)
-		s.rest(ctx, l.ttl)
 	default:
-		s.rest(ctx, l.ttl/3*2)
+		if s.static {
+			s.warn(ctx, l)
+		}
+		s.rest(ctx, max(l.ttl/3*2, time.Second))
+	}
+}
+
+// warn tells once of each end of a given token.
+func (s *session) warn(ctx context.Context, l lease) {
+	s.mu.Lock()
+	told := s.expires.Sub(s.warned).Abs() <= 2*time.Second // Vault tells whole seconds
+	s.warned = s.expires
+	s.mu.Unlock()
+	if !told {
+		s.log.WarnContext(ctx, "vault: VAULT_TOKEN ends and can't be renewed further; give the worker a new one or another VAULT_AUTH", "ttl", l.ttl)
 	}
 }
 
@@ -143,14 +166,17 @@ func (n *notes) verdict(err error, secrets []string) *failure {
 
 // renewed notes a renewal.
 func (s *session) renewed(ctx context.Context, answer *vaultapi.Secret, asked time.Time) bool {
-	// Vault tells whole seconds; 0 is less than one here, not for ever.
-	ttl := max(time.Duration(answer.Auth.LeaseDuration)*time.Second, time.Second)
+	// Vault tells whole seconds; 0 is less than one here, not for ever. Of a given token it may be wrong.
+	l := lease{ttl: max(time.Duration(answer.Auth.LeaseDuration)*time.Second, time.Second), asked: asked}
+	if s.static && answer.Auth.LeaseDuration <= 0 {
+		l = lease{unknown: true}
+	}
 	s.metrics.count(opRenew, nil)
-	s.log.InfoContext(ctx, "vault: token renewed", "ttl", ttl)
+	s.log.InfoContext(ctx, "vault: token renewed", "ttl", l.ttl, "ttl_unknown", l.unknown)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.err = nil
-	s.setExpiry(lease{ttl: ttl, asked: asked})
+	s.setExpiry(l)
 	return true
 }
 
@@ -163,7 +189,7 @@ func (s *session) notRenewed(ctx context.Context, err *failure) *failure {
 	s.log.WarnContext(ctx, "vault: cannot renew the token", "error", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err.Problem != provision.SecretDenied || err.invalid {
+	if !err.stays() || err.invalid {
 		s.err = err
 	}
 	return err

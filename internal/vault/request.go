@@ -52,7 +52,7 @@ func (s *session) getAs(ctx context.Context, path string, query map[string][]str
 	if err != nil {
 		return answer{}, err
 	}
-	a, refused := s.getOnce(ctx, path, query)
+	a, refused := s.getOnce(ctx, gen, path, query)
 	if refused == nil || refused.Problem != provision.SecretDenied || !relogin {
 		return a, refused
 	}
@@ -63,11 +63,11 @@ func (s *session) getAs(ctx context.Context, path string, query map[string][]str
 	if newer == gen {
 		return answer{}, refused
 	}
-	return s.getOnce(ctx, path, query)
+	return s.getOnce(ctx, newer, path, query)
 }
 
-// getOnce sends one GET and counts it.
-func (s *session) getOnce(ctx context.Context, path string, query map[string][]string) (answer, *failure) {
+// getOnce sends one GET with the token of number gen, and counts it.
+func (s *session) getOnce(ctx context.Context, gen uint64, path string, query map[string][]string) (answer, *failure) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
 	a, err := s.exchange(ctx, path, query)
@@ -76,6 +76,11 @@ func (s *session) getOnce(ctx context.Context, path string, query map[string][]s
 		counted = missing("nothing at %s", path)
 	}
 	s.metrics.count(opRead, counted)
+	if err == nil {
+		s.worked(gen)
+	} else {
+		s.failed(gen, err)
+	}
 	return a, err
 }
 

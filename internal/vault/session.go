@@ -26,21 +26,24 @@ var errNoRun = errors.New("not logged in yet")
 
 // session keeps one token alive. Its run method alone gets tokens; all others use them.
 type session struct {
-	api     *vaultapi.Client
-	login   login
-	static  bool // the token is given: logging in again gives no other
-	timeout time.Duration
-	clock   provision.Clock
-	log     *slog.Logger
-	metrics metrics
-	onRetry func(provision.Target, provision.Cause)
-	known   *keyring // no error tells these
+	api       *vaultapi.Client
+	login     login
+	static    bool   // the token is given, or added by an agent: logging in again gives no other, and reads show whether it works
+	tokenFile string // where a given token is kept; empty where it doesn't change
+	timeout   time.Duration
+	clock     provision.Clock
+	log       *slog.Logger
+	metrics   metrics
+	onRetry   func(provision.Target, provision.Cause)
+	known     *keyring // no error tells these
 
 	mu        sync.Mutex
 	gen       uint64        // counts the tokens; 0 means there was none yet
 	held      bool          // there is a token; it is in api
 	renewable bool          // the token, when it was new
-	expires   time.Time     // of the token; zero means never
+	expires   time.Time     // of the token; zero means never, or unknown
+	unknown   bool          // nobody says when the token ends
+	warned    time.Time     // the end of a given token that was warned of
 	err       *failure      // why the latest attempt to get or renew a token failed; nil if it did not
 	refused   *failure      // of the latest login, while no other one may be tried; nil if one may
 	forced    time.Time     // when a refused read last asked for a login
@@ -62,6 +65,9 @@ func (s *session) init() {
 // for less than loginGap is no reason to log in more often.
 func (s *session) run(ctx context.Context) {
 	defer s.watchers.Wait()
+	if s.tokenFile != "" {
+		s.watchers.Go(func() { s.followFile(ctx) })
+	}
 	for ctx.Err() == nil {
 		if l, ok := s.obtain(ctx); ok {
 			next := s.clock.Now().Add(loginGap)
@@ -82,7 +88,7 @@ func (s *session) obtain(ctx context.Context) (lease, bool) {
 		}
 		s.conclude(token, l, err)
 		if err == nil {
-			s.log.InfoContext(ctx, "vault: logged in", "ttl", l.ttl, "renewable", l.renewable)
+			s.log.InfoContext(ctx, "vault: logged in", "ttl", l.ttl, "ttl_unknown", l.unknown, "renewable", l.renewable)
 			return l, true
 		}
 		if err.refusal != nil {
@@ -116,7 +122,9 @@ func (s *session) attempt(ctx context.Context) (string, lease, *failure) {
 	begun := s.clock.Now()
 	token, l, err := s.login(ctx)
 	l.asked = begun
-	s.metrics.count(opLogin, err)
+	if token != "" || err != nil { // else an agent has the token, and nothing was sent
+		s.metrics.count(opLogin, err)
+	}
 	return token, l, err
 }
 
@@ -131,25 +139,32 @@ func (s *session) conclude(token string, l lease, err *failure) {
 	s.refused = nil
 	switch {
 	case err == nil:
-		s.api.SetToken(token)
-		s.known.add(token)
-		s.gen++
-		s.held, s.renewable = true, l.renewable
+		s.hold(token)
+		s.renewable = l.renewable
 		s.setExpiry(l)
 		s.drainWanted()
 	case err.refusal != nil:
 		s.refused = err
 		s.drainWanted() // nobody asks in vain
-	case s.static && err.Problem == provision.SecretDenied:
-		s.held = false // Vault has just said that this very token is no good
+	case s.static && token != "" && (!s.held || token != s.api.Token()):
+		s.hold(token) // whatever was said of it
+		s.setExpiry(lease{unknown: true})
 	}
 	close(s.concluded)
 	s.concluded = make(chan struct{})
 }
 
+// hold puts a token to use. The caller holds mu.
+func (s *session) hold(token string) {
+	s.api.SetToken(token)
+	s.known.add(token)
+	s.gen++
+	s.held = true
+}
+
 // setExpiry notes when the token ends at the earliest. The caller holds mu.
 func (s *session) setExpiry(l lease) {
-	s.expires = time.Time{}
+	s.expires, s.unknown = time.Time{}, l.unknown
 	if l.ttl > 0 {
 		s.expires = l.asked.Add(l.ttl)
 	}
@@ -171,6 +186,35 @@ func (s *session) left() time.Duration {
 		return math.MaxInt64
 	}
 	return s.expires.Sub(s.clock.Now())
+}
+
+// remaining returns what is left of the token's lease, as far as it is known.
+func (s *session) remaining() lease {
+	left := s.left()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.expires.IsZero() {
+		return lease{unknown: s.unknown}
+	}
+	return lease{ttl: max(left, time.Second)}
+}
+
+// followFile asks for another look-up whenever the token's file holds another token than the one in use. A new
+// one counts once two looks have found the same, for at the first it may be half written.
+func (s *session) followFile(ctx context.Context) {
+	for seen := ""; s.clock.Sleep(ctx, lookAgain) == nil; {
+		token, err := readTokenFile(s.tokenFile)
+		if err != nil {
+			seen = "" // it may be being replaced
+			continue
+		}
+		s.mu.Lock()
+		if token == seen && (!s.held || token != s.api.Token()) {
+			s.ask()
+		}
+		s.mu.Unlock()
+		seen = token
+	}
 }
 
 // rest waits for d. It reports true, perhaps earlier, when a login is asked for.

@@ -41,6 +41,10 @@ func TestLoginMethods(t *testing.T) {
 			vaulttest.Role{Name: "worker", JWT: jwt},
 			Config{Auth: AuthKubernetes, Role: "worker", JWTFile: writeFile(t, jwt)},
 		},
+		"a byte order mark and CRLF in the file": {
+			vaulttest.Role{Name: "worker", JWT: jwt},
+			Config{Auth: AuthKubernetes, Role: "worker", JWTFile: writeFile(t, "\ufeff"+jwt+"\r\n")},
+		},
 		"jwt at another mount": {
 			vaulttest.Role{Mount: "ci/jwt", Name: "worker", JWT: jwt},
 			Config{Auth: AuthJWT, AuthMount: "/ci/jwt/", Role: "worker", JWTFile: writeFile(t, jwt)},

@@ -8,9 +8,10 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// usable reports whether there is a token that has not ended. The caller holds mu.
+// usable reports whether there is a token that has not ended. A given one is used until a read is refused,
+// whatever is said of its end: somebody else may renew it. The caller holds mu.
 func (s *session) usable() bool {
-	return s.held && (s.expires.IsZero() || s.clock.Now().Before(s.expires))
+	return s.held && (s.static || s.expires.IsZero() || s.clock.Now().Before(s.expires))
 }
 
 // ask wakes run to log in. The caller holds mu.
@@ -35,7 +36,32 @@ func (s *session) token(ctx context.Context) (uint64, *failure) {
 	concluded := s.concluded
 	s.ask()
 	s.mu.Unlock()
-	return s.await(ctx, concluded)
+	gen, f := s.await(ctx, concluded)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.static && s.held {
+		return s.gen, nil // the attempt may have failed; whether the token works is for the read to show
+	}
+	return gen, f
+}
+
+// worked notes that a read was served with the token of number gen: whatever else was said of a given token,
+// it is good.
+func (s *session) worked(gen uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.static && s.held && s.gen == gen {
+		s.err = nil
+	}
+}
+
+// failed notes that a given token was refused as invalid.
+func (s *session) failed(gen uint64, f *failure) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.static && f.invalid && s.gen == gen && s.err == nil {
+		s.err = f
+	}
 }
 
 // leftAlone returns the failure of the last login while no other one may be tried: the credential was
@@ -125,10 +151,12 @@ func (s *session) ttl() float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case !s.usable():
+	case !s.usable(), s.err != nil && s.err.invalid:
 		return 0
+	case s.unknown:
+		return math.NaN()
 	case s.expires.IsZero():
 		return math.Inf(1)
 	}
-	return s.expires.Sub(s.clock.Now()).Seconds()
+	return max(0, s.expires.Sub(s.clock.Now()).Seconds())
 }

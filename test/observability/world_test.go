@@ -52,7 +52,7 @@ func newWorld(t *testing.T) *world {
 		"NATS_URL=" + broker.ClientURL(), "VAULT_ADDR=" + vaultAt.URL, "VAULT_TOKEN=" + w.vault.NewToken(vaulttest.Role{TTL: time.Hour}), "VAULT_CACHE_TTL=0s",
 		"FLOW_URL=" + flowAt.URL, "IMS_URL=" + flowAt.URL, "WORKER_HTTP_ADDR=127.0.0.1:0", "WORKER_STATUS_ADDR=127.0.0.1:0",
 		"WORKER_RETRY_INITIAL=50ms", "WORKER_RETRY_DELAY_MAX=500ms", "WORKER_RETRY_ELAPSED=3s", "WORKER_REDELIVERY_DELAY_MAX=1s", "WORKER_SETTLE=1s", "FLOW_TIMEOUT=5s",
-		"WORKER_SHUTDOWN_TIMEOUT=10s",
+		"WORKER_SHUTDOWN_TIMEOUT=10s", "WORKER_SECRET_GRACE=1s",
 	}
 	for _, name := range []string{"worker-1", "worker-2"} {
 		w.startWorker(name)

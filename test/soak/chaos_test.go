@@ -45,7 +45,7 @@ func lossy() []flowtest.Fault {
 // quick are settings under which leases, waits and redeliveries take seconds.
 var quick = []string{
 	"FLOW_TIMEOUT=3s", "WORKER_SETTLE=4s", "WORKER_ACK_WAIT=3s", "WORKER_RETRY_INITIAL=50ms", "WORKER_RETRY_DELAY_MAX=1s",
-	"WORKER_RETRY_ELAPSED=5s", "WORKER_REDELIVERY_DELAY_MAX=5s", "WORKER_SHUTDOWN_TIMEOUT=20s", "VAULT_CACHE_TTL=2s",
+	"WORKER_RETRY_ELAPSED=5s", "WORKER_REDELIVERY_DELAY_MAX=5s", "WORKER_SHUTDOWN_TIMEOUT=20s", "VAULT_CACHE_TTL=2s", "WORKER_SECRET_GRACE=1s",
 }
 
 // disturb does everything bad until d is over, and then leaves all well.

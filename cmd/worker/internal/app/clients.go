@@ -56,8 +56,12 @@ func (p Parts) traceVault() func(route func(*http.Request) string, next http.Rou
 
 // NewVault returns the client that a worker with these settings has.
 func NewVault(s settings.Settings, p Parts) (*vault.Client, error) {
+	token, file := provision.NewSensitive(s.VaultToken), s.VaultTokenFile
+	if s.VaultAuth != settings.AuthToken {
+		token, file = provision.Sensitive{}, ""
+	}
 	return vault.New(vault.Config{
-		Address: s.VaultAddr, Token: provision.NewSensitive(s.VaultToken), Namespace: s.VaultNamespace,
+		Address: s.VaultServer(), Token: token, TokenFile: file, Namespace: s.VaultNamespace,
 		TLS: &vaultapi.TLSConfig{
 			CACert: s.VaultCACert, CAPath: s.VaultCAPath, ClientCert: s.VaultClientCert, ClientKey: s.VaultClientKey,
 			TLSServerName: s.VaultTLSServerName, Insecure: s.VaultSkipVerify,

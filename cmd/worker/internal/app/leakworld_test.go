@@ -125,7 +125,7 @@ func (w *leakWorld) startVault() {
 	front := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/login"):
-			_ = json.NewEncoder(rw).Encode(map[string]any{"auth": map[string]any{
+			_ = json.NewEncoder(rw).Encode(map[string]any{"request_id": "1", "auth": map[string]any{
 				"client_token": c["Vault token"], "lease_duration": 3600, "renewable": true}})
 		case strings.Contains(r.URL.Path, "/sealed/"):
 			rw.WriteHeader(503)

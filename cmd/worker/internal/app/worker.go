@@ -145,6 +145,7 @@ func (w *worker) hubConfig(stopping context.Context) provision.Config {
 		Observer: w.metrics, Log: w.log.With("part", "hub"), Instance: w.instance, Stopping: stopping,
 		FlowTimeout: s.FlowTimeout, Settle: s.Settle, RetryInitial: s.RetryInitial, RetryDelayMax: s.RetryDelayMax,
 		RetryElapsed: s.RetryElapsed, RedeliveryDelayMax: s.RedeliveryDelayMax, RequestDeadline: s.RequestDeadline,
+		SecretGrace: s.SecretGrace,
 	}
 }
 

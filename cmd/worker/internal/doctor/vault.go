@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/app"
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/vault"
 )
@@ -71,10 +72,10 @@ func (x *examination) vaultHealth(ctx context.Context, client *vault.Client) boo
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := client.Health(ctx); err != nil {
-		x.failed("vault", vaultServer, err, "check VAULT_ADDR, and that Vault runs unsealed")
+		x.failed("vault", vaultServer, err, "check VAULT_ADDR, what stands before Vault, and that Vault runs unsealed")
 		return false
 	}
-	x.ok("vault", "reachable at "+x.Settings.VaultAddr+", unsealed")
+	x.ok("vault", "reachable at "+x.Settings.VaultServer()+", unsealed")
 	return true
 }
 
@@ -88,6 +89,10 @@ func (x *examination) vaultLogin(ctx context.Context, client *vault.Client, metr
 	}
 	ttl := metric(metrics, "flow_worker_vault_token_ttl_seconds", "")
 	switch {
+	case x.Settings.VaultAuth == settings.AuthNone:
+		x.ok("vault login", "none: an agent adds the token; reads show whether it does")
+	case math.IsNaN(ttl):
+		x.ok("vault login", "by "+x.Settings.VaultAuth+"; nobody says how long the token lasts, reads show whether it works")
 	case math.IsInf(ttl, 1):
 		x.ok("vault login", "by "+x.Settings.VaultAuth+"; the token never ends")
 	case ttl < shortToken.Seconds():

@@ -12,6 +12,7 @@ import (
 // The values of VAULT_AUTH.
 const (
 	AuthToken      = "token"
+	AuthNone       = "none"
 	AuthAppRole    = "approle"
 	AuthKubernetes = "kubernetes"
 	AuthJWT        = "jwt"
@@ -86,22 +87,34 @@ func plainPassword(list string, beside bool) string {
 func checkVault(set *Set, bad *Invalid) {
 	s := &set.Settings
 	pair(bad, "VAULT_CLIENT_CERT", s.VaultClientCert, "VAULT_CLIENT_KEY", s.VaultClientKey)
-	if u, err := url.Parse(s.VaultAddr); err == nil && !bad.has("VAULT_ADDR") && u.Scheme != "unix" && !loopback(u.Hostname()) && s.VaultSkipVerify {
-		bad.add("VAULT_SKIP_VERIFY", "is true for "+u.Hostname()+", so anybody in between could read all secrets; leave it out and set VAULT_CACERT")
+	if u, err := url.Parse(s.VaultServer()); err == nil && !bad.has("VAULT_ADDR", "VAULT_AGENT_ADDR") && u.Scheme != "unix" && !loopback(u.Hostname()) {
+		if s.VaultSkipVerify {
+			bad.add("VAULT_SKIP_VERIFY", "is true for "+u.Hostname()+", so anybody in between could read all secrets; leave it out and set VAULT_CACERT (and VAULT_TLS_SERVER_NAME, if the certificate is for another name)")
+		}
+		if s.VaultAuth == AuthNone {
+			bad.add("VAULT_AUTH", "is none, so an agent has to add the token, and only one on this machine adds it for this worker alone; set VAULT_ADDR to its loopback address, such as http://127.0.0.1:8100, or to its socket, such as unix:///run/vault/agent.sock, or VAULT_AUTH to another method")
+		}
+	}
+	if s.VaultAuth == AuthToken && s.VaultToken != "" && s.VaultTokenFile != "" {
+		bad.add("VAULT_TOKEN_FILE", "is set beside VAULT_TOKEN, and only one token is used; set one of them")
 	}
 	needs := map[string][]string{ // :: VAULT_AUTH → what it can't do without
-		AuthToken:      {"VAULT_TOKEN", s.VaultToken},
 		AuthAppRole:    {"VAULT_ROLE_ID", s.VaultRoleID}, // a role may do without secret id
 		AuthKubernetes: {"VAULT_ROLE", s.VaultRole},
 		AuthJWT:        {"VAULT_ROLE", s.VaultRole, "VAULT_JWT_FILE", s.VaultJWTFile},
 	}[s.VaultAuth]
+	if s.VaultAuth == AuthToken && s.VaultToken == "" && s.VaultTokenFile == "" && !bad.has("VAULT_TOKEN", "VAULT_TOKEN_FILE") {
+		bad.missing("VAULT_TOKEN", "is not set, and VAULT_AUTH=token needs it, or VAULT_TOKEN_FILE with the path of a file (such as ~/.vault-token, where `vault login` keeps it); where an agent adds the token, set VAULT_AUTH=none")
+	}
 	for need := range slices.Chunk(needs, 2) {
 		if need[1] == "" && !bad.has(need[0]) {
 			bad.missing(need[0], fmt.Sprintf("is not set, and VAULT_AUTH=%s needs it", s.VaultAuth))
 		}
 	}
-	if s.VaultAuth != AuthToken && s.VaultToken != "" {
-		set.Warnings = append(set.Warnings, "VAULT_TOKEN is set but not used, for VAULT_AUTH is "+s.VaultAuth)
+	for name, value := range map[string]string{"VAULT_TOKEN": s.VaultToken, "VAULT_TOKEN_FILE": s.VaultTokenFile} {
+		if s.VaultAuth != AuthToken && value != "" {
+			set.Warnings = append(set.Warnings, name+" is set but not used, for VAULT_AUTH is "+s.VaultAuth)
+		}
 	}
 }
 

@@ -157,17 +157,6 @@ func httpURL(field func(*Settings) *string) setter {
 	}
 }
 
-// vaultURL accepts the path of a socket, too, as Vault's own client does.
-func vaultURL(field func(*Settings) *string) setter {
-	return func(s *Settings, v string) error {
-		*field(s) = strings.TrimRight(v, "/")
-		if path, ok := strings.CutPrefix(v, "unix://"); ok && strings.HasPrefix(path, "/") {
-			return nil
-		}
-		return privateURL(v)
-	}
-}
-
 // privateURL reports why nobody should send credentials to a URL: over http only this machine may be named.
 func privateURL(v string) error {
 	u, err := plainURL(v)

@@ -6,6 +6,7 @@
 package settings
 
 import (
+	"cmp"
 	"log/slog"
 	"slices"
 	"strings"
@@ -34,7 +35,9 @@ type Settings struct {
 	NATSContext     string // the name of the context that the values came from; empty means none
 
 	VaultAddr          string        // URL, plain http only to a loopback address, or unix://<path of a socket>
+	VaultAgentAddr     string        // as VaultAddr, in whose place it is used; empty means none
 	VaultToken         string        // secret; read where VaultAuth is "token"
+	VaultTokenFile     string        // path of the file with the token, in place of VaultToken; it may not be there yet
 	VaultNamespace     string        // empty means none
 	VaultCACert        string        // path of a PEM file; empty means the system's authorities
 	VaultCAPath        string        // path of a directory of PEM files; empty means none
@@ -42,7 +45,7 @@ type Settings struct {
 	VaultClientKey     string        // path of the TLS client key
 	VaultTLSServerName string        // SNI host name; empty means the address's host
 	VaultSkipVerify    bool          // refused unless VaultAddr is a loopback address
-	VaultAuth          string        // "token", "approle", "kubernetes" or "jwt"
+	VaultAuth          string        // "token", "none", "approle", "kubernetes" or "jwt"
 	VaultAuthMount     string        // mount path of the auth method; empty means the method's name
 	VaultRole          string        // role for "kubernetes" and "jwt"
 	VaultRoleID        string        // role id for "approle"
@@ -66,6 +69,7 @@ type Settings struct {
 	RetryDelayMax      time.Duration // longest wait between two tries inside one delivery
 	RetryElapsed       time.Duration // past it the message goes back to the stream
 	RedeliveryDelayMax time.Duration // longest rest in the stream
+	SecretGrace        time.Duration // how long a secret must have been missing; 0 means that this is believed at once
 	RequestDeadline    time.Duration // after a request's first attempt, at most 7 days
 	Settle             time.Duration // how long an unknown POST is looked for before another is allowed
 	ShutdownTimeout    time.Duration // what is unfinished then is given back
@@ -80,6 +84,9 @@ type Settings struct {
 
 	Tracing Tracing
 }
+
+// VaultServer returns where Vault's calls go: to the agent where there is one, as of Vault's own client.
+func (s Settings) VaultServer() string { return cmp.Or(s.VaultAgentAddr, s.VaultAddr) }
 
 // Source is where settings come from.
 type Source struct {

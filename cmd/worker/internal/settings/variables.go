@@ -116,7 +116,9 @@ var natsVariables = []Variable{
 
 var vaultVariables = []Variable{
 	{"VAULT_ADDR", Vault, "https://127.0.0.1:8200", "Vault server", vaultURL(func(s *Settings) *string { return &s.VaultAddr }), nil},
+	{"VAULT_AGENT_ADDR", Vault, "", "Vault agent to use in place of VAULT_ADDR", vaultURL(func(s *Settings) *string { return &s.VaultAgentAddr }), nil},
 	{"VAULT_TOKEN", Vault, "", "Vault token, better set in the environment than on the command line", text(func(s *Settings) *string { return &s.VaultToken }), maskAll},
+	{"VAULT_TOKEN_FILE", Vault, "", "file with the Vault token, read again when it changes", awaitedFile(func(s *Settings) *string { return &s.VaultTokenFile }), nil},
 	{"VAULT_NAMESPACE", Vault, "", "Vault namespace", text(func(s *Settings) *string { return &s.VaultNamespace }), nil},
 	{"VAULT_CACERT", Vault, "", "PEM file with the authorities to trust", file(func(s *Settings) *string { return &s.VaultCACert }), nil},
 	{"VAULT_CAPATH", Vault, "", "directory of PEM files with the authorities to trust", directory(func(s *Settings) *string { return &s.VaultCAPath }), nil},
@@ -124,7 +126,7 @@ var vaultVariables = []Variable{
 	{"VAULT_CLIENT_KEY", Vault, "", "key of the TLS client certificate", file(func(s *Settings) *string { return &s.VaultClientKey }), nil},
 	{"VAULT_TLS_SERVER_NAME", Vault, "", "SNI host name", text(func(s *Settings) *string { return &s.VaultTLSServerName }), nil},
 	{"VAULT_SKIP_VERIFY", Vault, "false", "don't check Vault's certificate (loopback only)", boolean(func(s *Settings) *bool { return &s.VaultSkipVerify }), nil},
-	{"VAULT_AUTH", Vault, AuthToken, "token, approle, kubernetes or jwt", oneOf(func(s *Settings) *string { return &s.VaultAuth }, AuthToken, AuthAppRole, AuthKubernetes, AuthJWT), nil},
+	{"VAULT_AUTH", Vault, AuthToken, "token, approle, kubernetes, jwt, or none (an agent adds the token)", oneOf(func(s *Settings) *string { return &s.VaultAuth }, AuthToken, AuthAppRole, AuthKubernetes, AuthJWT, AuthNone), nil},
 	{"VAULT_AUTH_MOUNT", Vault, "", "mount path of the auth method (default: its name)", mountPath(func(s *Settings) *string { return &s.VaultAuthMount }, true), nil},
 	{"VAULT_ROLE", Vault, "", "role for kubernetes and jwt", text(func(s *Settings) *string { return &s.VaultRole }), nil},
 	{"VAULT_ROLE_ID", Vault, "", "role id for approle", text(func(s *Settings) *string { return &s.VaultRoleID }), nil},
@@ -155,6 +157,7 @@ var workVariables = []Variable{
 	{"WORKER_RETRY_ELAPSED", Work, "2m", "past it the message goes back to the stream", duration(func(s *Settings) *time.Duration { return &s.RetryElapsed }, time.Millisecond, time.Hour), nil},
 	{"WORKER_REDELIVERY_DELAY_MAX", Work, "15m", "longest rest in the stream", duration(func(s *Settings) *time.Duration { return &s.RedeliveryDelayMax }, time.Millisecond, day), nil},
 	{"WORKER_REQUEST_DEADLINE", Work, "24h", "after a request's first attempt", duration(func(s *Settings) *time.Duration { return &s.RequestDeadline }, time.Second, 7*day), nil},
+	{"WORKER_SECRET_GRACE", Work, "10s", "how long a secret must have been missing before that is believed; 0 = at once", duration(func(s *Settings) *time.Duration { return &s.SecretGrace }, 0, time.Hour), nil},
 	{"WORKER_SETTLE", Work, "2m", "how long an unknown POST is looked for before another is allowed", duration(func(s *Settings) *time.Duration { return &s.Settle }, 100*time.Millisecond, day), nil},
 	{"WORKER_SHUTDOWN_TIMEOUT", Work, "90s", "what is unfinished then is given back", duration(func(s *Settings) *time.Duration { return &s.ShutdownTimeout }, time.Millisecond, time.Hour), nil},
 	{"WORKER_ALLOWED_DOMAINS", Requests, "azuredatabricks.net", "hosts that requests may name, separated by commas", hosts(func(s *Settings) *[]string { return &s.AllowedDomains }), nil},

@@ -1,0 +1,168 @@
+package vault
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
+)
+
+// foreignAnswers are what proxies, portals and other services say in Vault's place.
+var foreignAnswers = map[string]vaulttest.Outage{
+	"Kong has no route":        {Status: 404, Body: `{"message":"no Route matched with those values"}`},
+	"Kong has no route, newer": {Status: 404, Body: `{"message":"no Route matched with those values","request_id":"8f1b"}`},
+	"nginx":                    {Status: 404, Body: "<html><head><title>404 Not Found</title></head></html>"},
+	"Envoy's empty body":       {Status: 404, Body: " "},
+	"Kubernetes":               {Status: 404, Body: `{"kind":"Status","status":"Failure","message":"not found","code":404}`},
+	"problem details":          {Status: 404, Body: `{"title":"Not Found","status":404,"errors":[]}`},
+	"errors are objects":       {Status: 404, Body: `{"errors":[{"message":"Not Found"}]}`},
+	"errors are a text":        {Status: 404, Body: `{"errors":"Not Found"}`},
+	"errors are null":          {Status: 404, Body: `{"errors":null}`},
+	"data is null":             {Status: 404, Body: `{"data":null}`},
+	"data is empty":            {Status: 404, Body: `{"data":{}}`},
+	"no JSON to the end":       {Status: 404, Body: `{"errors":[]`},
+	"a captive portal":         {Status: 200, Body: "<html>please log in</html>"},
+	"a mock":                   {Status: 200, Body: `{"data":{"data":{"accessToken":"x"},"metadata":{"version":1}},"auth":{"client_token":"x","lease_duration":60}}`},
+	"an empty frame":           {Status: 200, Body: `{"request_id":"","data":{"data":{"accessToken":"x"},"metadata":{"version":1},"ttl":60}}`},
+	"an empty object":          {Status: 200, Body: `{}`},
+	"nothing":                  {Status: 200, Body: " "},
+	"accepted":                 {Status: 202, Body: `{"request_id":"x","data":{}}`},
+	"a gateway forbids":        {Status: 403, Body: `{"message":"Forbidden"}`},
+	"a WAF":                    {Status: 403, Body: "<html>Request blocked</html>"},
+	"a gateway wants a key":    {Status: 401, Body: `{"message":"No API key found in request"}`},
+	"a method is refused":      {Status: 405, Body: `{"message":"Method Not Allowed"}`},
+	"a redirect":               {Status: 302, Body: "<html>moved</html>"},
+}
+
+// A foreign answer is believed of no call: it is no secret and no missing one, no token and no refused one.
+func TestForeignAnswersDecideNothing(t *testing.T) {
+	t.Parallel()
+	role, conf := approle(t, 0, 0)
+	for name, answer := range foreignAnswers {
+		for _, path := range []string{"/v1/secret/", "/v1/auth/approle/login", "/v1/sys/health"} {
+			t.Run(name+" at "+path, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
+					there := answer
+					there.Path = path
+					server.SetOutage(there)
+					h := start(t, server, conf)
+					_, err := h.resolve(false)
+					switch path {
+					case "/v1/sys/health":
+						err = h.client.Health(t.Context())
+					case "/v1/auth/approle/login":
+						checkProblem(t, h.client.Ready(), provision.SecretUnavailable)
+					default:
+						_, missing := h.client.Credentials(t.Context(), "nobody", false)
+						checkProblem(t, missing, provision.SecretUnavailable)
+					}
+					checkProblem(t, err, provision.SecretUnavailable)
+				})
+			})
+		}
+	}
+}
+
+// Where a proxy lets reads through and nothing else, the engine's version is found by reading.
+func TestDetectionBehindAProxyThatLetsOnlyReadsThrough(t *testing.T) {
+	t.Parallel()
+	for _, kv := range []int{1, 2} {
+		for name, answer := range foreignAnswers {
+			if answer.Status == 302 {
+				continue
+			}
+			t.Run(fmt.Sprint(name, " before version ", kv), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					server := serverOf(vaulttest.Config{KVVersion: kv})
+					there := answer
+					there.Path = "/v1/sys/internal/"
+					server.SetOutage(there)
+					h := start(t, server, Config{})
+					got, err := h.resolve(false)
+					checkValue(t, got, err, "dapi-"+canary)
+				})
+			})
+		}
+	}
+}
+
+// What may be a secret of a version 1 engine is not missing because only the path of version 2 was read.
+func TestAGuessIsNotConcludedByHalf(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server := serverOf(vaulttest.Config{KVVersion: 1})
+		server.Deny("sys/internal/ui/mounts/*")
+		server.SetOutage(vaulttest.Outage{Status: 503, Path: "/v1/secret/flow/"})
+		h := start(t, server, Config{Token: provision.NewSensitive(server.NewToken(vaulttest.Role{}))})
+		_, err := h.resolve(false)
+		checkProblem(t, err, provision.SecretUnavailable, "503")
+	})
+}
+
+// A read by the path of version 1 of an engine that may have been upgraded needs Vault's word on that.
+func TestAnUpgradeIsNotConcludedByHalf(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := start(t, serverOf(vaulttest.Config{}), Config{})
+		h.engine().version.Store(1)
+		h.server.SetOutage(vaulttest.Outage{Status: 503, Path: "/v1/sys/internal/"})
+		_, err := h.resolve(false)
+		checkProblem(t, err, provision.SecretUnavailable, "503")
+	})
+}
+
+// A policy with min_wrapping_ttl has Vault answer with a wrapping token, which is told by name.
+func TestWrappedAnswersAreNamed(t *testing.T) {
+	t.Parallel()
+	const wrapped = `{"request_id":"","lease_id":"","renewable":false,"lease_duration":0,"data":null,"wrap_info":` +
+		`{"token":"hvs.c4n4ry","accessor":"a","ttl":60,"creation_time":"2026-11-22T03:00:00Z","creation_path":"secret/data/x"},"warnings":null,"auth":null}`
+	role, conf := approle(t, 0, 0)
+	for _, path := range []string{"/v1/secret/", "/v1/auth/approle/login"} {
+		synctest.Test(t, func(t *testing.T) {
+			server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
+			server.SetOutage(vaulttest.Outage{Status: 200, Body: wrapped, Path: path})
+			h := start(t, server, conf)
+			_, err := h.resolve(false)
+			checkProblem(t, err, provision.SecretUnavailable, "wrapping token", "min_wrapping_ttl", "X-Vault-Wrap-TTL")
+		})
+	}
+}
+
+// What Vault itself says passes, at each call.
+func TestGenuineAnswers(t *testing.T) {
+	t.Parallel()
+	const deleted = `{"request_id":"1","data":{"data":null,"metadata":{"version":2,"destroyed":true}},"wrap_info":null,"warnings":null}`
+	for _, tc := range []struct {
+		path   string
+		status int
+		body   string
+	}{
+		{"/v1/secret/data/x", 200, `{"request_id":"1","data":{},"wrap_info":null}`},
+		{"/v1/secret/data/x", 404, `{"errors":[]}`},
+		{"/v1/nowhere/x", 404, `{"errors":["no handler for route"]}`},
+		{"/v1/secret/data/x", 404, deleted},
+		{"/v1/secret/data/x", 404, strings.Replace(deleted, `"request_id":"1",`, "", 1)},
+		{"/v1/secret/x", 404, `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine."]}`},
+		{"/v1/secret/data/x", 403, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`},
+		{"/v1/auth/token/renew-self", 400, `{"errors":["lease is not renewable"],"data":null}`},
+		{"/v1/auth/token/lookup-self", 405, `{"errors":[]}`},
+		{"/v1/sys/health", 200, `{"initialized":true,"sealed":false,"standby":false}`},
+		{"/v1/sys/health", 299, `{"initialized":true,"sealed":true}`},
+	} {
+		if err := genuine(tc.path, tc.status, []byte(tc.body)); err != nil {
+			t.Errorf("%s %d %s: %v", tc.path, tc.status, tc.body, err)
+		}
+	}
+	for _, status := range []int{http.StatusRequestTimeout, http.StatusPreconditionFailed, http.StatusTooManyRequests, 500, 503} {
+		if !decidesNothing(status) {
+			t.Errorf("HTTP %d is to be tried again", status)
+		}
+	}
+}
