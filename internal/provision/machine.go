@@ -40,9 +40,7 @@ type task struct {
 	rec      Record    // as last written, plus what the step under way has changed
 	rev      uint64    // of rec in the ledger; 0 if it isn't there
 	waits    *waits    // use tryWaits
-	alone    bool      // holds hub.floor for writing
-	turn     func(strained bool)
-	strained bool // the Flow Service throttled or failed this delivery
+	alone    bool      // it is the suspect that hub.suspect stands for
 	fresh    bool // read secrets past the cache next time
 	looked   bool // this delivery looked for connections before the first POST
 	creds    Credentials
@@ -160,7 +158,12 @@ func (t *task) takeOver(context.Context) step {
 		t.rec.Unauthorized = 0 // as after any POST that wasn't answered with a 401, for all we know
 	}
 	if t.rec.Deaths >= deathsBeforeAlone {
-		t.isolate()
+		select {
+		case t.hub.suspect <- struct{}{}:
+			t.alone = true
+		default:
+			return t.back(t.hub.jitter(firstWriteWait), "another request that may have killed its workers is being worked on")
+		}
 	}
 	return t.claim
 }
@@ -180,9 +183,6 @@ func (t *task) claim(ctx context.Context) step {
 	if t.rev == 0 && !t.hub.Clock.Now().Before(t.rec.Deadline) {
 		t.fail(Fail(ReasonExpired, "its expirytime had passed when it was first seen; send it again with a later one"))
 		return t.conclude
-	}
-	if wait := t.takeTurn(ctx); wait > 0 {
-		return t.park(ctx, wait)
 	}
 	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered = true, t.d.Seq, t.d.Delivered
 	t.rec.Alone = t.alone || t.hub.active.Load() == 1
@@ -220,62 +220,3 @@ const (
 	deathsBeforeAlone   = 2
 	deathsBeforeFailure = 5
 )
-
-// Waits for a turn that are worth a slot, and how often.
-const (
-	shortWait  = 20 * time.Millisecond
-	shortWaits = 50
-)
-
-// takeTurn returns how long the request must rest because its tenant has its share in hand. Short waits
-// it waits for itself. What is past its deadline needs no turn.
-func (t *task) takeTurn(ctx context.Context) (wait time.Duration) {
-	if t.turn != nil || t.d.Invalid != nil || !t.hub.Clock.Now().Before(t.rec.Deadline) {
-		return 0
-	}
-	for range shortWaits {
-		t.turn, wait = t.hub.Turns.Take(t.rec.Key.Tenant)
-		if t.turn != nil {
-			return 0
-		}
-		if wait > shortWait || t.alone || t.sleep(ctx, wait) != nil {
-			break
-		}
-	}
-	return max(wait, time.Second)
-}
-
-// park lets a message rest until its tenant has a turn for it. The first time it is recorded, so that
-// the next delivery isn't taken for one whose record was lost.
-func (t *task) park(ctx context.Context, wait time.Duration) step {
-	if until := t.rec.Deadline.Sub(t.hub.Clock.Now()); until > 0 {
-		wait = min(wait, until)
-	}
-	if t.rev == 0 {
-		t.rec.HeldSeq, t.rec.HeldDelivered = t.d.Seq, t.d.Delivered // tells the sweeper its message
-		if next, ok := t.write(ctx); !ok {
-			return next
-		}
-	}
-	return t.back(wait, "its tenant has its share of requests in hand")
-}
-
-// isolate waits until this request is the only one being worked on, and keeps others out. So from now
-// on nothing is slept for: what must wait leaves.
-func (t *task) isolate() {
-	t.hub.floor.RUnlock()
-	t.hub.floor.Lock()
-	t.alone = true
-}
-
-// leave gives the turn back and lets others in again.
-func (t *task) leave() {
-	if t.turn != nil {
-		t.turn(t.strained)
-	}
-	if t.alone {
-		t.hub.floor.Unlock()
-		return
-	}
-	t.hub.floor.RUnlock()
-}
