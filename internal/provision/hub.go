@@ -127,6 +127,9 @@ func (h *Hub) Handle(ctx context.Context, d Delivery) (out Outcome) {
 	defer func() { out.Attempts = t.rec.Posts }()
 	defer t.recover(ctx, &out)
 	if d.Invalid != nil && d.Detached {
+		if d.Direct {
+			return Outcome{Silent: true}
+		}
 		return t.detached(d.Invalid)
 	}
 	if _, twice := h.inHand.LoadOrStore(d.Request.Key, struct{}{}); twice {

@@ -34,18 +34,18 @@ type step func(context.Context) step
 
 // task is one delivery being worked on. It belongs to one goroutine.
 type task struct {
-	hub      *Hub
-	d        Delivery
-	started  time.Time // of this delivery
-	rec      Record    // as last written, plus what the step under way has changed
-	rev      uint64    // of rec in the ledger; 0 if it isn't there
-	waits    *waits    // use tryWaits
-	alone    bool      // it is the suspect that hub.suspect stands for
-	fresh    bool // read secrets past the cache next time
-	looked   bool // this delivery looked for connections before the first POST
-	creds    Credentials
-	secret   Secret
-	out      Outcome
+	hub     *Hub
+	d       Delivery
+	started time.Time // of this delivery
+	rec     Record    // as last written, plus what the step under way has changed
+	rev     uint64    // of rec in the ledger; 0 if it isn't there
+	waits   *waits    // use tryWaits
+	alone   bool      // it is the suspect that hub.suspect stands for
+	fresh   bool      // read secrets past the cache next time
+	looked  bool      // this delivery looked for connections before the first POST
+	creds   Credentials
+	secret  Secret
+	out     Outcome
 }
 
 func newTask(h *Hub, d Delivery) *task {
@@ -109,6 +109,9 @@ func (t *task) examine(ctx context.Context) step {
 		return t.back(t.hub.jitter(t.hub.RetryDelayMax), "the ledger cannot be read")
 	}
 	t.rec, t.rev = rec, rev
+	if t.d.Direct && !t.free() {
+		return t.end(Outcome{Silent: true})
+	}
 	switch {
 	case rec.Fingerprint != t.d.Request.Fingerprint:
 		return t.end(t.detached(Fail(ReasonIDReused,
@@ -127,6 +130,20 @@ func (t *task) examine(ctx context.Context) step {
 	return t.takeOver
 }
 
+// free reports whether a message that was read directly may be worked on although there is a record. Whatever
+// is to be said of its message alone, its delivery says.
+func (t *task) free() bool {
+	r, rec := t.d.Request, t.rec
+	switch {
+	case rec.Fingerprint != r.Fingerprint:
+		return false
+	case rec.State.Final():
+		return rec.State == StateFailed && r.Retry == rec.Retry+1
+	}
+	wait, _ := t.elsewhere()
+	return wait == 0 && r.Retry == rec.Retry && r.Resolution == nil && !t.hub.Clock.Now().Before(rec.RestUntil)
+}
+
 // elsewhere returns how long to leave the request alone because somebody may be working on it.
 func (t *task) elsewhere() (time.Duration, string) {
 	now := t.hub.Clock.Now()
@@ -136,7 +153,7 @@ func (t *task) elsewhere() (time.Duration, string) {
 		return over.Sub(now), "a POST for it may be under way"
 	case !t.rec.Held || t.rec.Owner == t.hub.Instance || !now.Before(t.rec.HeldUntil):
 		return 0, ""
-	case t.d.Seq == t.rec.HeldSeq && t.d.Delivered > t.rec.HeldDelivered:
+	case !t.rec.Direct && t.d.Seq == t.rec.HeldSeq && t.d.Delivered > t.rec.HeldDelivered:
 		return 0, "" // the broker took it from the one who had it
 	}
 	return min(t.rec.HeldUntil.Sub(now), t.hub.RetryDelayMax), "another worker has it"
@@ -184,10 +201,11 @@ func (t *task) claim(ctx context.Context) step {
 		t.fail(Fail(ReasonExpired, "its expirytime had passed when it was first seen; send it again with a later one"))
 		return t.conclude
 	}
-	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered = true, t.d.Seq, t.d.Delivered
+	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered, t.rec.Direct = true, t.d.Seq, t.d.Delivered, t.d.Direct
+	t.rec.RestUntil = time.Time{}
 	t.rec.Alone = t.alone || t.hub.active.Load() == 1
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "claim", Result: string(t.rec.State)})
-	if t.rev == 0 && t.d.Delivered == 1 {
+	if t.rev == 0 && t.d.Delivered <= 1 {
 		return t.proceed() // the intent to POST, or the first wait, writes it
 	}
 	if next, ok := t.write(ctx); !ok {

@@ -111,7 +111,7 @@ func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
 		delay = min(delay, until)
 	}
 	delay = min(delay, t.hub.RedeliveryDelayMax)
-	t.rec.Held = false
+	t.rec.Held, t.rec.RestUntil = false, now.Add(delay)
 	t.rec.Handbacks++
 	t.rec.note(Attempt{At: now, Step: "handback", Result: string(t.rec.State), Detail: "for " + delay.Round(time.Millisecond).String()})
 	if next, ok := t.write(ctx); !ok {
