@@ -156,7 +156,7 @@ func (u *upstream) create(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	u.leave()
-	answer(w, http.StatusCreated, fmt.Sprintf(`{"id":"00000000-0000-4000-8000-%012x","etag":"\"%08x\""}`, n, n))
+	answer(w, http.StatusCreated, fmt.Sprintf(`{"id":"00000000-0000-4000-8000-%012x","etag":"\"%08x-0000-0200-0000-690a1b2c0000\""}`, n, n))
 }
 
 // markOf returns the mark in a connection's description, empty if it has none.

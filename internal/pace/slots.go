@@ -3,8 +3,11 @@ package pace
 import (
 	"container/heap"
 	"context"
+	"slices"
 	"sync"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // Slots bounds how many calls that create something are under way at a time, and shares them among
@@ -24,17 +27,21 @@ type Slots struct {
 	first float64 // limit of a tenant that has had no success yet
 	now   func() time.Time
 
-	mu      sync.Mutex         // guards the rest
-	tenants map[string]*tenant // :: name → its share
-	ready   readyHeap          // tenants that wait and are below their limit
-	busy    int                // slots in use
-	grants  uint64             // counts grants, to order tenants by their last
+	mu        sync.Mutex         // guards the rest
+	tenants   map[string]*tenant // :: name → its share
+	ready     readyHeap          // tenants that wait and are below their limit
+	busy      int                // slots given out
+	running   int                // calls under way
+	announced []*waiter          // calls that wait to begin, in the order in which they were announced
+	took      time.Duration      // moving average of how long a call takes
+	grants    uint64             // counts grants, to order tenants by their last
 }
 
 // tenant is one tenant's share. Its fields are guarded by Slots.mu.
 type tenant struct {
 	limit   float64
-	busy    int
+	busy    int       // slots given out
+	running int       // calls under way
 	cutAt   time.Time // of the last decrease
 	usedAt  time.Time
 	granted uint64    // when it last got a slot, by Slots.grants
@@ -42,17 +49,20 @@ type tenant struct {
 	index   int       // in Slots.ready, -1 if it isn't there
 }
 
-// waiter is one call that waits for a slot. got is closed when it has one.
+// waiter is one call that waits for a slot, or to begin. got is closed when it may go on.
 type waiter struct {
 	got     chan struct{}
-	granted bool      // guarded by Slots.mu
-	at      time.Time // of the grant; guarded by Slots.mu
+	granted bool    // guarded by Slots.mu
+	tenant  *tenant // of one that was announced
 }
 
 const (
 	// decrease is what a throttled or failed call leaves of a limit. Three workers under a limit of 20 or
 	// 60 calls a second reach 96 % and 95 % of it, with a half 92 % and 89 %; test/fairness measures it.
 	decrease = 0.7
+	// soon is how long calls may take for the next one to be announced before there is room for it: its lease
+	// runs meanwhile.
+	soon = 2 * time.Second
 	// idleLife is how long a tenant without calls is remembered.
 	idleLife = 10 * time.Minute
 	// forgetFrom is the number of tenants from which on forgetting is worth a pass over all.
@@ -74,9 +84,8 @@ func NewSlots(size int, now func() time.Time) *Slots {
 	}
 }
 
-// Acquire waits for a slot until ctx ends, whose cause is its error then. release must be called once,
-// with whether the Flow Service throttled or failed the call.
-func (s *Slots) Acquire(ctx context.Context, name string) (release func(strained bool), err error) {
+// Acquire implements provision.Slots.
+func (s *Slots) Acquire(ctx context.Context, name string) (provision.Slot, error) {
 	s.mu.Lock()
 	t := s.tenant(name)
 	w := &waiter{got: make(chan struct{})}
@@ -91,8 +100,39 @@ func (s *Slots) Acquire(ctx context.Context, name string) (release func(strained
 			return nil, context.Cause(ctx)
 		}
 	}
-	return func(strained bool) { s.release(t, w.at, strained) }, nil
+	return &slot{slots: s, tenant: t}, nil
 }
+
+// slot is one that was granted.
+type slot struct {
+	slots  *Slots
+	tenant *tenant
+	begun  time.Time // zero before Begin
+}
+
+// Begin implements provision.Slot.
+func (one *slot) Begin(ctx context.Context) error {
+	s, w := one.slots, &waiter{got: make(chan struct{}), tenant: one.tenant}
+	s.mu.Lock()
+	s.announced = append(s.announced, w)
+	s.start()
+	s.mu.Unlock()
+	select {
+	case <-w.got:
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !w.granted {
+			s.announced = slices.DeleteFunc(s.announced, func(other *waiter) bool { return other == w })
+			return context.Cause(ctx)
+		}
+	}
+	one.begun = s.now()
+	return nil
+}
+
+// Release implements provision.Slot.
+func (one *slot) Release(strained bool) { one.slots.release(one.tenant, one.begun, strained) }
 
 // withdraw takes w out of the queue. It returns false where w has got a slot meanwhile.
 func (s *Slots) withdraw(t *tenant, w *waiter) bool {
@@ -101,19 +141,29 @@ func (s *Slots) withdraw(t *tenant, w *waiter) bool {
 	if w.granted {
 		return false
 	}
-	for i, one := range t.waiting {
-		if one == w {
-			t.waiting = append(t.waiting[:i], t.waiting[i+1:]...)
-			break
-		}
-	}
+	t.waiting = slices.DeleteFunc(t.waiting, func(other *waiter) bool { return other == w })
 	s.place(t)
 	return true
 }
 
+// start lets calls begin that were announced, in the order of that, as far as there is room. The caller holds mu.
+func (s *Slots) start() {
+	s.announced = slices.DeleteFunc(s.announced, func(w *waiter) bool {
+		t := w.tenant
+		if s.running >= s.size || float64(t.running) >= max(t.limit, 1) {
+			return false
+		}
+		s.running++
+		t.running++
+		w.granted = true
+		close(w.got)
+		return true
+	})
+}
+
 // grant gives free slots to those who wait. The caller holds mu.
 func (s *Slots) grant() {
-	for s.busy < s.size && len(s.ready) > 0 {
+	for s.busy < s.size+s.early() && len(s.ready) > 0 {
 		t := s.ready[0]
 		w := t.waiting[0]
 		t.waiting[0] = nil
@@ -122,7 +172,7 @@ func (s *Slots) grant() {
 		t.granted = s.grants
 		t.busy++
 		s.busy++
-		w.granted, w.at = true, s.now()
+		w.granted = true
 		close(w.got)
 		s.place(t)
 	}
@@ -130,7 +180,11 @@ func (s *Slots) grant() {
 
 // place puts t where it belongs in the heap, or out of it. The caller holds mu.
 func (s *Slots) place(t *tenant) {
-	may := len(t.waiting) > 0 && float64(t.busy) < max(t.limit, 1)
+	limit := max(t.limit, 1)
+	if limit >= s.most {
+		limit += float64(s.early())
+	}
+	may := len(t.waiting) > 0 && float64(t.busy) < limit
 	switch {
 	case may && t.index >= 0:
 		heap.Fix(&s.ready, t.index)
@@ -141,6 +195,7 @@ func (s *Slots) place(t *tenant) {
 	}
 }
 
+// release takes a slot back whose call began then, or never.
 func (s *Slots) release(t *tenant, began time.Time, strained bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,6 +203,19 @@ func (s *Slots) release(t *tenant, began time.Time, strained bool) {
 	s.busy--
 	t.busy--
 	t.usedAt = now
+	if !began.IsZero() {
+		s.running--
+		t.running--
+		s.took += (now.Sub(began) - s.took) / 8
+		s.judge(t, began, now, strained)
+	}
+	s.place(t)
+	s.grant()
+	s.start()
+}
+
+// judge lets the tenant's limit follow how a call went.
+func (s *Slots) judge(t *tenant, began, now time.Time, strained bool) {
 	switch {
 	case !strained && t.cutAt.IsZero():
 		t.limit = s.most
@@ -156,8 +224,14 @@ func (s *Slots) release(t *tenant, began time.Time, strained bool) {
 	case began.After(t.cutAt): // those under way at the last decrease say nothing new
 		t.limit, t.cutAt = max(t.limit*decrease, 1), now
 	}
-	s.place(t)
-	s.grant()
+}
+
+// early returns how many more slots are given out than calls may be under way: a sixteenth, where calls end soon.
+func (s *Slots) early() int {
+	if s.took > soon {
+		return 0
+	}
+	return max(s.size/16, 1)
 }
 
 // tenant returns the share of a name. The caller holds mu.

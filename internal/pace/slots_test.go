@@ -15,11 +15,24 @@ func acquire(t *testing.T, s *Slots, tenant string) func(bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	release, err := s.Acquire(ctx, tenant)
+	release, err := begun(ctx, s, tenant)
 	if err != nil {
 		t.Fatalf("no slot for %s: %v", tenant, err)
 	}
 	return release
+}
+
+// begun acquires a slot and begins its call.
+func begun(ctx context.Context, s *Slots, tenant string) (release func(bool), err error) {
+	slot, err := s.Acquire(ctx, tenant)
+	if err != nil {
+		return nil, err
+	}
+	if err := slot.Begin(ctx); err != nil {
+		slot.Release(false)
+		return nil, err
+	}
+	return slot.Release, nil
 }
 
 // full reports whether the tenant gets no slot.
@@ -27,7 +40,7 @@ func full(t *testing.T, s *Slots, tenant string) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	release, err := s.Acquire(ctx, tenant)
+	release, err := begun(ctx, s, tenant)
 	if err == nil {
 		release(false)
 		return false
@@ -77,7 +90,7 @@ func TestSlotsAreAllUsed(t *testing.T) {
 	}
 }
 
-// TestFreeSlotGoesToWhoHasFewest: however many another has waiting.
+// TestFreeSlotGoesToWhoHasFewest: however many another has waiting, but for the one call that is announced already.
 func TestFreeSlotGoesToWhoHasFewest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +103,7 @@ func TestFreeSlotGoesToWhoHasFewest(t *testing.T) {
 		order := make(chan string, 200)
 		wait := func(tenant string) {
 			go func() {
-				release, err := s.Acquire(t.Context(), tenant)
+				release, err := begun(t.Context(), s, tenant)
 				if err == nil {
 					order <- tenant
 					ends <- release
@@ -106,16 +119,16 @@ func TestFreeSlotGoesToWhoHasFewest(t *testing.T) {
 			wait(fmt.Sprint("small-", i))
 		}
 		var got []string
-		for range 6 {
+		for range 7 {
 			(<-ends)(false)
 			synctest.Wait()
 			got = append(got, <-order)
 		}
-		want := []string{"small-0", "small-1", "small-2", "small-0", "small-1", "small-2"}
+		want := []string{"big", "small-0", "small-1", "small-2", "small-0", "small-1", "small-2"}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("slots went to %v, want %v", got, want)
 		}
-		for range 8 + 94 {
+		for range 8 + 93 {
 			(<-ends)(false)
 			synctest.Wait()
 		}
@@ -176,7 +189,7 @@ func TestWithdrawnWaitersLeaveNothing(t *testing.T) {
 			go func() {
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
-				release, err := s.Acquire(ctx, fmt.Sprint("t", i%5))
+				release, err := begun(ctx, s, fmt.Sprint("t", i%5))
 				if err == nil {
 					time.Sleep(work)
 					release(strained)

@@ -51,7 +51,7 @@ func (g simGate) Allow(t Target, _ string) (func(CallEnd), time.Duration) {
 // simSlots hands out slots as the weather allows, and wants every one back.
 type simSlots struct{ p *proc }
 
-func (c simSlots) Acquire(ctx context.Context, _ string) (func(bool), error) {
+func (c simSlots) Acquire(ctx context.Context, _ string) (Slot, error) {
 	s := c.p.s
 	s.takes++
 	if err := ctx.Err(); err != nil {
@@ -70,8 +70,37 @@ func (c simSlots) Acquire(ctx context.Context, _ string) (func(bool), error) {
 		}
 	}
 	c.p.slots++
-	return once[bool](c.p, "slot", &c.p.slots), nil
+	return simSlot{c.p, once[bool](c.p, "slot", &c.p.slots)}, nil
 }
+
+type simSlot struct {
+	p       *proc
+	release func(bool)
+}
+
+// Begin is a wait of its own where the weather has it, and at times in vain.
+func (c simSlot) Begin(ctx context.Context) error {
+	s := c.p.s
+	s.begins++
+	if s.begin == nil {
+		return nil
+	}
+	wait := s.begin(s.begins - 1)
+	if wait == 0 {
+		return nil
+	}
+	s.hit(viaBegin)
+	if err := (simClock{c.p}).Sleep(context.Background(), min(wait, simLease/2)); err != nil {
+		return err
+	}
+	if wait > simLease/2 {
+		s.hit(viaNotBegun)
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func (c simSlot) Release(strained bool) { c.release(strained) }
 
 // once returns a function that takes one from n, and may be called once.
 func once[T any](p *proc, what string, n *int) func(T) {

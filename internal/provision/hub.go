@@ -60,9 +60,19 @@ const (
 
 // Slots bounds the POSTs under way and shares them among tenants. It is safe for concurrent use.
 type Slots interface {
-	// Acquire waits for a slot until ctx ends, whose cause is its error then. release must be called once,
-	// with whether the Flow Service throttled or failed the call.
-	Acquire(ctx context.Context, tenant string) (release func(strained bool), err error)
+	// Acquire waits until the tenant's next POST may be announced, or until ctx ends, whose cause is its error
+	// then.
+	Acquire(ctx context.Context, tenant string) (Slot, error)
+}
+
+// Slot is a place for one POST. A few more are given out than POSTs may be under way, so that one is announced
+// already when another ends.
+type Slot interface {
+	// Begin waits until the POST may be sent, or until ctx ends, whose cause is its error then.
+	Begin(ctx context.Context) error
+	// Release gives the slot back. It must be called once, with whether the Flow Service throttled or failed
+	// the call.
+	Release(strained bool)
 }
 
 // Hub works on requests, any number at a time. It is safe for concurrent use.
@@ -198,7 +208,13 @@ func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 type freeSlots struct{}
 
 // Acquire implements Slots.
-func (freeSlots) Acquire(context.Context, string) (func(bool), error) { return func(bool) {}, nil }
+func (s freeSlots) Acquire(context.Context, string) (Slot, error) { return s, nil }
+
+// Begin implements Slot.
+func (freeSlots) Begin(context.Context) error { return nil }
+
+// Release implements Slot.
+func (freeSlots) Release(bool) {}
 
 // blindObserver looks away.
 type blindObserver struct{}

@@ -350,14 +350,18 @@ type fewSlots struct {
 	out  int
 }
 
-func (f *fewSlots) Acquire(ctx context.Context, _ string) (func(bool), error) {
+func (f *fewSlots) Acquire(ctx context.Context, _ string) (Slot, error) {
 	if !f.free {
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	}
 	f.out++
-	return func(bool) { f.out-- }, nil
+	return f, nil
 }
+
+func (*fewSlots) Begin(context.Context) error { return nil }
+
+func (f *fewSlots) Release(bool) { f.out-- }
 
 // TestOneSuspectAtATime: of the requests that killed two workers each, one is worked on at a time, beside all
 // others, so that the next death tells which.

@@ -103,7 +103,7 @@ func (s *sim) foul() {
 	}
 	s.list, s.book = fails(s.spells()), fails(s.spells())
 	s.ims = s.randomTokens(tokenless)
-	s.slot = s.randomSlots()
+	s.slot, s.begin = s.randomSlots(), s.randomSlots()
 	s.randomRequest()
 	retried(s, s.rng.IntN(3))
 	s.randomWord()

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -26,12 +27,12 @@ func (t *task) post(ctx context.Context) step {
 // that a lease never waits for a slot. Where nothing was announced, err says that the Flow Service is not to be
 // called for now, or next where to go instead.
 func (t *task) send(ctx context.Context) (conn Connection, announced bool, next step, err error) {
-	release, wait, err := t.acquire(ctx)
+	slot, wait, err := t.acquire(ctx)
 	if err != nil {
 		return conn, false, t.giveUpWaiting, nil
 	}
 	strained := false
-	defer func() { release(strained) }()
+	defer func() { slot.Release(strained) }()
 	switch { // getting here may have taken longer than the request had left, and the secrets may be others by now
 	case !t.hub.Clock.Now().Before(t.rec.Deadline):
 		return conn, false, t.lapse, nil
@@ -44,7 +45,9 @@ func (t *task) send(ctx context.Context) (conn Connection, announced bool, next 
 		if next, announced = t.announce(ctx); !announced {
 			return CallVoid
 		}
-		conn, err = t.hub.Connections.Create(context.WithoutCancel(t.call(ctx)), t.account(), t.newConnection(), t.rec.leaseEnd())
+		if err = t.begin(slot); err == nil {
+			conn, err = t.hub.Connections.Create(context.WithoutCancel(t.call(ctx)), t.account(), t.newConnection(), t.rec.leaseEnd())
+		}
 		return flowEnd(err)
 	})
 	if closed != nil {
@@ -52,6 +55,16 @@ func (t *task) send(ctx context.Context) (conn Connection, announced bool, next 
 	}
 	strained = announced && strains(err)
 	return conn, announced, next, err
+}
+
+// begin waits for the moment to send the POST that was announced, at most until half of its lease is over.
+func (t *task) begin(slot Slot) error {
+	ctx, cancel := context.WithTimeout(context.Background(), t.rec.leaseEnd().Sub(t.hub.Clock.Now())-t.hub.FlowTimeout/2)
+	defer cancel()
+	if err := slot.Begin(ctx); err != nil {
+		return &CallError{Verdict: VerdictNotSent, Target: TargetFlow, Cause: CauseTimeout, Err: fmt.Errorf("%w: no slot came free in time", ErrNotAsked)}
+	}
+	return nil
 }
 
 // giveUpWaiting goes on after no slot came free in time.
@@ -67,7 +80,7 @@ const staleAfter = time.Second
 
 // acquire waits for a slot, but not longer than the request may be worked on in this delivery, nor past its
 // deadline, nor when the worker is asked to stop.
-func (t *task) acquire(ctx context.Context) (release func(strained bool), wait time.Duration, err error) {
+func (t *task) acquire(ctx context.Context) (slot Slot, wait time.Duration, err error) {
 	began := t.hub.Clock.Now()
 	until := t.started.Add(t.hub.RetryElapsed)
 	if t.rec.Deadline.Before(until) {
@@ -76,13 +89,13 @@ func (t *task) acquire(ctx context.Context) (release func(strained bool), wait t
 	ctx, cancel := context.WithTimeout(ctx, until.Sub(began))
 	defer cancel()
 	defer context.AfterFunc(t.hub.Stopping, cancel)()
-	release, err = t.hub.Slots.Acquire(ctx, t.rec.Key.Tenant)
-	return release, t.hub.Clock.Now().Sub(began), err
+	slot, err = t.hub.Slots.Acquire(ctx, t.rec.Key.Tenant)
+	return slot, t.hub.Clock.Now().Sub(began), err
 }
 
 // strains reports whether the answer to a POST shows that the Flow Service bears no more of the tenant's.
 func strains(err error) bool {
-	if err == nil {
+	if err == nil || errors.Is(err, ErrNotAsked) {
 		return false
 	}
 	v := asCallError(err).Verdict

@@ -31,6 +31,8 @@ const (
 	viaIMS      = "no token"
 	viaSlotWait = "a slot was waited for"
 	viaNoSlot   = "no slot came free in one delivery"
+	viaBegin    = "a POST waited after it was announced"
+	viaNotBegun = "a POST that was announced was not sent"
 	viaDirect   = "a message was read without being delivered"
 	viaSilent   = "a delivery was acknowledged in silence"
 	viaHandBack = "to be tried again later" // as in Outcome.Why
@@ -54,7 +56,7 @@ func viaGate(t Target) string { return "the gate kept callers from " + string(t)
 // paths lists all of them.
 func paths() []string {
 	return []string{
-		viaPromise, viaIMS, viaSlotWait, viaNoSlot, viaDirect, viaSilent, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
+		viaPromise, viaIMS, viaSlotWait, viaNoSlot, viaBegin, viaNotBegun, viaDirect, viaSilent, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
 		viaNoList, viaNoLedger, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
 		viaNamed, viaGone, viaContra,
 	}

@@ -64,6 +64,7 @@ type sim struct {
 	asked   int // look-ups that were served
 	tokens  int // calls of Authorize
 	takes   int // calls of Slots.Acquire
+	begins  int // calls of Slot.Begin
 	direct  int // messages that were read without being delivered
 	msgs    []*simMsg
 	results []Result
@@ -82,6 +83,7 @@ type weather struct {
 	book  func() error                       // of a call of the ledger
 	gate  func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
 	slot  func(n int) time.Duration          // how long the n-th wait for a slot takes, 0 if there is one
+	begin func(n int) time.Duration          // how long the n-th POST that is announced waits to be sent
 	ahead func(n int) bool                   // whether a worker reads a message directly at the n-th chance
 	retry func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
 	word  func(n int) *Resolution            // what a person says with that retry, if it is of an unknown outcome; nil if nothing
