@@ -98,9 +98,9 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 //
 // Each pull is a request of its own, for as many messages as there is room for, and ends by itself after
 // PullExpires. So one that is lost, with its connection or its server, hurts only itself. An iterator over many
-// requests (Messages, Consume of nats.go 1.55) counts what is open across them: it asks for its next batch only
-// when its reader comes back before the goroutine of the last request has said that it is done, and if it doesn't,
-// nobody looks again before a heartbeat is missed (TestIteratorLosesItsPulls).
+// requests (Messages, Consume of nats.go 1.55) counts what is open across them: it asks for its next batch when its
+// reader comes back, but not while the goroutine of the last request has yet to say that it is done, and with small
+// batches nobody looks again before a heartbeat is missed. "go run ./bench stall" shows such gaps.
 func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx contexts) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
