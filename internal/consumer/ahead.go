@@ -52,6 +52,7 @@ func (c *Consumer) resting(seq uint64) bool {
 // What is read so is worked on before its delivery, which is still to come. The ledger is the fence: whoever else
 // reads or gets the same message finds its record. Its delivery finds the outcome told, and is acknowledged.
 func (c *Consumer) readAhead(ctx context.Context, from jetstream.Consumer, cx contexts) {
+	var stream jetstream.Stream
 	wait := aheadIdle
 	for {
 		sleep(ctx, jitter(wait))
@@ -62,7 +63,15 @@ func (c *Consumer) readAhead(ctx context.Context, from jetstream.Consumer, cx co
 		if n, _ := c.Gate(1); n < 1 || !c.backlog.Load() {
 			continue
 		}
-		more, took, err := c.readOnce(ctx, from, cx)
+		var more bool
+		var took time.Duration
+		var err error
+		if stream == nil {
+			stream, err = c.JS.Stream(ctx, StreamRequests)
+		}
+		if err == nil {
+			more, took, err = c.readOnce(ctx, from, stream, cx)
+		}
 		if err != nil {
 			c.Log.Debug("the stream can't be read ahead of deliveries", "error", err)
 		} else if more {
@@ -74,16 +83,12 @@ func (c *Consumer) readAhead(ctx context.Context, from jetstream.Consumer, cx co
 
 // readOnce goes once through the tenants that have messages waiting. more says that some have more than was read,
 // and took how long it was to find out who has any.
-func (c *Consumer) readOnce(ctx context.Context, from jetstream.Consumer, cx contexts) (more bool, took time.Duration, err error) {
+func (c *Consumer) readOnce(ctx context.Context, from jetstream.Consumer, stream jetstream.Stream, cx contexts) (more bool, took time.Duration, err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, c.PublishTimeout)
 	defer cancel()
 	queue, err := from.Info(ctx)
 	if err != nil || queue.NumPending == 0 {
-		return false, time.Since(began), err
-	}
-	stream, err := c.JS.Stream(ctx, StreamRequests)
-	if err != nil {
 		return false, time.Since(began), err
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(patternRequests))
