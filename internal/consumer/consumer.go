@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,10 +36,16 @@ type Config struct {
 	ShutdownTimeout time.Duration // how long work goes on after Run's context ended; 0 means 90 s
 	DelayMax        time.Duration // longest rest of a message that goes back; 0 means 15 min
 
-	// Gate is asked before every pull of one message, by several pullers at a time, how many of free
-	// (always 1) messages to take. wake, if not nil, ends when the answer may have changed, and then
-	// a pull that has brought nothing yet is called off. Nil means no gate.
+	// Gate is asked before every pull how many of free messages to take. wake, if not nil, ends when the answer
+	// may have changed. Nil means no gate.
 	Gate func(free int) (n int, wake <-chan struct{})
+
+	// Room says how many more requests of a tenant could be worked on at once, for reading ahead: while more
+	// messages wait than there is room for, those of tenants with fewer than their share in hand are read
+	// from the stream. Nil means that messages are worked on in the order of the stream alone.
+	Room func(tenant string) int
+	// Ahead is how many messages may be in hand that were read ahead; 0 means Concurrency.
+	Ahead int
 
 	// OnWrite is told how each try ended to publish to a stream, or, under the name of the consumer, to
 	// acknowledge a message. What says nothing of the stream is left out: a message that is too large,
@@ -50,7 +57,7 @@ type Config struct {
 	Tracer    provision.Tracer                            // nil means nobody looks at traces
 	Log       *slog.Logger                                // nil means no log
 
-	PullExpires    time.Duration // how long the broker keeps one pull; 0 means 10 s
+	PullExpires    time.Duration // how long the broker keeps one pull; 0 means 1 s
 	PollInterval   time.Duration // between looks at the queue's state; 0 means 5 s
 	PublishTimeout time.Duration // for one confirmation by the broker; 0 means 5 s
 	PublishElapsed time.Duration // for all tries of one confirmation; 0 means 30 s
@@ -70,7 +77,8 @@ func (c Config) withDefaults() Config {
 	c.Concurrency = or(c.Concurrency, 64)
 	c.ShutdownTimeout = or(c.ShutdownTimeout, 90*time.Second)
 	c.DelayMax = or(c.DelayMax, 15*time.Minute)
-	c.PullExpires = or(c.PullExpires, 10*time.Second)
+	c.PullExpires = or(c.PullExpires, time.Second)
+	c.Ahead = or(c.Ahead, c.Concurrency)
 	c.PollInterval = or(c.PollInterval, 5*time.Second)
 	c.PublishTimeout = or(c.PublishTimeout, 5*time.Second)
 	c.PublishElapsed = or(c.PublishElapsed, 30*time.Second)
@@ -129,13 +137,14 @@ func (c Config) check() error {
 type Consumer struct {
 	Config
 	nc    *nats.Conn
-	slots chan struct{} // holds one value per slot that is taken
 	hand  hand
+	ahead ahead
 	state state
 	loops sync.WaitGroup // heartbeats, polls and watchers
-	tails sync.WaitGroup // ends of pulls
-	abort chan struct{}  // closed by Abort
-	once  sync.Once      // closes abort
+
+	backlog atomic.Bool   // the last pull was filled, so that more may wait
+	abort   chan struct{} // closed by Abort
+	once    sync.Once     // closes abort
 
 	suspect chan error // why the objects are to be looked at again, at most one
 }
@@ -150,12 +159,11 @@ func New(cfg Config) (*Consumer, error) {
 	c := &Consumer{
 		Config: cfg,
 		nc:     cfg.JS.Conn(),
-		slots:  make(chan struct{}, cfg.Concurrency),
+		hand:   newHand(),
 		abort:  make(chan struct{}),
 
 		suspect: make(chan error, 1),
 	}
-	c.hand.jobs = make(map[*job]struct{})
 	c.state.ackWait = cfg.Objects.AckWait
 	up := c.nc.IsConnected
 	cfg.Metrics.connected.Store(&up)
@@ -227,7 +235,6 @@ func (c *Consumer) drain(cut, giveUp context.CancelCauseFunc) error {
 	if err != nil {
 		return fmt.Errorf("%w with %d messages unsettled", err, c.hand.len())
 	}
-	c.tails.Wait()
 	c.flush()
 	return nil
 }

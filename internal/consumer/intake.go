@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -94,106 +93,69 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	return from, nil
 }
 
-// pullers is how many pulls are open at a time. Each asks for one message, so that the broker is never
-// asked for more than there are free slots: the ack wait of a message runs from its delivery. Several
-// at a time hide the way to the broker and back.
-const pullers = 8
-
-// pull takes messages until ctx ends, and then returns nil, or until one of the pullers fails or Recheck
-// is told of a missing object.
+// pull takes messages until ctx ends, and then returns nil, or until a pull fails or Recheck is told of a missing
+// object.
+//
+// Each pull is a request of its own, for as many messages as there is room for, and ends by itself after
+// PullExpires. So one that is lost, with its connection or its server, hurts only itself. An iterator over many
+// requests (Messages, Consume of nats.go 1.55) counts what is open across them: it asks for its next batch when its
+// reader comes back, but not while the goroutine of the last request has yet to say that it is done, and with small
+// batches nobody looks again before a heartbeat is missed. "go run ./bench stall" shows such gaps.
 func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx contexts) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var all sync.WaitGroup
-	all.Go(func() {
+	var ahead sync.WaitGroup
+	defer ahead.Wait()
+	defer cancel(nil)
+	if c.Room != nil {
+		ahead.Go(func() { c.readAhead(ctx, from, cx) })
+	}
+	for {
+		n := c.hand.awaitRoom(ctx, c.Concurrency)
 		select {
 		case err := <-c.suspect:
-			cancel(pullError{err})
-		case <-ctx.Done():
+			return fmt.Errorf("consumer: the intake: %w", err)
+		default:
 		}
-	})
-	for range min(pullers, c.Concurrency) {
-		all.Go(func() {
-			for ctx.Err() == nil {
-				if err := c.pullWhileOpen(ctx, from, cx); err != nil {
-					cancel(pullError{err})
-				}
-			}
-		})
-	}
-	all.Wait()
-	if failed := (pullError{}); errors.As(context.Cause(ctx), &failed) {
-		return fmt.Errorf("consumer: the intake: %w", failed.error)
-	}
-	return nil
-}
-
-// pullError tells a failure from the end of the intake.
-type pullError struct{ error }
-
-// pullWhileOpen pulls one message after the other until the gate shuts, which it waits for to change.
-// What the broker sends after that is received all the same and given back.
-func (c *Consumer) pullWhileOpen(ctx context.Context, from jetstream.Consumer, cx contexts) error {
-	var messages jetstream.MessagesContext
-	defer func() {
-		if messages != nil {
-			c.tails.Go(func() { c.giveBackTail(messages) })
-		}
-	}()
-	for c.reserve(ctx) {
-		n, wake := c.Gate(1)
-		if n < 1 {
-			c.release()
-			await(ctx, wake)
+		if ctx.Err() != nil {
 			return nil
 		}
-		if messages == nil {
-			var err error
-			if messages, err = from.Messages(c.pullOptions(from)...); err != nil {
-				c.release()
-				return err
-			}
+		permitted, wake := c.Gate(n)
+		if permitted < 1 {
+			await(ctx, wake)
+			continue
 		}
-		msg, err := next(ctx, wake, messages)
-		if msg == nil {
-			c.release()
-			return err
+		if err := c.pullOnce(ctx, from, cx, permitted); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("consumer: the intake: %w", err)
 		}
-		c.begin(msg, cx)
 	}
-	return nil
 }
 
-// pullOptions keeps to what the consumer allows.
-func (c *Consumer) pullOptions(from jetstream.Consumer) []jetstream.PullMessagesOpt {
+// pullOnce takes up to n messages. What comes after ctx has ended is given back.
+func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx contexts, n int) error {
+	config := from.CachedInfo().Config
 	expires := c.PullExpires
-	if most := from.CachedInfo().Config.MaxRequestExpires; most > 0 {
-		expires = min(expires, most)
+	if config.MaxRequestExpires > 0 {
+		expires = min(expires, config.MaxRequestExpires)
 	}
-	return []jetstream.PullMessagesOpt{
-		jetstream.PullMaxMessages(1), jetstream.PullThresholdMessages(1), jetstream.PullExpiry(expires),
-		jetstream.PullHeartbeat(min(expires/2, 5*time.Second)),
+	if config.MaxRequestBatch > 0 {
+		n = min(n, config.MaxRequestBatch)
 	}
-}
-
-// next returns the next message, or nil and no error when ctx ends or the gate may have changed.
-func next(ctx context.Context, wake <-chan struct{}, messages jetstream.MessagesContext) (jetstream.Msg, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if wake != nil {
-		go func() {
-			select {
-			case <-wake:
-				cancel()
-			case <-ctx.Done():
-			}
-		}()
+	batch, err := from.Fetch(n, jetstream.FetchMaxWait(expires))
+	if err != nil {
+		return err
 	}
-	msg, err := messages.Next(jetstream.NextContext(ctx))
-	if err != nil && ctx.Err() != nil {
-		return nil, nil
+	got := 0
+	for msg := range batch.Messages() {
+		got++
+		if ctx.Err() != nil {
+			c.giveBack(msg, expires)
+			continue
+		}
+		c.begin(&job{msg: msg, tenant: tenantOf(msg.Subject()), headers: msg.Headers(), body: msg.Data(), contexts: cx})
 	}
-	return msg, err
+	c.backlog.Store(got == n)
+	return batch.Error()
 }
 
 // await waits until the gate may have changed.
@@ -206,38 +168,11 @@ func await(ctx context.Context, wake <-chan struct{}) {
 	}
 }
 
-// reserve waits for a free slot and takes it. It returns false when ctx ends.
-func (c *Consumer) reserve(ctx context.Context) bool {
-	select {
-	case c.slots <- struct{}{}:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-func (c *Consumer) release() { <-c.slots }
-
-// giveBackTail ends a pull and gives back what it still brought.
-func (c *Consumer) giveBackTail(messages jetstream.MessagesContext) {
-	ctx, cancel := context.WithTimeout(context.Background(), c.PublishTimeout)
-	defer cancel()
-	messages.Drain()
-	for {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
-		switch {
-		case err == nil:
-			c.giveBack(msg)
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed), ctx.Err() != nil:
-			return
-		}
-	}
-}
-
-// giveBack returns a message that was not begun.
-func (c *Consumer) giveBack(msg jetstream.Msg) {
+// giveBack returns a message that was not begun. It rests until the pull that brought it has ended, lest it comes
+// by the same one again.
+func (c *Consumer) giveBack(msg jetstream.Msg, rest time.Duration) {
 	settled := settledNak
-	if err := msg.Nak(); err != nil {
+	if err := msg.NakWithDelay(rest); err != nil {
 		settled = settledAbandoned
 	}
 	c.Metrics.deliveries.WithLabelValues(settled).Inc()

@@ -15,6 +15,8 @@ const (
 	settledNak       = "nak"       // it went back to the stream
 	settledTerm      = "term"      // it was on no tenant's subject and is gone
 	settledAbandoned = "abandoned" // the broker could not be told; it comes again after the ack wait
+
+	settledDirect = "direct" // it was read, not delivered: for the log only
 )
 
 // What the sweeper mends, and how that ended: the values of the labels "repair" and "result".
@@ -70,7 +72,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		requests:        counters("requests_total", "Messages concluded, by outcome: adopted (the connection was found, not made), duplicate (an outcome told again).", "outcome"),
 		failures:        counters("request_failures_total", "Requests that failed, by the reason in their results.", "reason"),
 		duration:        durations(),
-		inFlight:        gauge("requests_in_flight", "Messages in this process's hands, at most WORKER_CONCURRENCY and an eighth more to look ahead."),
+		inFlight:        gauge("requests_in_flight", "Requests that this process is working on, those included that are made ready for a slot or wait before they are tried again."),
 		deliveries:      counters("deliveries_total", "Deliveries, by what became of the message: ack (gone), nak (back to rest), term (on no tenant's subject), abandoned (the broker could not be told).", "settled"),
 		retries:         counters("retries_total", "Calls that had to be repeated, by target and cause.", "target", "cause"),
 		reconciliations: counters("reconciliations_total", "Look-ups of what a POST came to, by how they ended; several should never be.", "result"),

@@ -70,7 +70,7 @@ func (r *rig) config(handle func(context.Context, provision.Delivery) provision.
 		JS: r.js, Handle: handle, Codec: &event.Decoder{AllowedDomains: []string{"example.com"}},
 		Objects: consumer.ObjectsConfig{Manage: true}, Concurrency: 4,
 		Metrics: r.all, Log: slog.New(slog.NewTextHandler(testWriter{r.t}, nil)),
-		PublishElapsed: 2 * time.Second, PollInterval: 50 * time.Millisecond, PullExpires: 2 * time.Second,
+		PublishElapsed: 2 * time.Second, PollInterval: 50 * time.Millisecond, PullExpires: time.Second,
 	}
 }
 

@@ -23,17 +23,25 @@ const (
 //
 //	result, failed   dead letter confirmed, result confirmed, ack
 //	result, created  result confirmed, ack
+//	silent           ack
 //	no result        nak with the outcome's delay
 //
-// What can't be confirmed sends the message back, to be told by a later delivery.
+// What can't be confirmed sends the message back, to be told by a later delivery. For a message that was read
+// directly there is neither ack nor nak: that its outcome is told is recorded, and what has no outcome yet rests.
 func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) verdict {
-	if out.Result == nil {
+	switch {
+	case out.Silent:
+		return c.ack(j)
+	case out.Result == nil:
 		return c.nak(j, out.Delay)
 	}
 	if err := c.tell(j, d, out); err != nil {
 		v := c.nak(j, untoldDelay)
 		v.err = fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)
 		return v
+	}
+	if out.Told != nil {
+		out.Told(j.settle)
 	}
 	return c.ack(j)
 }
@@ -51,7 +59,7 @@ func (c *Consumer) tell(j *job, d provision.Delivery, out provision.Outcome) err
 func letterOf(j *job, d provision.Delivery, out provision.Outcome) event.Letter {
 	res := *out.Result
 	l := event.Letter{
-		Headers: j.msg.Headers(), Body: j.msg.Data(),
+		Headers: j.headers, Body: j.body,
 		Key: d.Request.Key, Retry: d.Request.Retry, Fingerprint: d.Request.Fingerprint,
 		Salt: d.EventSalt, Detached: d.Detached || out.Detached, FailedAt: res.CompletedAt,
 	}
@@ -79,6 +87,10 @@ func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
 // nak gives the message back to rest for d, within bounds and with a tenth of jitter.
 func (c *Consumer) nak(j *job, d time.Duration) verdict {
 	d = max(d, delayMin)
+	if j.msg == nil {
+		c.rest(j, d)
+		return verdict{settled: settledDirect, delay: d}
+	}
 	d = min(d+time.Duration(rand.Float64()*float64(d)/10), max(c.DelayMax, delayMin))
 	if err := j.msg.NakWithDelay(d); err != nil {
 		return verdict{settled: settledAbandoned}
@@ -88,6 +100,9 @@ func (c *Consumer) nak(j *job, d time.Duration) verdict {
 
 // ack acknowledges the message and waits for the broker to confirm it.
 func (c *Consumer) ack(j *job) verdict {
+	if j.msg == nil {
+		return verdict{settled: settledDirect}
+	}
 	err := c.confirm(j.settle, func(ctx context.Context) error {
 		err := j.msg.DoubleAck(ctx)
 		c.wrote(ConsumerName, err)

@@ -16,15 +16,13 @@ import (
 // panicDelay is how long a message rests whose handling panicked out here.
 const panicDelay = time.Minute
 
-// begin takes a message in hand, in the slot that was reserved for it.
-func (c *Consumer) begin(msg jetstream.Msg, cx contexts) {
-	j := &job{msg: msg, tenant: tenantOf(msg.Subject()), contexts: cx}
+// begin takes a message in hand and works on it in a goroutine of its own.
+func (c *Consumer) begin(j *job) {
 	c.hand.take(j)
 	c.Metrics.inFlight.Inc()
 	go func() {
 		defer func() {
 			c.Metrics.inFlight.Dec()
-			c.release()
 			c.hand.drop(j)
 		}()
 		defer c.lastDefence(j)
@@ -50,19 +48,27 @@ func (c *Consumer) lastDefence(j *job) {
 	}
 	id := rand.Text()[:12]
 	c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Errand(0).Attrs(), panicked(id, p)...)...)
-	v := c.nak(j, panicDelay)
-	c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
+	c.count(c.nak(j, panicDelay))
+}
+
+// count counts how a delivery was settled; what was read directly is none.
+func (c *Consumer) count(v verdict) {
+	if v.settled != settledDirect {
+		c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
+	}
 }
 
 func (c *Consumer) work(j *job) {
-	meta, err := j.msg.Metadata()
-	if err != nil {
-		c.Log.Error("this is no JetStream message; nothing can be done with it", "subject", j.msg.Subject(), "error", err)
-		c.Metrics.deliveries.WithLabelValues(settledAbandoned).Inc()
-		return
+	if j.msg != nil {
+		meta, err := j.msg.Metadata()
+		if err != nil {
+			c.Log.Error("this is no JetStream message; nothing can be done with it", "subject", j.msg.Subject(), "error", err)
+			c.count(verdict{settled: settledAbandoned})
+			return
+		}
+		j.delivery = c.decode(j.msg, j.tenant, meta)
 	}
-	d := c.decode(j.msg, j.tenant, meta)
-	j.delivery = d
+	d := j.delivery
 	if !provision.ValidTenant(j.tenant) {
 		c.settleInvalid(j, d)
 		return
@@ -96,12 +102,13 @@ type verdict struct {
 // report counts and logs one settled message. It never logs the body. Each request that has its outcome is
 // one line at level info; what goes back, and what was told before, is for those who look closer.
 func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict) {
-	c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
+	c.count(v)
 	took := time.Since(d.EnteredAt)
-	if out.Result != nil && v.settled == settledAck {
+	concluded := out.Result != nil && !out.Silent && (v.settled == settledAck || v.settled == settledDirect && v.err == nil)
+	if concluded {
 		c.Metrics.concluded(d, out, took)
 	}
-	ctx, finished := context.Background(), v.err == nil && out.Result != nil && v.settled == settledAck && outcomeOf(out) != outcomeDuplicate
+	ctx, finished := context.Background(), v.err == nil && concluded && outcomeOf(out) != outcomeDuplicate
 	level := slog.LevelDebug
 	switch {
 	case v.err != nil:

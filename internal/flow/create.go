@@ -159,7 +159,7 @@ func locationID(location string, s scrubber) string {
 
 // etag returns t if it can be sent as If-Match later, else "".
 func etag(t string, s scrubber) string {
-	if len(t) > 256 || !headerSafe(t) || !s.known.Clean(t) {
+	if len(t) > 256 || !headerSafe(t) || !s.clean(t) {
 		return ""
 	}
 	return t

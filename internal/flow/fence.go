@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http/httptrace"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -64,13 +65,17 @@ func (f *fence) check() error {
 	return nil
 }
 
-// arm marks the end of dialing and handshakes. On a connection that this fence doesn't watch alone,
-// because it was used before or another fence is in it, nothing can be said of what goes through: then
-// the request counts as sent.
+// arm marks the end of dialing and handshakes, and puts the fence on the connection that the request got, which may
+// have been dialed for another one, or used by others before. Where that can't be done nothing can be said of what
+// goes through: then the request counts as sent.
 func (f *fence) arm(got httptrace.GotConnInfo) {
+	err := errNoFence
+	if c := fencedConnOf(got.Conn); c != nil {
+		err = c.use(f)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sent = f.sent || f.armed || got.Reused || !f.guards(got.Conn)
+	f.sent = f.sent || err != nil
 	f.armed = true
 }
 
@@ -81,16 +86,16 @@ func (f *fence) answered() {
 	f.sent = true
 }
 
-// guards reports whether all that is written to conn goes through f.
-func (f *fence) guards(conn net.Conn) bool {
+// fencedConnOf returns the connection to the network below conn, or nil if it has no fence.
+func fencedConnOf(conn net.Conn) *fencedConn {
 	for {
 		switch c := conn.(type) {
 		case *fencedConn:
-			return c.fence == f
+			return c
 		case interface{ NetConn() net.Conn }: // TLS
 			conn = c.NetConn()
 		default:
-			return false
+			return nil
 		}
 	}
 }
@@ -151,25 +156,37 @@ func fencedDial(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		if err := conn.SetWriteDeadline(f.mono); err != nil {
-			return nil, errors.Join(fmt.Errorf("set write deadline: %w", err), conn.Close())
+		c := &fencedConn{Conn: conn}
+		if err := c.use(f); err != nil {
+			return nil, errors.Join(err, conn.Close())
 		}
-		return &fencedConn{Conn: conn, fence: f}, nil
+		return c, nil
 	}
 }
 
-// fencedConn is a connection for one request.
+// fencedConn is a connection for one request at a time: that of the fence that is on it. net/http gives an HTTP/1.1
+// connection to the next request when the one before is written and answered whole.
 type fencedConn struct {
 	net.Conn
-	fence *fence
+	fence atomic.Pointer[fence]
+}
+
+// use puts f on the connection.
+func (c *fencedConn) use(f *fence) error {
+	c.fence.Store(f)
+	if err := c.SetWriteDeadline(f.mono); err != nil {
+		return fmt.Errorf("set write deadline: %w", err)
+	}
+	return nil
 }
 
 // Write writes b unless the fence is closed.
 func (c *fencedConn) Write(b []byte) (int, error) {
-	if err := c.fence.enter(); err != nil {
+	f := c.fence.Load()
+	if err := f.enter(); err != nil {
 		return 0, err
 	}
 	n, err := c.Conn.Write(b)
-	c.fence.leave(n)
+	f.leave(n)
 	return n, err
 }

@@ -31,12 +31,19 @@ func (r *recorder) Write(b []byte) (int, error) {
 
 func (*recorder) SetWriteDeadline(time.Time) error { return nil }
 
+// fencedBy returns a connection with f on it.
+func fencedBy(f *fence, conn net.Conn) *fencedConn {
+	c := &fencedConn{Conn: conn}
+	c.fence.Store(f)
+	return c
+}
+
 func TestFenceClosesOnTime(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := newFence(t.Context(), time.Now().Add(time.Second))
 		conn := &recorder{}
-		c := &fencedConn{Conn: conn, fence: f}
+		c := fencedBy(f, conn)
 		f.arm(httptrace.GotConnInfo{Conn: c})
 		<-time.After(time.Second - 1)
 		if n, err := c.Write([]byte("in time")); n != 7 || err != nil {
@@ -108,16 +115,30 @@ func TestFenceCountsOnlyTheRequest(t *testing.T) {
 			c.Conn.(*recorder).err = net.ErrClosed
 			_, _ = c.Write([]byte("x"))
 		}, false},
-		"a used connection": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c, Reused: true}) }, true},
-		"another's connection": {func(f *fence, c *fencedConn) {
-			f.arm(httptrace.GotConnInfo{Conn: &fencedConn{Conn: c.Conn, fence: newFence(context.Background(), time.Now())}})
+		"a used connection": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c, Reused: true}) }, false},
+		"a request on a used connection": {func(f *fence, c *fencedConn) {
+			other := newFence(context.Background(), time.Now().Add(time.Hour))
+			_ = c.use(other)
+			other.arm(httptrace.GotConnInfo{Conn: c})
+			_, _ = c.Write([]byte("another's"))
+			other.seal()
+			f.arm(httptrace.GotConnInfo{Conn: c, Reused: true})
+			_, _ = c.Write([]byte("x"))
 		}, true},
+		"another's request on a used connection": {func(f *fence, c *fencedConn) {
+			other := newFence(context.Background(), time.Now().Add(time.Hour))
+			_ = c.use(other)
+			other.arm(httptrace.GotConnInfo{Conn: c})
+			_, _ = c.Write([]byte("another's"))
+			other.seal()
+			f.arm(httptrace.GotConnInfo{Conn: c, Reused: true})
+		}, false},
 		"an unfenced connection": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c.Conn}) }, true},
 		"no known connection":    {func(f *fence, _ *fencedConn) { f.arm(httptrace.GotConnInfo{}) }, true},
 		"two connections": {func(f *fence, c *fencedConn) {
 			f.arm(httptrace.GotConnInfo{Conn: c})
-			f.arm(httptrace.GotConnInfo{Conn: c})
-		}, true},
+			f.arm(httptrace.GotConnInfo{Conn: fencedBy(f, &recorder{})})
+		}, false},
 		"behind TLS": {func(f *fence, c *fencedConn) {
 			f.arm(httptrace.GotConnInfo{Conn: tls.Client(tls.Client(c, &tls.Config{}), &tls.Config{})})
 		}, false},
@@ -125,7 +146,7 @@ func TestFenceCountsOnlyTheRequest(t *testing.T) {
 		"a Write under way": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c}); _ = f.enter() }, true},
 	} {
 		f := open()
-		c := &fencedConn{Conn: &recorder{}, fence: f}
+		c := fencedBy(f, &recorder{})
 		tc.do(f, c)
 		if got := f.seal(); got != tc.want {
 			t.Errorf("%s: sent %v, want %v", name, got, tc.want)
@@ -169,32 +190,32 @@ func TestFrozenBeforeTheWrite(t *testing.T) {
 	hits.want(t, postCall, 0)
 }
 
-// TestKeptAliveConnectionsProveNothing: should anybody let POSTs share connections, then "not sent" is
-// never claimed once one was got, for another POST's fence would stand in it.
-func TestKeptAliveConnectionsProveNothing(t *testing.T) {
+// TestFrozenOnAUsedConnection: the fence stands on a connection that other POSTs went through as on a new one.
+func TestFrozenOnAUsedConnection(t *testing.T) {
 	t.Parallel()
-	url, _ := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 201, `{"id":"c1"}`) })
+	url, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 201, `{"id":"c1"}`) })
 	r := newRig(t, url)
-	shared := newTransport(Config{}, fencedDial((&net.Dialer{}).DialContext))
-	t.Cleanup(shared.CloseIdleConnections)
-	r.Client.post = shared
+	used := 0
 	for range 20 {
 		if _, err := r.Create(t.Context(), staticAccount(), newConnection(), time.Now().Add(time.Minute)); err != nil {
 			t.Fatal(err)
 		}
 		notAfter := time.Now().Add(20 * time.Millisecond)
-		reused := false
 		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) {
-			reused = reused || got.Reused
-			<-time.After(time.Until(notAfter) + time.Millisecond) // so that it fails, and before a byte is written
+			if got.Reused {
+				used++
+			}
+			<-time.After(time.Until(notAfter) + time.Millisecond)
 		}})
 		_, err := r.Create(ctx, staticAccount(), newConnection(), notAfter)
-		if cerr := callError(t, err); reused && (cerr == nil || cerr.Verdict != provision.VerdictUnknown) {
-			t.Errorf("on a used connection: %+v: want unknown", cerr)
-		} else if !reused {
-			t.Error("the connection was not kept: this test shows nothing")
+		if cerr := callError(t, err); cerr == nil || cerr.Verdict != provision.VerdictNotSent || cerr.Cause != provision.CauseTimeout {
+			t.Errorf("%+v: want not sent, by time-out", cerr)
 		}
 	}
+	if used == 0 {
+		t.Error("no connection was used again: this test shows nothing")
+	}
+	hits.want(t, postCall, 20)
 }
 
 func TestTooLateFromTheStart(t *testing.T) {

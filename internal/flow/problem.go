@@ -95,7 +95,7 @@ func readProblem(h http.Header, body []byte, s scrubber) problem {
 	said, id := string(b.words()), firstOf(string(b.Report.value.RequestID), h.Get("X-Request-Id"))
 	code, number := b.code()
 	said, id, code = head(said, maxRead), head(id, maxRead), head(code, maxRead)
-	s.known.Fields(&said, &id, &code) // they are told side by side
+	s.known().Fields(&said, &id, &code) // they are told side by side
 	p := problem{
 		code: s.id(code, maxCode), message: s.message(said), requestID: s.id(id, maxRequestID),
 		retryAfter: retryAfter(h.Get("Retry-After"), string(b.RetryAfterMs), time.Now()),

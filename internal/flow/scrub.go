@@ -1,20 +1,51 @@
 package flow
 
 import (
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // scrubber takes the secrets of one call out of what upstream says about it. The zero value knows no
-// secret but still recognizes what looks like a token.
-type scrubber struct{ known scrub.Scrubber }
+// secret but still recognizes what looks like a token. What it searches for is made when it is first needed, for
+// most calls succeed.
+type scrubber struct {
+	secrets []provision.Sensitive
+	make    func() scrub.Scrubber // nil in the zero value
+}
 
 func newScrubber(secrets ...provision.Sensitive) scrubber {
-	texts := make([]string, len(secrets))
-	for i, v := range secrets {
-		texts[i] = v.Reveal()
+	return scrubber{secrets, sync.OnceValue(func() scrub.Scrubber {
+		texts := make([]string, len(secrets))
+		for i, v := range secrets {
+			texts[i] = v.Reveal()
+		}
+		return scrub.New(texts...)
+	})}
+}
+
+func (s scrubber) known() scrub.Scrubber {
+	if s.make == nil {
+		return scrub.Scrubber{}
 	}
-	return scrubber{scrub.New(texts...)}
+	return s.make()
+}
+
+// ids are what the Flow Service's own ids and etags look like: there is no room in them for a secret but as it is.
+var ids = regexp.MustCompile(`^"?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"?$`)
+
+// clean reports whether t holds none of the secrets.
+func (s scrubber) clean(t string) bool {
+	if !ids.MatchString(t) {
+		return s.known().Clean(t)
+	}
+	return !slices.ContainsFunc(s.secrets, func(v provision.Sensitive) bool {
+		return len(v.Reveal()) >= scrub.Shortest && strings.Contains(t, strings.ToLower(v.Reveal()))
+	})
 }
 
 // scrubberOf returns a scrubber for a call on behalf of as, with the secrets that are in it beside the
@@ -34,11 +65,11 @@ func identifierSecret(id string) provision.Sensitive {
 }
 
 // message returns t without secrets, on one line, with at most maxMessage characters.
-func (s scrubber) message(t string) string { return s.known.Line(t, maxMessage) }
+func (s scrubber) message(t string) string { return s.known().Line(t, maxMessage) }
 
 // id returns t if it is a plain identifier of at most limit bytes and holds no secret, else "".
 func (s scrubber) id(t string, limit int) string {
-	if len(t) > limit || !identifier.MatchString(t) || !s.known.Clean(t) {
+	if len(t) > limit || !identifier.MatchString(t) || !s.clean(t) {
 		return ""
 	}
 	return t

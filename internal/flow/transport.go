@@ -37,16 +37,22 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 	}
 }
 
-// newPostTransport returns the transport of Create. It never uses a connection twice: on a used one
-// the server's idle timeout may hit just when the POST is written, which would make its outcome
-// unknown, and net/http repeats requests by itself on used connections only. A handshake is cheap
-// beside what a POST costs the Flow Service. The fence relies on it to tell that nothing was sent, and
-// no longer says so where it finds a used connection.
+// idleLife is how long a connection may have been idle that a POST is sent by. It is shorter than the idle timeout
+// of any gateway known to us (Gunicorn's, the shortest, is 2 s): should that hit just when the POST is written, its
+// outcome is unknown.
+const idleLife = time.Second
+
+// newPostTransport returns the transport of Create, with a fence around each request. net/http repeats no POST by
+// itself but one of which it wrote nothing, and for that it would need GetBody, which request leaves out.
 func newPostTransport(cfg Config) *http.Transport {
 	t := newTransport(cfg, fencedDial(cfg.DialContext))
-	t.DisableKeepAlives = true
+	t.IdleConnTimeout = idleLife
+	t.MaxIdleConnsPerHost = maxIdle
 	return t
 }
+
+// maxIdle is more than there are slots: connections are few where few POSTs are under way.
+const maxIdle = 16_384
 
 // traced passes the trace context on of what a call is made for. It leaves one that is there already.
 type traced struct{ next http.RoundTripper }

@@ -33,10 +33,11 @@ func trusting(srv *httptest.Server) *tls.Config {
 	return &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 }
 
-// Every POST has a connection of its own, but only the first a whole handshake.
+// Only the first connection has a whole handshake.
 func TestPostsResumeTheirSession(t *testing.T) {
 	t.Parallel()
 	srv, seen := resumptions(t)
+	srv.Config.SetKeepAlivesEnabled(false)
 	r := newRig(t, srv.URL, func(cfg *Config) { cfg.TLS = trusting(srv) })
 	for range 3 {
 		if _, err := r.create(t, staticAccount()); err != nil {

@@ -223,7 +223,7 @@ func (br *breaker) wait() time.Duration {
 	now := time.Now()
 	wait := max(br.until.Sub(now), 0) + time.Duration((0.5+rand.Float64())*float64(br.cooldown))
 	if br.blame.some() {
-		wait += br.line.join(now, time.Second/slowRate)
+		wait += br.line.join(now, time.Second/returnRate)
 	}
 	return wait
 }
@@ -262,6 +262,9 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	}
 	return free, wake
 }
+
+// returnRate is how many of the blamed tenants' requests come back in a second.
+const returnRate = 50
 
 // How often the intake may take another message as a probe, where the one before it turned out not to
 // need the target, or to be of a tenant that it fails for.

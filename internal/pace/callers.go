@@ -33,7 +33,7 @@ func (c *callers) ended(tenant string, end provision.CallEnd, now time.Time) {
 	if c.last == nil {
 		c.last = map[string]lastCalls{}
 	}
-	if len(c.last) >= sweepAt {
+	if len(c.last) >= forgetFrom {
 		c.forget(now)
 	}
 	last := c.last[tenant]

@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strconv"
 )
 
@@ -58,6 +59,10 @@ func (t *task) conclude(ctx context.Context) step {
 // repeat tells the outcome that an earlier delivery came to.
 func (t *task) repeat(context.Context) step {
 	t.out.Repeat, t.out.Resumed = true, t.rec.HeldSeq == t.d.Seq
+	if t.out.Resumed && t.rec.Told {
+		t.out.Silent = true
+		return nil
+	}
 	return t.tell
 }
 
@@ -70,7 +75,20 @@ func (t *task) tell(context.Context) step {
 	res := f.Result
 	res.EventID, res.Outcome, res.Trace = f.EventID, f.Outcome, f.Trace
 	t.out.Result = &res
+	if t.d.Direct {
+		t.out.Told = t.told
+	}
 	return nil
+}
+
+// told records that the result is published. Should it fail, the message's delivery publishes it again, under
+// the same id.
+func (t *task) told(ctx context.Context) {
+	rec := t.rec
+	rec.Told, rec.Nonce, rec.UpdatedAt = true, t.hub.nonce(), t.hub.Clock.Now()
+	if _, err := t.hub.Ledger.Store(ctx, rec.Key, rec, t.rev); err != nil {
+		t.log(slog.LevelDebug, "it is not recorded that the result is published", slog.Any("error", err))
+	}
 }
 
 // detached concludes a message that may not speak for the request it names: the ledger is left

@@ -90,6 +90,9 @@ func TestScenariosTakeTheirPaths(t *testing.T) {
 			if res.Outcome != sc.want || sc.want == OutcomeFailed && res.Error.Reason != sc.reason {
 				t.Errorf("%s (%v), want %s %s", res.Outcome, res.Error, sc.want, sc.reason)
 			}
+			if n := len(s.results); s.hits[viaSilent] > 0 && n != 1 {
+				t.Errorf("published %d times, want once", n)
+			}
 			for _, path := range sc.never {
 				if s.hits[path] != 0 {
 					t.Errorf("%d times: %s", s.hits[path], path)

@@ -49,24 +49,59 @@ func (g simGate) Allow(t Target, _ string) (func(CallEnd), time.Duration) {
 	return once[CallEnd](g.p, "call", &g.p.asking), 0
 }
 
-// simTurns hands out turns as the weather allows, and wants every one back.
-type simTurns struct{ p *proc }
+// simSlots hands out slots as the weather allows, and wants every one back.
+type simSlots struct{ p *proc }
 
-func (t simTurns) Take(string) (func(bool), time.Duration) {
-	s := t.p.s
+func (c simSlots) Acquire(ctx context.Context, _ string) (Slot, error) {
+	s := c.p.s
 	s.takes++
-	if s.turn != nil {
-		if wait := s.turn(s.takes - 1); wait > shortWait {
-			s.hit(viaLongTurn)
-			return nil, wait
-		} else if wait > 0 {
-			s.hit(viaShortTurn)
-			return nil, wait
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if s.slot != nil {
+		if wait := s.slot(s.takes - 1); wait > 0 {
+			s.hit(viaSlotWait)
+			if err := (simClock{c.p}).Sleep(ctx, min(wait, simPatience)); err != nil {
+				return nil, err
+			}
+			if wait > simPatience {
+				s.hit(viaNoSlot)
+				return nil, context.DeadlineExceeded
+			}
 		}
 	}
-	t.p.turns++
-	return once[bool](t.p, "turn", &t.p.turns), 0
+	c.p.slots++
+	return simSlot{c.p, once[bool](c.p, "slot", &c.p.slots)}, nil
 }
+
+type simSlot struct {
+	p       *proc
+	release func(bool)
+}
+
+// Begin is a wait of its own where the weather has it, and at times in vain.
+func (c simSlot) Begin(ctx context.Context) error {
+	s := c.p.s
+	s.begins++
+	if s.begin == nil {
+		return nil
+	}
+	wait := s.begin(s.begins - 1)
+	if wait == 0 {
+		return nil
+	}
+	s.hit(viaBegin)
+	if err := (simClock{c.p}).Sleep(context.Background(), min(wait, simLease/2)); err != nil {
+		return err
+	}
+	if wait > simLease/2 {
+		s.hit(viaNotBegun)
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func (c simSlot) Release(strained bool) { c.release(strained) }
 
 // once returns a function that takes one from n, and may be called once.
 func once[T any](p *proc, what string, n *int) func(T) {

@@ -21,7 +21,7 @@ type Config struct {
 
 	Clock    Clock        // nil means the wall clock
 	Gate     Gate         // nil means that every target may be called at any time
-	Turns    Turns        // nil means that a tenant may have any number of requests in hand
+	Slots    Slots        // nil means that any number of POSTs may be under way
 	Observer Observer     // nil means nobody watches
 	Log      *slog.Logger // nil means no log
 	Rand     *rand.Rand   // source of jitter and nonces for tests; nil means the process's own
@@ -59,20 +59,30 @@ const (
 	ClockSkew = 10 * time.Second
 )
 
-// Turns shares the worker among tenants. It is safe for concurrent use.
-type Turns interface {
-	// Take returns a function that must be called once, with whether the Flow Service throttled or
-	// failed the request, or nil and when to come back.
-	Take(tenant string) (done func(strained bool), wait time.Duration)
+// Slots bounds the POSTs under way and shares them among tenants. It is safe for concurrent use.
+type Slots interface {
+	// Acquire waits until the tenant's next POST may be announced, or until ctx ends, whose cause is its error
+	// then.
+	Acquire(ctx context.Context, tenant string) (Slot, error)
+}
+
+// Slot is a place for one POST. A few more are given out than POSTs may be under way, so that one is announced
+// already when another ends.
+type Slot interface {
+	// Begin waits until the POST may be sent, or until ctx ends, whose cause is its error then.
+	Begin(ctx context.Context) error
+	// Release gives the slot back. It must be called once, with whether the Flow Service throttled or failed
+	// the call.
+	Release(strained bool)
 }
 
 // Hub works on requests, any number at a time. It is safe for concurrent use.
 type Hub struct {
 	Config
-	inHand sync.Map     // :: Key → struct{}, what this process is working on
-	active atomic.Int64 // number of entries of inHand
-	floor  sync.RWMutex // held for writing by a request that must run alone
-	randMu sync.Mutex   // guards Config.Rand
+	inHand  sync.Map      // :: Key → struct{}, what this process is working on
+	active  atomic.Int64  // number of entries of inHand
+	suspect chan struct{} // holds a value while a suspect is worked on: one at a time
+	randMu  sync.Mutex    // guards Config.Rand
 }
 
 // New returns a Hub, or an error that names every field that is missing.
@@ -101,8 +111,8 @@ func New(cfg Config) (*Hub, error) {
 	if cfg.Gate == nil {
 		cfg.Gate = openGate{}
 	}
-	if cfg.Turns == nil {
-		cfg.Turns = freeTurns{}
+	if cfg.Slots == nil {
+		cfg.Slots = freeSlots{}
 	}
 	if cfg.Observer == nil {
 		cfg.Observer = blindObserver{}
@@ -120,7 +130,7 @@ func New(cfg Config) (*Hub, error) {
 		errs = append(errs, fmt.Errorf("provision: Config.SecretGrace is %v; it must not be negative", cfg.SecretGrace))
 	}
 	cfg.RequestDeadline = min(cfg.RequestDeadline, MaxDeadline)
-	return &Hub{Config: cfg}, errors.Join(errs...)
+	return &Hub{Config: cfg, suspect: make(chan struct{}, 1)}, errors.Join(errs...)
 }
 
 // Handle carries one delivery as far as it can be carried without waiting for minutes, and says what
@@ -131,6 +141,9 @@ func (h *Hub) Handle(ctx context.Context, d Delivery) (out Outcome) {
 	defer func() { out.Attempts = t.rec.Posts }()
 	defer t.recover(ctx, &out)
 	if d.Invalid != nil && d.Detached {
+		if d.Direct {
+			return Outcome{Silent: true}
+		}
 		return t.detached(d.Invalid)
 	}
 	if _, twice := h.inHand.LoadOrStore(d.Request.Key, struct{}{}); twice {
@@ -141,8 +154,11 @@ func (h *Hub) Handle(ctx context.Context, d Delivery) (out Outcome) {
 		h.active.Add(-1)
 		h.inHand.Delete(d.Request.Key)
 	}()
-	h.floor.RLock()
-	defer func() { t.leave() }()
+	defer func() {
+		if t.alone {
+			<-h.suspect
+		}
+	}()
 	return t.run(ctx)
 }
 
@@ -192,11 +208,17 @@ func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// freeTurns always has a turn.
-type freeTurns struct{}
+// freeSlots always has one.
+type freeSlots struct{}
 
-// Take implements Turns.
-func (freeTurns) Take(string) (func(bool), time.Duration) { return func(bool) {}, 0 }
+// Acquire implements Slots.
+func (s freeSlots) Acquire(context.Context, string) (Slot, error) { return s, nil }
+
+// Begin implements Slot.
+func (freeSlots) Begin(context.Context) error { return nil }
+
+// Release implements Slot.
+func (freeSlots) Release(bool) {}
 
 // blindObserver looks away.
 type blindObserver struct{}

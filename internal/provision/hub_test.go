@@ -5,10 +5,11 @@ import (
 	"errors"
 	"reflect"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // The tests here run a Hub on its own, without the simulation's scheduler, in bubbles whose time is
@@ -285,105 +286,128 @@ func TestMessageOutcomeIsTheSameWhenToldAgain(t *testing.T) {
 	})
 }
 
-// TestNoTurnIsNoLostRecord: a message that had to wait for its tenant's turn is recorded at once, and
-// so isn't taken for one whose record was lost when it comes back.
-func TestNoTurnIsNoLostRecord(t *testing.T) {
+// TestNoSlotIsNoLostRecord: a message that no slot came free for is recorded, and so isn't taken for one whose
+// record was lost when it comes back.
+func TestNoSlotIsNoLostRecord(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l, finds, busy := newMemLedger(), 0, &fewTurns{}
+		l, finds, few := newMemLedger(), 0, &fewSlots{}
 		h := newTestHub(t, func(c *Config) {
-			c.Ledger, c.Turns = l, busy
+			c.Ledger, c.Slots = l, few
 			c.Connections = scriptedFlow{find: func() ([]Found, error) { finds++; return nil, nil }}
 		})
-		if out := h.Handle(t.Context(), delivery()); out.Result != nil || out.Delay != time.Minute || l.record(testRequest().Key).Held {
-			t.Fatalf("%+v, held=%v", out, l.record(testRequest().Key).Held)
+		out := h.Handle(t.Context(), delivery())
+		rec := l.record(testRequest().Key)
+		if out.Result != nil || out.Delay <= 0 || rec.Held || rec.HeldSeq != delivery().Seq {
+			t.Fatalf("%+v, held=%v by message %d", out, rec.Held, rec.HeldSeq)
 		}
-		busy.free = true
+		few.free = true
 		d := delivery()
 		d.Delivered = 2
 		if out := h.Handle(t.Context(), d); out.Result == nil || finds != 0 {
 			t.Errorf("%+v after %d look-ups", out, finds)
 		}
-		if busy.out != 0 {
-			t.Errorf("%d turns were not given back", busy.out)
+		if few.out != 0 {
+			t.Errorf("%d slots were not given back", few.out)
 		}
 	})
 }
 
-// TestRepeatGivesItsOneTurnBack: a repeat finds out late that it is one, and starts over.
-func TestRepeatGivesItsOneTurnBack(t *testing.T) {
+// TestSlotIsHeldForTheCallAlone: neither what comes before the POST nor what comes after holds it.
+func TestSlotIsHeldForTheCallAlone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		turns := &fewTurns{free: true}
-		h := newTestHub(t, func(c *Config) { c.Turns = turns })
+		few := &fewSlots{free: true}
+		held := map[string]int{}
+		note := func(what string) { held[what] = max(held[what], few.out) }
+		h := newTestHub(t, func(c *Config) {
+			c.Slots = few
+			c.Secrets = secretsFunc(func(string) { note("secrets") })
+			c.Ledger = watchedLedger{newMemLedger(), func(r Record) { note(string(r.State)) }}
+			c.Connections = scriptedFlow{create: func(context.Context, time.Time) error { note("create"); return nil }}
+		})
 		for _, repeat := range []bool{false, true} {
 			if out := h.Handle(t.Context(), delivery()); out.Result == nil || out.Repeat != repeat {
 				t.Errorf("%+v, want repeat=%v", out, repeat)
 			}
 		}
-		if turns.out != 0 {
-			t.Errorf("%d turns were not given back", turns.out)
+		want := map[string]int{"secrets": 0, "create": 1, string(StatePosting): 1, string(StateCreated): 0}
+		if diff := cmp.Diff(want, held); diff != "" || few.out != 0 {
+			t.Errorf("slots held: %s\n%d not given back", diff, few.out)
 		}
 	})
 }
 
-type fewTurns struct {
+type watchedLedger struct {
+	*memLedger
+	stored func(Record)
+}
+
+func (l watchedLedger) Store(ctx context.Context, key Key, rec Record, rev uint64) (uint64, error) {
+	l.stored(rec)
+	return l.memLedger.Store(ctx, key, rec, rev)
+}
+
+// fewSlots has some, or none before the context ends.
+type fewSlots struct {
 	free bool
 	out  int
 }
 
-func (f *fewTurns) Take(string) (func(bool), time.Duration) {
+func (f *fewSlots) Acquire(ctx context.Context, _ string) (Slot, error) {
 	if !f.free {
-		return nil, time.Minute
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
 	}
 	f.out++
-	return func(bool) { f.out-- }, 0
+	return f, nil
 }
 
-// TestSuspectRunsAlone: a request that killed two workers is worked on with no other beside it.
-func TestSuspectRunsAlone(t *testing.T) {
+func (*fewSlots) Begin(context.Context) error { return nil }
+
+func (f *fewSlots) Release(bool) { f.out-- }
+
+// TestOneSuspectAtATime: of the requests that killed two workers each, one is worked on at a time, beside all
+// others, so that the next death tells which.
+func TestOneSuspectAtATime(t *testing.T) {
 	t.Parallel()
-	suspect := testRequest().Key
-	var others, overlaps atomic.Int64
-	l := newMemLedger()
-	l.put(Record{Key: suspect, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, Deaths: 1, Owner: "dead",
-		HeldUntil: time.Now().Add(time.Hour), Deadline: time.Now().Add(time.Hour)})
-	h := newTestHub(t, func(c *Config) {
-		c.Ledger = l
-		c.Secrets = secretsFunc(func(tenant string) {
-			if tenant == suspect.Tenant && others.Load() != 0 {
-				overlaps.Add(1)
-			}
-			if tenant != suspect.Tenant {
-				others.Add(1)
-				defer others.Add(-1)
-			}
-		})
-	})
-	done := make(chan Outcome)
-	for range 8 {
-		go func() {
+	synctest.Test(t, func(t *testing.T) {
+		l := newMemLedger()
+		request := func(tenant string) Delivery {
 			d := delivery()
-			d.Request.Key.Tenant = "other" + h.nonce()[:8]
-			done <- h.Handle(t.Context(), d)
-		}()
-	}
-	go func() {
-		d := delivery()
-		d.Delivered = 2
-		done <- h.Handle(t.Context(), d)
-	}()
-	for range 9 {
-		if out := <-done; out.Result == nil {
-			t.Errorf("%+v", out)
+			d.Request.Key.Tenant, d.Delivered = tenant, 2
+			return d
 		}
-	}
-	if overlaps.Load() != 0 {
-		t.Errorf("%d overlaps", overlaps.Load())
-	}
-	if !l.record(suspect).Alone {
-		t.Error("the record doesn't say that it ran alone")
-	}
+		for _, tenant := range []string{"one", "two"} {
+			l.put(Record{Key: request(tenant).Request.Key, State: StateClaimed, Fingerprint: "f1", Held: true, HeldSeq: 1, Deaths: 1, Owner: "dead",
+				HeldUntil: time.Now().Add(time.Hour), Deadline: time.Now().Add(time.Hour)})
+		}
+		let := make(chan struct{})
+		h := newTestHub(t, func(c *Config) {
+			c.Ledger = l
+			c.Secrets = secretsFunc(func(tenant string) {
+				if tenant == "one" {
+					<-let
+				}
+			})
+		})
+		first := make(chan Outcome)
+		go func() { first <- h.Handle(t.Context(), request("one")) }()
+		synctest.Wait()
+		if out := h.Handle(t.Context(), request("two")); out.Result != nil || out.Delay <= 0 || out.Delay > firstWriteWait {
+			t.Errorf("a second suspect: %+v, want it back soon", out)
+		}
+		if out := h.Handle(t.Context(), delivery()); out.Result == nil {
+			t.Errorf("another request: %+v, want it worked on", out)
+		}
+		close(let)
+		if out := <-first; out.Result == nil || !l.record(request("one").Request.Key).Alone {
+			t.Errorf("%+v, alone=%v", out, l.record(request("one").Request.Key).Alone)
+		}
+		if out := h.Handle(t.Context(), request("two")); out.Result == nil {
+			t.Errorf("the second suspect after the first: %+v", out)
+		}
+	})
 }
 
 type secretsFunc func(tenant string)

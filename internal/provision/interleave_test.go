@@ -75,6 +75,9 @@ func clashing(t *testing.T, seed uint64, tweak func(*Config)) *sim {
 	}
 	s.post = s.randomAnswers()
 	s.randomHabits()
+	if direct := s.rng.IntN(60); direct >= 20 { // in a third of them nothing is
+		s.ahead = func(n int) bool { return n < 20 && s.rng.IntN(100) < direct }
+	}
 	s.foul()
 	for range 2 + s.rng.IntN(2) {
 		s.start(time.Duration(s.rng.Int64N(int64(ClockSkew))) - ClockSkew/2)
@@ -105,7 +108,7 @@ func (s *sim) foul() {
 	s.gone = func(secret string) bool {
 		return secret == secretAdobe && adobe() > 0 || secret == secretToken && token() > 0
 	}
-	s.turn = s.randomTurns()
+	s.slot, s.begin = s.randomSlots(), s.randomSlots()
 	s.randomRequest()
 	retried(s, s.rng.IntN(3))
 	s.randomWord()
@@ -156,17 +159,17 @@ func (s *sim) randomTokens(foul func() time.Duration) func(int) error {
 	}
 }
 
-// randomTurns refuses some of the first turns, for a moment or for minutes.
-func (s *sim) randomTurns() func(int) time.Duration {
+// randomSlots has some of the first slots waited for, for a moment or for minutes.
+func (s *sim) randomSlots() func(int) time.Duration {
 	short, long := s.rng.IntN(60), s.rng.IntN(20)
 	return func(n int) time.Duration {
 		switch r := s.rng.IntN(100); {
 		case n > 200:
 			return 0
 		case r < long:
-			return time.Duration(s.rng.Int64N(int64(3 * time.Minute)))
+			return time.Duration(s.rng.Int64N(int64(2 * simPatience)))
 		case r < long+short:
-			return time.Duration(1 + s.rng.Int64N(int64(shortWait)))
+			return time.Duration(1 + s.rng.Int64N(int64(20*time.Millisecond)))
 		}
 		return 0
 	}

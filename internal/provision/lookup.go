@@ -111,7 +111,6 @@ func (t *task) unresolved(ctx context.Context, settled bool, err error, detail s
 		return t.handBack(ctx, atLeast)
 	}
 	if err != nil {
-		t.strained = true
 		t.hub.Observer.Retried(targetOf(err), cause)
 	}
 	return t.pause(ctx, atLeast, t.lookUp)

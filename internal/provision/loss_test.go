@@ -66,28 +66,8 @@ func TestUnconfirmedWriteIsNoDeath(t *testing.T) {
 	}
 }
 
-// noTurns has none.
-type noTurns struct{}
-
-func (noTurns) Take(string) (func(bool), time.Duration) { return nil, time.Minute }
-
-// TestParkedRequestNamesItsMessage: else the sweeper can't tell that it is gone.
-func TestParkedRequestNamesItsMessage(t *testing.T) {
-	t.Parallel()
-	l := newMemLedger()
-	h := newTestHub(t, func(c *Config) { c.Ledger, c.Turns = l, noTurns{} })
-	d := delivery()
-	d.Seq = 42
-	if out := h.Handle(t.Context(), d); out.Result != nil || out.Delay <= 0 {
-		t.Fatalf("%+v", out)
-	}
-	if rec := l.record(d.Request.Key); rec.HeldSeq != 42 || rec.HeldDelivered != 1 || rec.Held {
-		t.Errorf("held %v: message %d, delivery %d", rec.Held, rec.HeldSeq, rec.HeldDelivered)
-	}
-}
-
-// TestSuspectSleepsForNobody: while one request is worked on alone all others wait, so what it has to
-// wait for it doesn't wait for in its slot.
+// TestSuspectSleepsForNobody: while one suspect is worked on all other suspects wait, so what it has to
+// wait for it waits for in the stream.
 func TestSuspectSleepsForNobody(t *testing.T) {
 	t.Parallel()
 	l, k := newMemLedger(), testRequest().Key

@@ -34,20 +34,18 @@ type step func(context.Context) step
 
 // task is one delivery being worked on. It belongs to one goroutine.
 type task struct {
-	hub      *Hub
-	d        Delivery
-	started  time.Time // of this delivery
-	rec      Record    // as last written, plus what the step under way has changed
-	rev      uint64    // of rec in the ledger; 0 if it isn't there
-	waits    *waits    // use tryWaits
-	alone    bool      // holds hub.floor for writing
-	turn     func(strained bool)
-	strained bool             // the Flow Service throttled or failed this delivery
-	fresh    bool             // read secrets past the cache next time
-	looked   bool             // this delivery looked for connections before the first POST
-	read     map[string]Found // connections that this delivery has read by their id
-	creds    Credentials
-	secret   Secret
+	hub     *Hub
+	d       Delivery
+	started time.Time        // of this delivery
+	rec     Record           // as last written, plus what the step under way has changed
+	rev     uint64           // of rec in the ledger; 0 if it isn't there
+	waits   *waits           // use tryWaits
+	alone   bool             // it is the suspect that hub.suspect stands for
+	fresh   bool             // read secrets past the cache next time
+	looked  bool             // this delivery looked for connections before the first POST
+	read    map[string]Found // connections that this delivery has read by their id
+	creds   Credentials
+	secret  Secret
 
 	readAt    time.Time // when the last read of a secret began
 	pastCache bool      // and whether it was one past the cache
@@ -116,6 +114,9 @@ func (t *task) examine(ctx context.Context) step {
 		return t.back(t.hub.jitter(t.hub.RetryDelayMax), "the ledger cannot be read")
 	}
 	t.rec, t.rev = rec, rev
+	if t.d.Direct && !t.free() {
+		return t.end(Outcome{Silent: true})
+	}
 	switch {
 	case rec.Fingerprint != t.d.Request.Fingerprint:
 		return t.end(t.detached(Fail(ReasonIDReused,
@@ -134,6 +135,20 @@ func (t *task) examine(ctx context.Context) step {
 	return t.takeOver
 }
 
+// free reports whether a message that was read directly may be worked on although there is a record. Whatever
+// is to be said of its message alone, its delivery says.
+func (t *task) free() bool {
+	r, rec := t.d.Request, t.rec
+	switch {
+	case rec.Fingerprint != r.Fingerprint:
+		return false
+	case rec.State.Final():
+		return rec.State == StateFailed && r.Retry == rec.Retry+1
+	}
+	wait, _ := t.elsewhere()
+	return wait == 0 && r.Retry == rec.Retry && r.Resolution == nil && !t.hub.Clock.Now().Before(rec.RestUntil)
+}
+
 // elsewhere returns how long to leave the request alone because somebody may be working on it.
 func (t *task) elsewhere() (time.Duration, string) {
 	now := t.hub.Clock.Now()
@@ -143,7 +158,7 @@ func (t *task) elsewhere() (time.Duration, string) {
 		return over.Sub(now), "a POST for it may be under way"
 	case !t.rec.Held || t.rec.Owner == t.hub.Instance || !now.Before(t.rec.HeldUntil):
 		return 0, ""
-	case t.d.Seq == t.rec.HeldSeq && t.d.Delivered > t.rec.HeldDelivered:
+	case !t.rec.Direct && t.d.Seq == t.rec.HeldSeq && t.d.Delivered > t.rec.HeldDelivered:
 		return 0, "" // the broker took it from the one who had it
 	}
 	return min(t.rec.HeldUntil.Sub(now), t.hub.RetryDelayMax), "another worker has it"
@@ -165,7 +180,12 @@ func (t *task) takeOver(context.Context) step {
 		t.rec.RefusedSince = time.Time{} // for all we know, this one was not refused
 	}
 	if t.rec.Deaths >= deathsBeforeAlone {
-		t.isolate()
+		select {
+		case t.hub.suspect <- struct{}{}:
+			t.alone = true
+		default:
+			return t.back(t.hub.jitter(firstWriteWait), "another request that may have killed its workers is being worked on")
+		}
 	}
 	return t.claim
 }
@@ -186,13 +206,11 @@ func (t *task) claim(ctx context.Context) step {
 		t.fail(Fail(ReasonExpired, "its expirytime had passed when it was first seen; send it again with a later one"))
 		return t.conclude
 	}
-	if wait := t.takeTurn(ctx); wait > 0 {
-		return t.park(ctx, wait)
-	}
-	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered = true, t.d.Seq, t.d.Delivered
+	t.rec.Held, t.rec.HeldSeq, t.rec.HeldDelivered, t.rec.Direct = true, t.d.Seq, t.d.Delivered, t.d.Direct
+	t.rec.RestUntil = time.Time{}
 	t.rec.Alone = t.alone || t.hub.active.Load() == 1
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "claim", Result: string(t.rec.State)})
-	if t.rev == 0 && t.d.Delivered == 1 {
+	if t.rev == 0 && t.d.Delivered <= 1 {
 		return t.proceed() // the intent to POST, or the first wait, writes it
 	}
 	if next, ok := t.write(ctx); !ok {
@@ -226,62 +244,3 @@ const (
 	deathsBeforeAlone   = 2
 	deathsBeforeFailure = 5
 )
-
-// Waits for a turn that are worth a slot, and how often.
-const (
-	shortWait  = 20 * time.Millisecond
-	shortWaits = 50
-)
-
-// takeTurn returns how long the request must rest because its tenant has its share in hand. Short waits
-// it waits for itself. What is past its deadline needs no turn.
-func (t *task) takeTurn(ctx context.Context) (wait time.Duration) {
-	if t.turn != nil || t.d.Invalid != nil || !t.hub.Clock.Now().Before(t.rec.Deadline) {
-		return 0
-	}
-	for range shortWaits {
-		t.turn, wait = t.hub.Turns.Take(t.rec.Key.Tenant)
-		if t.turn != nil {
-			return 0
-		}
-		if wait > shortWait || t.alone || t.sleep(ctx, wait) != nil {
-			break
-		}
-	}
-	return max(wait, time.Second)
-}
-
-// park lets a message rest until its tenant has a turn for it. The first time it is recorded, so that
-// the next delivery isn't taken for one whose record was lost.
-func (t *task) park(ctx context.Context, wait time.Duration) step {
-	if until := t.rec.Deadline.Sub(t.hub.Clock.Now()); until > 0 {
-		wait = min(wait, until)
-	}
-	if t.rev == 0 {
-		t.rec.HeldSeq, t.rec.HeldDelivered = t.d.Seq, t.d.Delivered // tells the sweeper its message
-		if next, ok := t.write(ctx); !ok {
-			return next
-		}
-	}
-	return t.back(wait, "its tenant has its share of requests in hand")
-}
-
-// isolate waits until this request is the only one being worked on, and keeps others out. So from now
-// on nothing is slept for: what must wait leaves.
-func (t *task) isolate() {
-	t.hub.floor.RUnlock()
-	t.hub.floor.Lock()
-	t.alone = true
-}
-
-// leave gives the turn back and lets others in again.
-func (t *task) leave() {
-	if t.turn != nil {
-		t.turn(t.strained)
-	}
-	if t.alone {
-		t.hub.floor.Unlock()
-		return
-	}
-	t.hub.floor.RUnlock()
-}

@@ -1,6 +1,9 @@
 package provision
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Outcome is what one delivery of a message came to. The consumer alone acts on it.
 type Outcome struct {
@@ -13,6 +16,12 @@ type Outcome struct {
 	Resumed bool
 	// Detached says that Result is of this message only, and the ledger was left alone.
 	Detached bool
+	// Silent says that there is nothing to publish: the outcome was told already, or, of a direct delivery,
+	// the request is somebody else's or has ended. A message that was delivered is acknowledged.
+	Silent bool
+	// Told is to be called once Result is published. It records that, so that the delivery of the message that
+	// is still to come says nothing again. Nil where none is to come.
+	Told func(context.Context)
 	// Delay is how long the message is to rest; it means nothing where Result is set.
 	Delay time.Duration
 	// Attempts is how many POSTs were begun in this retry, as far as the ledger was read.

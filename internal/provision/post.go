@@ -3,40 +3,103 @@ package provision
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
 )
 
-// post announces a POST in the ledger, sends it, and takes its answer. Getting ready for it may have
-// taken longer than the request had left.
-func (t *task) post(ctx context.Context) (next step) {
-	if !t.hub.Clock.Now().Before(t.rec.Deadline) {
-		return t.lapse
+// post sends the POST, once there is a slot for it, and takes its answer.
+func (t *task) post(ctx context.Context) step {
+	conn, announced, next, err := t.send(ctx)
+	switch {
+	case announced:
+		return t.answered(ctx, conn, err)
+	case err == nil:
+		return next
+	case t.rec.LastFail == nil:
+		t.rec.LastFail = Fail(ReasonFlowUnavailable, "the Flow Service is not being called for now, because it fails")
 	}
-	if t.owesLook() {
-		return t.lookFirst
+	return t.hindered(ctx, TargetFlow, err, t.prepare)
+}
+
+// send waits for a slot, announces the POST in the ledger and sends it. The slot is held for these two alone, so
+// that a lease never waits for a slot. Where nothing was announced, err says that the Flow Service is not to be
+// called for now, or next where to go instead.
+func (t *task) send(ctx context.Context) (conn Connection, announced bool, next step, err error) {
+	slot, wait, err := t.acquire(ctx)
+	if err != nil {
+		return conn, false, t.giveUpWaiting, nil
 	}
-	var conn Connection
-	var err error
-	announced := false
+	strained := false
+	defer func() { slot.Release(strained) }()
+	switch { // getting here may have taken longer than the request had left, and the secrets may be others by now
+	case !t.hub.Clock.Now().Before(t.rec.Deadline):
+		return conn, false, t.lapse, nil
+	case t.owesLook():
+		return conn, false, t.lookFirst, nil
+	case wait > staleAfter && (t.readSecrets(ctx) != nil || t.wrongDomain()):
+		return conn, false, t.prepare, nil // which says what is wrong
+	}
 	closed := t.through(TargetFlow, func() CallEnd {
 		if next, announced = t.announce(ctx); !announced {
 			return CallVoid
 		}
-		conn, err = t.hub.Connections.Create(context.WithoutCancel(t.call(ctx)), t.account(), t.newConnection(), t.rec.leaseEnd())
+		if err = t.begin(slot); err == nil {
+			conn, err = t.hub.Connections.Create(context.WithoutCancel(t.call(ctx)), t.account(), t.newConnection(), t.rec.leaseEnd())
+		}
 		return flowEnd(err)
 	})
-	switch {
-	case closed != nil:
-		if t.rec.LastFail == nil {
-			t.rec.LastFail = Fail(ReasonFlowUnavailable, "the Flow Service is not being called for now, because it fails")
-		}
-		return t.hindered(ctx, TargetFlow, closed, t.prepare)
-	case !announced:
-		return next
+	if closed != nil {
+		return conn, false, nil, closed
 	}
-	return t.answered(ctx, conn, err)
+	strained = announced && strains(err)
+	return conn, announced, next, err
+}
+
+// begin waits for the moment to send the POST that was announced, at most until half of its lease is over.
+func (t *task) begin(slot Slot) error {
+	ctx, cancel := context.WithTimeout(context.Background(), t.rec.leaseEnd().Sub(t.hub.Clock.Now())-t.hub.FlowTimeout/2)
+	defer cancel()
+	if err := slot.Begin(ctx); err != nil {
+		return &CallError{Verdict: VerdictNotSent, Target: TargetFlow, Cause: CauseTimeout, Err: fmt.Errorf("%w: no slot came free in time", ErrNotAsked)}
+	}
+	return nil
+}
+
+// giveUpWaiting goes on after no slot came free in time.
+func (t *task) giveUpWaiting(ctx context.Context) step {
+	if !t.hub.Clock.Now().Before(t.rec.Deadline) {
+		return t.lapse
+	}
+	return t.handBack(ctx, 0)
+}
+
+// staleAfter is how long a request may wait for its slot before the secrets are read again.
+const staleAfter = time.Second
+
+// acquire waits for a slot, but not longer than the request may be worked on in this delivery, nor past its
+// deadline, nor when the worker is asked to stop.
+func (t *task) acquire(ctx context.Context) (slot Slot, wait time.Duration, err error) {
+	began := t.hub.Clock.Now()
+	until := t.started.Add(t.hub.RetryElapsed)
+	if t.rec.Deadline.Before(until) {
+		until = t.rec.Deadline
+	}
+	ctx, cancel := context.WithTimeout(ctx, until.Sub(began))
+	defer cancel()
+	defer context.AfterFunc(t.hub.Stopping, cancel)()
+	slot, err = t.hub.Slots.Acquire(ctx, t.rec.Key.Tenant)
+	return slot, t.hub.Clock.Now().Sub(began), err
+}
+
+// strains reports whether the answer to a POST shows that the Flow Service bears no more of the tenant's.
+func strains(err error) bool {
+	if err == nil || errors.Is(err, ErrNotAsked) {
+		return false
+	}
+	v := asCallError(err).Verdict
+	return v == VerdictThrottled || v == VerdictUnknown || v == VerdictNotSent
 }
 
 // announce writes the intent to POST. Where it returns false, next is where to go instead. The very write
@@ -96,7 +159,6 @@ func (t *task) answered(ctx context.Context, conn Connection, err error) step {
 	ce := asCallError(err)
 	result.Result, result.Detail = ce.Verdict.String(), text(ce)
 	t.rec.note(result)
-	t.strained = ce.Verdict == VerdictThrottled || ce.Verdict == VerdictUnknown || ce.Verdict == VerdictNotSent
 	t.log(slog.LevelDebug, "the POST made no connection that we know of", slog.String("verdict", ce.Verdict.String()),
 		slog.Int("status", ce.Status), slog.String("code", ce.Code), slog.Any("error", ce))
 	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)

@@ -38,6 +38,8 @@ type Record struct {
 	Held          bool      `json:"held"`
 	HeldSeq       uint64    `json:"heldSeq,omitempty"`       // the message the owner got it by; of a final record: the one that concluded it
 	HeldDelivered uint64    `json:"heldDelivered,omitempty"` // and which delivery of it
+	Direct        bool      `json:"direct,omitempty"`        // the owner read it from the stream: its delivery says nothing of the owner
+	Told          bool      `json:"told,omitempty"`          // of a final record: the result is published
 	HeldUntil     time.Time `json:"heldUntil"`               // an owner without a sign of life after that has lost it
 	Alone         bool      `json:"alone,omitempty"`         // it is the only request its worker has in hand
 	Deaths        int       `json:"deaths,omitempty"`        // workers in a row that vanished with it
@@ -68,6 +70,7 @@ type Record struct {
 	Deadline       time.Time      `json:"deadline"`
 	NotBefore      time.Time      `json:"notBefore,omitzero"` // upstream asked to be left alone until then
 	Missing        *Missing       `json:"missing,omitempty"`  // a secret that is not there, which is yet to be believed
+	RestUntil      time.Time      `json:"restUntil,omitzero"` // its message was given back until then; nobody reads it directly before
 	Handbacks      int            `json:"handbacks,omitempty"`
 	UpdatedAt      time.Time      `json:"updatedAt"`
 

@@ -70,8 +70,13 @@ type Delivery struct {
 	EventSalt string
 
 	Seq       uint64    // the message's sequence in its stream
-	Delivered uint64    // how often the broker says it delivered it, from 1
+	Delivered uint64    // how often the broker says it delivered it, from 1; 0 for a direct one
 	EnteredAt time.Time // when it entered the stream
+
+	// Direct says that the message was read from the stream ahead of its delivery, which is still to come: it
+	// can't be acknowledged, and whoever gets the delivery may work on it at the same time. The ledger is what
+	// keeps them apart.
+	Direct bool
 
 	// Work is where in the request's trace the work on this delivery is: what its calls and its result
 	// say. Empty means Request.Trace.

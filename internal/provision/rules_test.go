@@ -27,29 +27,32 @@ type openPost struct {
 
 // Paths that a run may take; rules.hits counts them.
 const (
-	viaPromise   = "a POST was answered with a success that named no connection"
-	viaIMS       = "no token"
-	viaShortTurn = "a turn was refused for a moment"
-	viaLongTurn  = "a turn was refused for long"
-	viaParked    = "its tenant has its share of requests in hand" // as in Outcome.Why
-	viaHandBack  = "to be tried again later"                      // as in Outcome.Why
-	viaAlone     = "a POST was answered with Retry-After"
-	viaFirst     = "looked up before the first POST"
-	viaIfExists  = "concluded because of ifExists"
-	viaStop      = "a worker stopped as it was asked to"
-	viaNoList    = "the list could not be had"
-	viaNoLedger  = "the ledger could not be had"
-	viaRetry     = "a retry was sent"
-	viaReread    = "newer secrets got one more POST"
-	viaAbsent    = "a POST was settled as absent"
-	viaUnknown   = "outcome_unknown was told"
-	viaNamed     = "a person's word named the connection"
-	viaGone      = "a person's word settled a POST as absent"
-	viaContra    = "a person's word was not borne out"
-	viaRead      = "a connection was read by its id"
-	viaTaken     = "a POST was refused because such a connection exists"
-	viaMissing   = "a secret was missing"
-	viaGrace     = whyMissing // as in Outcome.Why
+	viaPromise  = "a POST was answered with a success that named no connection"
+	viaIMS      = "no token"
+	viaSlotWait = "a slot was waited for"
+	viaNoSlot   = "no slot came free in one delivery"
+	viaBegin    = "a POST waited after it was announced"
+	viaNotBegun = "a POST that was announced was not sent"
+	viaDirect   = "a message was read without being delivered"
+	viaSilent   = "a delivery was acknowledged in silence"
+	viaHandBack = "to be tried again later" // as in Outcome.Why
+	viaAlone    = "a POST was answered with Retry-After"
+	viaFirst    = "looked up before the first POST"
+	viaIfExists = "concluded because of ifExists"
+	viaStop     = "a worker stopped as it was asked to"
+	viaNoList   = "the list could not be had"
+	viaNoLedger = "the ledger could not be had"
+	viaRetry    = "a retry was sent"
+	viaReread   = "newer secrets got one more POST"
+	viaAbsent   = "a POST was settled as absent"
+	viaUnknown  = "outcome_unknown was told"
+	viaNamed    = "a person's word named the connection"
+	viaGone     = "a person's word settled a POST as absent"
+	viaContra   = "a person's word was not borne out"
+	viaRead     = "a connection was read by its id"
+	viaTaken    = "a POST was refused because such a connection exists"
+	viaMissing  = "a secret was missing"
+	viaGrace    = whyMissing // as in Outcome.Why
 )
 
 func viaGate(t Target) string { return "the gate kept callers from " + string(t) }
@@ -57,7 +60,7 @@ func viaGate(t Target) string { return "the gate kept callers from " + string(t)
 // paths lists all of them.
 func paths() []string {
 	return []string{
-		viaPromise, viaIMS, viaShortTurn, viaLongTurn, viaParked, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
+		viaPromise, viaIMS, viaSlotWait, viaNoSlot, viaBegin, viaNotBegun, viaDirect, viaSilent, viaHandBack, viaAlone, viaFirst, viaIfExists, viaStop,
 		viaNoList, viaNoLedger, viaRetry, viaReread, viaAbsent, viaUnknown, viaGate(TargetFlow), viaGate(TargetVault),
 		viaNamed, viaGone, viaContra, viaRead, viaTaken, viaMissing, viaGrace,
 	}
@@ -141,10 +144,10 @@ func (s *sim) lookedUp(k Key, q Query, shows bool) {
 
 // handled checks what a worker leaves behind that has done with a message, and notes how it went.
 func (p *proc) handled(out Outcome) {
-	if p.asking != 0 || p.turns != 0 {
-		p.s.breach("%s keeps %d calls from the gate and %d turns", p.name, p.asking, p.turns)
+	if p.asking != 0 || p.slots != 0 {
+		p.s.breach("%s keeps %d calls from the gate and %d slots", p.name, p.asking, p.slots)
 	}
-	if out.Result == nil {
+	if out.Result == nil && !out.Silent {
 		p.s.hit(out.Why)
 	}
 	rec := p.s.ledger.record(p.msg.d.Request.Key)

@@ -20,7 +20,7 @@ type scenario struct {
 func scenarios() []scenario {
 	var all []scenario
 	for _, some := range [][]scenario{
-		plainScenarios(), promiseScenarios(), tokenScenarios(), turnScenarios(), gateScenarios(), restScenarios(),
+		plainScenarios(), promiseScenarios(), tokenScenarios(), slotScenarios(), directScenarios(), gateScenarios(), restScenarios(),
 		lookFirstScenarios(), graceScenarios(), ledgerScenarios(), ifExistsScenarios(), retryScenarios(), resolveScenarios(),
 		habitScenarios(), takenScenarios(), stateScenarios(),
 	} {
@@ -156,33 +156,72 @@ func tokenScenarios() []scenario {
 	}
 }
 
-// refusedFor returns a weather of turns: the first n are refused for d each.
-func refusedFor(n int, d time.Duration) func(*sim) {
+// slotsAfter returns a weather of slots: the n-th is waited for that long, those after them not.
+func slotsAfter(waits ...time.Duration) func(*sim) {
 	return func(s *sim) {
-		s.turn = func(i int) time.Duration {
-			if i < n {
-				return d
+		s.slot = func(n int) time.Duration {
+			if n < len(waits) {
+				return waits[n]
 			}
 			return 0
 		}
 	}
 }
 
-func turnScenarios() []scenario {
+func slotScenarios() []scenario {
 	return []scenario{
-		{name: "a turn after a moment", setup: refusedFor(3, 10*time.Millisecond), want: OutcomeCreated,
-			through: []string{viaShortTurn}, never: []string{viaParked}},
-		{name: "a turn after many moments", setup: refusedFor(shortWaits+2, shortWait), want: OutcomeCreated,
-			through: []string{viaShortTurn, viaParked}},
-		{name: "a turn after minutes", setup: refusedFor(2, 2*time.Minute), want: OutcomeCreated, through: []string{viaLongTurn, viaParked}},
-		{name: "no turn for a POST to be looked up", setup: func(s *sim) {
-			s.post = answers(postAnswer{made: true, err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Status: 503, RetryAfter: 10 * time.Minute}})
-			s.turn = func(n int) time.Duration { return []time.Duration{0, time.Minute, 10 * time.Millisecond, 0}[min(n, 3)] }
-		}, want: OutcomeCreated, through: []string{viaLongTurn, viaShortTurn, viaParked, viaAlone, viaHandBack}},
-		{name: "no turn before the deadline", setup: func(s *sim) {
+		{name: "a slot after a moment", setup: slotsAfter(10 * time.Millisecond), want: OutcomeCreated,
+			through: []string{viaSlotWait}, never: []string{viaNoSlot, viaHandBack}},
+		{name: "a slot after a minute", setup: slotsAfter(time.Minute), want: OutcomeCreated,
+			through: []string{viaSlotWait}, never: []string{viaNoSlot, viaHandBack}},
+		{name: "a slot in the third delivery", setup: slotsAfter(2*simPatience, 3*simPatience, time.Second), want: OutcomeCreated,
+			through: []string{viaNoSlot, viaHandBack}},
+		{name: "a slot for another POST is waited for", setup: func(s *sim) {
+			s.post = answers(postAnswer{err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Status: 503, RetryAfter: 10 * time.Minute}})
+			slotsAfter(0, 2*simPatience, time.Minute)(s)
+		}, want: OutcomeCreated, through: []string{viaNoSlot, viaAlone, viaHandBack, viaAbsent}},
+		{name: "announced, and sent a while after", setup: func(s *sim) { s.begin = func(int) time.Duration { return 10 * time.Second } },
+			want: OutcomeCreated, through: []string{viaBegin}, never: []string{viaNotBegun}},
+		{name: "announced, and not sent the first time", setup: func(s *sim) {
+			s.begin = func(n int) time.Duration { return []time.Duration{simLease, 0}[min(n, 1)] }
+		}, want: OutcomeCreated, through: []string{viaNotBegun}},
+		{name: "no slot before the deadline", setup: func(s *sim) {
 			s.tweak = func(c *Config) { c.RequestDeadline = 5 * time.Minute }
-			s.turn = func(int) time.Duration { return 2 * time.Minute }
-		}, want: OutcomeFailed, reason: ReasonFlowUnavailable, through: []string{viaLongTurn, viaParked}},
+			s.slot = func(int) time.Duration { return 2 * simPatience }
+		}, want: OutcomeFailed, reason: ReasonFlowUnavailable, through: []string{viaNoSlot, viaHandBack}},
+		{name: "a slot just after the deadline", setup: func(s *sim) {
+			s.tweak = func(c *Config) { c.RequestDeadline = time.Minute }
+			s.slot = func(int) time.Duration { return time.Minute + time.Second }
+		}, want: OutcomeFailed, reason: ReasonFlowUnavailable, through: []string{viaSlotWait}},
+	}
+}
+
+// ahead has the first n chances to read a message directly taken, under the weather of setup.
+func ahead(n int, setup func(*sim)) func(*sim) {
+	return func(s *sim) {
+		if setup != nil {
+			setup(s)
+		}
+		s.ahead = func(i int) bool { return i < n }
+	}
+}
+
+func directScenarios() []scenario {
+	lost := postAnswer{made: true, err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Cause: CauseStatus, Status: 504}}
+	direct := []string{viaDirect, viaSilent}
+	return []scenario{
+		{name: "read directly, and made at once", setup: ahead(1, nil), want: OutcomeCreated, through: direct},
+		{name: "read directly three times", setup: ahead(3, nil), want: OutcomeCreated, through: direct},
+		{name: "read directly, and the answer lost", setup: ahead(1, posts(lost)), want: OutcomeCreated, through: direct},
+		{name: "read directly, 500 and not made", setup: ahead(2, posts(says(VerdictUnknown))), want: OutcomeCreated, through: []string{viaDirect, viaAbsent}},
+		{name: "read directly, and rejected", setup: ahead(1, func(s *sim) { s.post = always(VerdictRejected) }), want: OutcomeFailed, reason: ReasonFlowRejected, through: direct},
+		{name: "read directly, and invalid", setup: ahead(1, func(s *sim) { s.msgs[0].d.Invalid = Fail(ReasonInvalidRequest, "no name") }),
+			want: OutcomeFailed, reason: ReasonInvalidRequest, through: direct},
+		{name: "read directly, given back, and delivered", setup: ahead(1, slotsAfter(2*simPatience)), want: OutcomeCreated, through: []string{viaDirect, viaNoSlot}},
+		{name: "read directly while the Flow Service isn't called", setup: func(s *sim) {
+			ahead(2, nil)(s)
+			s.gate = closed(s, TargetFlow, 0, 5*time.Minute)
+		}, want: OutcomeCreated, through: []string{viaDirect, viaGate(TargetFlow), viaHandBack}},
 	}
 }
 

@@ -20,7 +20,7 @@ func (t *task) prepare(ctx context.Context) step {
 	if err := t.readSecrets(ctx); err != nil {
 		return t.secretTrouble(ctx, err, t.prepare)
 	}
-	if d := t.secret.Domain; d != "" && !sameHost(d, t.d.Request.Data.Auth.Params.Domain) {
+	if t.wrongDomain() {
 		if !t.pastCache { // its owner may have changed it since
 			t.fresh = true
 			return t.prepare
@@ -35,10 +35,15 @@ func (t *task) prepare(ctx context.Context) step {
 	return t.post
 }
 
+// wrongDomain reports whether the secret says itself that it is for another host than the request's.
+func (t *task) wrongDomain() bool {
+	d := t.secret.Domain
+	return d != "" && !sameHost(d, t.d.Request.Data.Auth.Params.Domain)
+}
+
 // unauthorized goes on after the tenant got no token: nothing was sent.
 func (t *task) unauthorized(ctx context.Context, err error) step {
 	ce := asCallError(err)
-	t.strained = true
 	switch ce.Verdict {
 	case VerdictDenied, VerdictRejected, VerdictUnauthorized:
 		t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: string(ce.Target), Result: ce.Verdict.String(), Detail: text(ce)})

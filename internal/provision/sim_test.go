@@ -39,6 +39,8 @@ const (
 	simSettle  = 2 * time.Minute
 	simLease   = 75 * time.Second
 	simGrace   = 10 * time.Second
+
+	simPatience = 2 * time.Minute // for a slot, in one delivery
 )
 
 // sim is the world and its scheduler.
@@ -62,7 +64,9 @@ type sim struct {
 	posts   int
 	asked   int // look-ups that were served
 	tokens  int // calls of Authorize
-	takes   int // calls of Turns.Take
+	takes   int // calls of Slots.Acquire
+	begins  int // calls of Slot.Begin
+	direct  int // messages that were read without being delivered
 	msgs    []*simMsg
 	results []Result
 	dead    []Result
@@ -79,7 +83,9 @@ type weather struct {
 	list     func() error                       // of a look-up
 	book     func() error                       // of a call of the ledger
 	gate     func(Target) time.Duration         // how long the gate keeps callers from the target, 0 if it doesn't
-	turn     func(n int) time.Duration          // how long the n-th request for a turn is refused for, 0 if it isn't
+	slot     func(n int) time.Duration          // how long the n-th wait for a slot takes, 0 if there is one
+	begin    func(n int) time.Duration          // how long the n-th POST that is announced waits to be sent
+	ahead    func(n int) bool                   // whether a worker reads a message directly at the n-th chance
 	retry    func(res Result, last int) (n int) // which retry a person sends after res, 0 for none; last is the latest there was
 	word     func(n int) *Resolution            // what a person says with that retry, if it is of an unknown outcome; nil if nothing
 	gone     func(secret string) bool           // whether Vault has no such secret just now
@@ -145,7 +151,7 @@ type proc struct {
 	stopping context.Context
 	stop     context.CancelFunc
 	asking   int // calls that the gate let through and has not heard of
-	turns    int // turns that were not given back
+	slots    int // slots that were not given back
 }
 
 func newSim(t testing.TB, seed uint64) *sim {
@@ -186,7 +192,7 @@ func (s *sim) start(skew time.Duration) *proc {
 	p.stopping, p.stop = context.WithCancel(context.Background())
 	cfg := Config{
 		Ledger: simLedger{p}, Secrets: simSecrets{p}, Connections: simFlow{p}, Clock: simClock{p},
-		Gate: simGate{p}, Turns: simTurns{p}, Stopping: p.stopping,
+		Gate: simGate{p}, Slots: simSlots{p}, Stopping: p.stopping,
 		Rand: rand.New(rand.NewPCG(s.rng.Uint64(), 1)), Instance: p.name,
 		FlowTimeout: simLease, Settle: simSettle, RetryInitial: 500 * time.Millisecond, RetryDelayMax: 30 * time.Second,
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
@@ -227,34 +233,73 @@ func (p *proc) live() {
 		}
 		p.idle = false
 		m := p.s.nextMessage()
-		m.deliver++
-		m.holder, p.msg = p, m
 		d := m.d
-		d.Delivered = m.deliver
+		if d.Direct = p.s.readAhead(m); !d.Direct {
+			m.deliver++
+			m.holder = p
+		}
+		p.msg, d.Delivered = m, m.deliver
 		out := p.hub.Handle(context.Background(), d)
 		p.handled(out)
-		p.settle(m, out)
+		p.settle(m, d, out)
 		p.msg = nil
 	}
 	p.s.hit(viaStop)
 }
 
+// readAhead reports whether a message that was never delivered is read directly: it stays where it is, for
+// others to read or to get it, too.
+func (s *sim) readAhead(m *simMsg) bool {
+	if s.ahead == nil || m.deliver > 0 || !s.ahead(s.direct) {
+		return false
+	}
+	s.direct++
+	s.hit(viaDirect)
+	return true
+}
+
 // settle does what consumer's settle table does, in the same order.
-func (p *proc) settle(m *simMsg, out Outcome) {
-	if out.Result == nil {
+func (p *proc) settle(m *simMsg, d Delivery, out Outcome) {
+	switch {
+	case out.Silent && d.Direct:
+		return
+	case out.Silent:
+		p.s.hit(viaSilent)
+		p.ack(m)
+		return
+	case out.Result == nil && d.Direct:
+		return
+	case out.Result == nil:
 		p.nak(m, out.Delay)
 		return
 	}
 	if out.Result.Error != nil {
 		if p.do("dead letter", func() error { p.s.dead = append(p.s.dead, *out.Result); return nil }) != nil {
-			p.nak(m, time.Second)
+			p.untold(m, d)
 			return
 		}
 	}
 	if p.do("publish", func() error { p.s.told(*out.Result); return nil }) != nil {
-		p.nak(m, time.Second)
+		p.untold(m, d)
 		return
 	}
+	if d.Direct {
+		if out.Told != nil {
+			out.Told(context.Background())
+		}
+		return
+	}
+	p.ack(m)
+}
+
+// untold gives a message back whose outcome could not be published.
+func (p *proc) untold(m *simMsg, d Delivery) {
+	if !d.Direct {
+		p.nak(m, time.Second)
+	}
+}
+
+func (p *proc) ack(m *simMsg) {
 	if p.do("ack", func() error { m.acked = true; return nil }) != nil && m.holder == p {
 		m.holder, m.free = nil, p.s.now.Add(simAckWait)
 	}

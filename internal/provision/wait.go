@@ -119,8 +119,9 @@ const whyLater = "to be tried again later"
 
 // rest records that nobody has the request, and gives its message back for d.
 func (t *task) rest(ctx context.Context, d time.Duration, why string) step {
-	t.rec.Held = false
-	t.rec.note(handback(t.hub.Clock.Now(), t.rec.State, d))
+	now := t.hub.Clock.Now()
+	t.rec.Held, t.rec.RestUntil = false, now.Add(d)
+	t.rec.note(handback(now, t.rec.State, d))
 	if next, ok := t.write(ctx); !ok {
 		return next
 	}

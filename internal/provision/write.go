@@ -106,7 +106,11 @@ func (t *task) lost(ctx context.Context) step {
 		return t.examine // it was no new request
 	}
 	rec, rev, err := t.load(ctx)
-	if err == nil && rec.State.Final() && rec.Fingerprint == t.d.Request.Fingerprint {
+	switch {
+	case err != nil || !rec.State.Final() || rec.Fingerprint != t.d.Request.Fingerprint:
+	case rec.Retry < t.d.Request.Retry:
+		return t.examine // what was written is that the last outcome is published: the retry is yet to begin
+	default:
 		t.rec, t.rev = rec, rev
 		return t.repeat
 	}

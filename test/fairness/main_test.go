@@ -18,7 +18,6 @@ import (
 
 var (
 	queuedFlag   = flag.Int("fairness.queued", 5000, "requests that the big tenant has queued")
-	tenantsFlag  = flag.Int("fairness.tenants", 10, "most tenants of the design with a consumer for each")
 	watchFlag    = flag.Duration("fairness.watch", 2*time.Second, "how long rates are watched")
 	patienceFlag = flag.Duration("fairness.patience", 15*time.Minute, "how long one test may wait")
 )

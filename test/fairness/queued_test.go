@@ -9,11 +9,11 @@ import (
 	"github.com/flow-worker/flow-worker/internal/consumer"
 )
 
-// TestNoLookAhead is one consumer, in order: what is asked last waits for all before it.
-func TestNoLookAhead(t *testing.T) {
+// TestInOrder is one consumer, in order: what is asked last waits for all before it.
+func TestInOrder(t *testing.T) {
 	ctx := patient(t)
 	w := newWorld(ctx, t, 1)
-	w.startWorker(ctx, t, without{turns: true})
+	w.startWorker(ctx, t, without{ahead: true})
 	const n = 1000 // the wait is in proportion
 	before := w.tally(t)
 	w.publish(ctx, t, big, n)
@@ -24,8 +24,8 @@ func TestNoLookAhead(t *testing.T) {
 		row{"created", after.rate(before, after.since(before).created)}, row{"ledger writes", after.since(before).stores})
 }
 
-// TestLookAhead is the worker as it is built.
-func TestLookAhead(t *testing.T) {
+// TestReadAhead is the worker as it is built.
+func TestReadAhead(t *testing.T) {
 	ctx := patient(t)
 	w := newWorld(ctx, t, 1)
 	empty := w.brokers.usage(t)
@@ -45,6 +45,6 @@ func TestLookAhead(t *testing.T) {
 	show(t, row{"queued", *queuedFlag}, row{"small waited", wait}, row{"another, afterwards, waited", second},
 		row{"big meanwhile", told.rate(before, during.created)}, row{"naks", during.naks}, row{"ledger writes", during.stores},
 		row{"ledger reads", during.loads}, row{"broker, cores", used.cores(asked)}, row{"broker, empty", empty.memory()},
-		row{"broker, all queued", full.memory()}, row{"broker, all delayed", used.memory()})
+		row{"broker, all queued", full.memory()}, row{"broker, afterwards", used.memory()})
 	w.watch(ctx, t)
 }

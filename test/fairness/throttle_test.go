@@ -28,7 +28,7 @@ func TestRateLimit(t *testing.T) {
 				reached := float64(d.created) / d.at.Sub(before.at).Seconds() / float64(limit)
 				show(t, row{"of the limit", fmt.Sprintf("%.0f %%", 100*reached)},
 					row{"429s per success", fmt.Sprintf("%.2f", float64(d.throttled)/float64(max(d.created, 1)))},
-					row{"limits", fmt.Sprint(w.workers[0].turns.Limit(big), w.workers[1].turns.Limit(big), w.workers[2].turns.Limit(big))})
+					row{"room left", fmt.Sprint(w.workers[0].slots.Room(big), w.workers[1].slots.Room(big), w.workers[2].slots.Room(big))})
 				if *watchFlag >= 20*time.Second && reached < 0.7 || d.created == 0 {
 					t.Errorf("%.0f %% of the limit reached", 100*reached)
 				}

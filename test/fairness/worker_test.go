@@ -22,7 +22,7 @@ import (
 // worker is what `worker run` wires together, but for Vault and the status page.
 type worker struct {
 	registry *prometheus.Registry
-	turns    *pace.Turns
+	slots    *pace.Slots
 	book     countedLedger
 }
 
@@ -61,14 +61,14 @@ func orgOf(tenant string) string { return tenant + "@AdobeOrg" }
 
 // without says what a worker lacks. The zero value lacks nothing.
 type without struct {
-	turns    bool // no look-ahead
+	ahead    bool // messages are taken in the order of the stream alone
 	breakers bool // the intake goes on whatever the Flow Service does
 }
 
 // startWorker runs a worker until the test ends.
 func (w *world) startWorker(ctx context.Context, t *testing.T, lacks without) *worker {
 	t.Helper()
-	k := &worker{registry: prometheus.NewRegistry(), turns: pace.NewTurns(slots, nil)}
+	k := &worker{registry: prometheus.NewRegistry(), slots: pace.NewSlots(slots, nil)}
 	js := w.brokers.connect(t)
 	book, err := ledger.Open(ctx, js, ledger.Config{Manage: true, Replicas: len(w.brokers.pids)})
 	must(t, err)
@@ -85,11 +85,12 @@ func (w *world) startWorker(ctx context.Context, t *testing.T, lacks without) *w
 		RetryElapsed: 2 * time.Minute, RedeliveryDelayMax: 15 * time.Minute, RequestDeadline: 24 * time.Hour,
 	}
 	intake := consumer.Config{
-		JS: js, Codec: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}, Concurrency: k.turns.Slots(), Metrics: metrics,
+		JS: js, Codec: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}}, Concurrency: slots * 3 / 2, Metrics: metrics,
 		Objects: consumer.ObjectsConfig{Manage: true, Replicas: len(w.brokers.pids)}, ShutdownTimeout: time.Second,
 	}
-	if !lacks.turns {
-		cfg.Turns = k.turns
+	cfg.Slots = k.slots
+	if !lacks.ahead {
+		intake.Room = k.slots.Room
 	}
 	if !lacks.breakers {
 		breakers := pace.NewBreakers(pace.BreakerConfig{})

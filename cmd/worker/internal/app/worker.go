@@ -39,7 +39,7 @@ type worker struct {
 	flow     *flow.Client
 	nats     *nats.Conn
 	js       jetstream.JetStream
-	turns    *pace.Turns
+	slots    *pace.Slots
 	guard    *ledgerGuard
 	hubs     *hubs
 	book     atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
@@ -75,7 +75,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	if err = w.connect(); err != nil {
 		return w, err
 	}
-	w.turns = pace.NewTurns(s.Concurrency, nil)
+	w.slots = pace.NewSlots(s.Concurrency, nil)
 	w.guard = w.newGuard()
 	w.hubs = &hubs{open: w.openLedger, guard: w.guard, prove: w.proveLedger, config: w.hubConfig(ctx)}
 	if w.consumer, err = w.newConsumer(); err != nil {
@@ -141,7 +141,7 @@ func (w *worker) newGuard() *ledgerGuard {
 func (w *worker) hubConfig(stopping context.Context) provision.Config {
 	s := w.settings
 	return provision.Config{
-		Secrets: watchedSecrets{w.vault, w.status}, Connections: watchedConnections{w.flow, w.status}, Gate: w.gate(), Turns: w.turns,
+		Secrets: watchedSecrets{w.vault, w.status}, Connections: watchedConnections{w.flow, w.status}, Gate: w.gate(), Slots: w.slots,
 		Observer: w.metrics, Log: w.log.With("part", "hub"), Instance: w.instance, Stopping: stopping,
 		FlowTimeout: s.FlowTimeout, Settle: s.Settle, RetryInitial: s.RetryInitial, RetryDelayMax: s.RetryDelayMax,
 		RetryElapsed: s.RetryElapsed, RedeliveryDelayMax: s.RedeliveryDelayMax, RequestDeadline: s.RequestDeadline,
@@ -155,11 +155,15 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 		JS: w.js, Handle: w.hubs.handle,
 		Codec:   &event.Decoder{AllowedDomains: s.AllowedDomains, Secrets: provision.Layout{Mount: s.VaultKVMount, Prefix: s.VaultTenantPrefix}},
 		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: w.hubs.renew},
-		Sweep:   w.sweep(), Concurrency: w.turns.Slots(), ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
+		Sweep:   w.sweep(), Concurrency: inHand(s.Concurrency), Room: w.slots.Room, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnWrite: w.published, OnStart: w.started, OnSettled: w.settled,
 		Metrics: w.metrics, Tracer: w.traces.forConsumer(), Log: w.log.With("part", "consumer"),
 	})
 }
+
+// inHand returns how many messages a worker with so many slots takes in hand: half as many again, at least four,
+// are made ready while others are called for, so that a slot that comes free finds a request ready.
+func inHand(slots int) int { return slots + min(max(slots/2, 4), 512) }
 
 // newOps makes health and status page, which look at all other parts.
 func (w *worker) newOps() {

@@ -106,7 +106,7 @@ func TestWrongValues(t *testing.T) {
 		{[]string{"WORKER_REQUEST_DEADLINE=169h"}, "WORKER_REQUEST_DEADLINE", "to 168h"},
 		{[]string{"WORKER_SETTLE=soon enough, I hope"}, "WORKER_SETTLE", "a text of 19 bytes is no duration"},
 		{[]string{"WORKER_RETRY_INITIAL=40s"}, "WORKER_RETRY_INITIAL", "more than WORKER_RETRY_DELAY_MAX, 30s"},
-		{[]string{"WORKER_CONCURRENCY=0"}, "WORKER_CONCURRENCY", "whole number from 1 to 4096"},
+		{[]string{"WORKER_CONCURRENCY=0"}, "WORKER_CONCURRENCY", "whole number from 1 to 10000"},
 		{[]string{"WORKER_CONCURRENCY=many"}, "WORKER_CONCURRENCY", "whole number"},
 		{[]string{"WORKER_REPLICAS=2"}, "WORKER_REPLICAS", "3 or 5 in a cluster"},
 		{[]string{"WORKER_MANAGE_STREAMS=maybe"}, "WORKER_MANAGE_STREAMS", "neither true nor false"},

@@ -150,7 +150,7 @@ var httpVariables = []Variable{
 }
 
 var workVariables = []Variable{
-	{"WORKER_CONCURRENCY", Work, "64", "requests in flight in this process", integer(func(s *Settings) *int { return &s.Concurrency }, 1, 4096), nil},
+	{"WORKER_CONCURRENCY", Work, "64", "POSTs under way in this process; half as many requests again, at most 512, are made ready meanwhile", integer(func(s *Settings) *int { return &s.Concurrency }, 1, 10_000), nil},
 	{"WORKER_ACK_WAIT", Streams, "30s", "how long a message may stay unacknowledged without a heartbeat", duration(func(s *Settings) *time.Duration { return &s.AckWait }, time.Second, time.Hour), nil},
 	{"WORKER_RETRY_INITIAL", Work, "500ms", "first wait between two tries", duration(func(s *Settings) *time.Duration { return &s.RetryInitial }, time.Millisecond, time.Minute), nil},
 	{"WORKER_RETRY_DELAY_MAX", Work, "30s", "longest wait between two tries", duration(func(s *Settings) *time.Duration { return &s.RetryDelayMax }, time.Millisecond, 10*time.Minute), nil},

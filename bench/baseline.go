@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// What a contender finds in its environment, the baseline and a --peer alike.
+const (
+	natsVariable     = "NATS_URL"
+	flowVariable     = "FLOW_URL" // POST <FLOW_URL>/connections
+	streamVariable   = "STREAM"
+	consumerVariable = "CONSUMER"        // a durable pull consumer that is there already
+	requestsVariable = "REQUESTS_PREFIX" // a request's subject is this and its tenant
+	resultsVariable  = "RESULTS_PREFIX"  // a result's is this, its tenant and ".created"; its "subject" member is the request's id
+	slotsVariable    = "SLOTS"           // how many POSTs may be under way
+	ledgerVariable   = "LEDGER"          // baseline: the KV bucket of its two writes; empty means none
+)
+
+// baseline does what any program has to do for a request, and nothing to keep a promise: pull, POST, publish, ack.
+// It is written as such a loop is written well: messages are fetched in batches ahead of the work, connections are
+// kept alive (HTTP/2 where the server offers it), as many goroutines as slots, each waits for the confirmation of
+// its result before it acknowledges, the acknowledgement itself is not waited for.
+type baseline struct {
+	js      jetstream.JetStream
+	ledger  jetstream.KeyValue // nil means no writes
+	client  http.Client
+	url     string
+	subject struct{ requests, results string }
+}
+
+// request is what the baseline reads of a message.
+type request struct {
+	ID   string          `json:"id"`
+	Data json.RawMessage `json:"data"`
+}
+
+func runBaseline(ctx context.Context, ready func(...string)) error {
+	slots, err := strconv.Atoi(os.Getenv(slotsVariable))
+	if err != nil {
+		return fmt.Errorf("%s: %w", slotsVariable, err)
+	}
+	nc, err := nats.Connect(os.Getenv(natsVariable))
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	b := &baseline{url: os.Getenv(flowVariable) + "/connections"}
+	b.subject.requests, b.subject.results = os.Getenv(requestsVariable), os.Getenv(resultsVariable)
+	b.client = http.Client{Timeout: time.Minute, Transport: &http.Transport{ForceAttemptHTTP2: true, MaxIdleConnsPerHost: slots, IdleConnTimeout: time.Minute}}
+	if b.js, err = jetstream.New(nc); err != nil {
+		return err
+	}
+	if bucket := os.Getenv(ledgerVariable); bucket != "" {
+		if b.ledger, err = b.js.KeyValue(ctx, bucket); err != nil {
+			return err
+		}
+	}
+	from, err := b.js.Consumer(ctx, os.Getenv(streamVariable), os.Getenv(consumerVariable))
+	if err != nil {
+		return err
+	}
+	messages := make(chan jetstream.Msg, slots)
+	for range slots {
+		go func() {
+			for msg := range messages {
+				if err := b.work(ctx, msg); err != nil {
+					log.Print(err)
+					_ = msg.Nak()
+				}
+			}
+		}()
+	}
+	ready()
+	return fetch(ctx, from, slots, messages)
+}
+
+// fetch pulls until ctx ends.
+func fetch(ctx context.Context, from jetstream.Consumer, slots int, to chan<- jetstream.Msg) error {
+	for ctx.Err() == nil {
+		batch, err := from.Fetch(slots, jetstream.FetchMaxWait(5*time.Second))
+		if err != nil {
+			return err
+		}
+		for msg := range batch.Messages() {
+			to <- msg
+		}
+		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
+			log.Print(err)
+		}
+	}
+	return nil
+}
+
+func (b *baseline) work(ctx context.Context, msg jetstream.Msg) error {
+	tenant := strings.TrimPrefix(msg.Subject(), b.subject.requests)
+	var r request
+	if err := json.Unmarshal(msg.Data(), &r); err != nil {
+		return err
+	}
+	key, revision := tenant+"."+r.ID, uint64(0)
+	var err error
+	if b.ledger != nil {
+		if revision, err = b.ledger.Create(ctx, key, record(r.ID, "posting")); err != nil {
+			return err
+		}
+	}
+	made, err := b.post(ctx, tenant, r.Data)
+	if err != nil {
+		return err
+	}
+	if b.ledger != nil {
+		if _, err = b.ledger.Update(ctx, key, record(r.ID, "created"), revision); err != nil {
+			return err
+		}
+	}
+	result, err := json.Marshal(map[string]any{
+		"specversion": "1.0", "id": r.ID, "source": "/bench/" + tenant, "subject": r.ID, "type": "bench.created",
+		"time": time.Now(), "data": json.RawMessage(made),
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := b.js.Publish(ctx, b.subject.results+tenant+".created", result, jetstream.WithMsgID(tenant+r.ID)); err != nil {
+		return err
+	}
+	return msg.Ack()
+}
+
+// post makes the connection and returns the answer.
+func (b *baseline) post(ctx context.Context, tenant string, data []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range map[string]string{"Authorization": "Bearer bench", "X-Api-Key": "bench", "X-Gw-Ims-Org-Id": tenant + "@AdobeOrg",
+		"X-Sandbox-Name": "prod", "Content-Type": "application/json", "Accept": "application/json"} {
+		req.Header.Set(name, value)
+	}
+	res, err := b.client.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	made, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err == nil && res.StatusCode != http.StatusCreated {
+		err = errors.New(res.Status)
+	}
+	return made, err
+}
+
+// record returns what a ledger of the least use would hold of a request, about as long as the worker's.
+func record(id, state string) []byte {
+	return fmt.Appendf(nil, `{"id":%q,"state":%q,"at":%q,"pad":%q}`, id, state, time.Now().Format(time.RFC3339Nano), strings.Repeat("x", recordPad))
+}
+
+// recordPad makes a record of the baseline as long as the worker's usual one.
+const recordPad = 500
