@@ -31,10 +31,11 @@ type sample struct {
 	resident float64 // MiB
 }
 
-// How often a run is looked at.
+// How often a run is looked at, and how long it may stand still.
 const (
 	pollEvery   = 20 * time.Millisecond
 	sampleEvery = 250 * time.Millisecond
+	stuckAfter  = 90 * time.Second
 )
 
 // measure runs a contender over a load that is queued when it starts.
@@ -72,8 +73,15 @@ func (b *bench) finish(w *world, c contender) (f figures) {
 // awaitResults waits until all results are there and returns when the last one was stored.
 func (w *world) awaitResults(began time.Time) (samples []sample, last time.Time) {
 	var next time.Duration
+	var before int
+	changed := time.Now()
 	for {
 		n, last := w.results()
+		if n > before {
+			before, changed = n, time.Now()
+		} else if time.Since(changed) > stuckAfter {
+			check(fmt.Errorf("no result came for %v, %d of %d are there; %w", stuckAfter, n, w.load.requests, w.contender[0].failure()))
+		}
 		if at := time.Since(began); at >= next {
 			next = at + sampleEvery
 			samples = append(samples, sample{at, n, used(w.contender).resident})

@@ -79,10 +79,10 @@ func (p *process) ready(ctx context.Context) []string {
 	}
 }
 
-// failure says that the process has ended, with the end of its log.
+// failure names the process and quotes the end of its log.
 func (p *process) failure() error {
 	text, _ := os.ReadFile(p.log)
-	return fmt.Errorf("%s has ended; the end of its log:\n%s", p.name, text[max(0, len(text)-2000):])
+	return fmt.Errorf("the end of the log of %s:\n%s", p.name, text[max(0, len(text)-2000):])
 }
 
 // stop ends the process and all that it has started.
