@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -32,12 +34,12 @@ const (
 
 // baseline does what any program has to do for a request, and nothing to keep a promise: pull, POST, publish, ack.
 // It is written as such a loop is written well: messages are fetched in batches ahead of the work, connections are
-// kept alive (HTTP/2 where the server offers it), as many goroutines as slots, each waits for the confirmation of
-// its result before it acknowledges, the acknowledgement itself is not waited for.
+// kept alive (HTTP/2 where the server offers it, with fewer streams on each than servers use to allow), as many
+// goroutines as slots, each waits for the confirmation of its result before it acknowledges, the acknowledgement
+// itself is not waited for.
 type baseline struct {
 	js      jetstream.JetStream
 	ledger  jetstream.KeyValue // nil means no writes
-	client  http.Client
 	url     string
 	subject struct{ requests, results string }
 }
@@ -60,7 +62,6 @@ func runBaseline(ctx context.Context, ready func(...string)) error {
 	defer nc.Close()
 	b := &baseline{url: os.Getenv(flowVariable) + "/connections"}
 	b.subject.requests, b.subject.results = os.Getenv(requestsVariable), os.Getenv(resultsVariable)
-	b.client = http.Client{Timeout: time.Minute, Transport: &http.Transport{ForceAttemptHTTP2: true, MaxIdleConnsPerHost: slots, IdleConnTimeout: time.Minute}}
 	if b.js, err = jetstream.New(nc); err != nil {
 		return err
 	}
@@ -74,18 +75,41 @@ func runBaseline(ctx context.Context, ready func(...string)) error {
 		return err
 	}
 	messages := make(chan jetstream.Msg, slots)
-	for range slots {
-		go func() {
-			for msg := range messages {
-				if err := b.work(ctx, msg); err != nil {
-					log.Print(err)
-					_ = msg.Nak()
+	for i := 0; i < slots; i += streams {
+		client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{ForceAttemptHTTP2: true, MaxIdleConnsPerHost: streams, IdleConnTimeout: time.Minute}}
+		if err := b.agree(ctx, client); err != nil {
+			return err
+		}
+		for range min(streams, slots-i) {
+			go func() {
+				for msg := range messages {
+					if err := b.work(ctx, client, msg); err != nil {
+						log.Print(err)
+						_ = msg.Nak()
+					}
 				}
-			}
-		}()
+			}()
+		}
 	}
 	ready()
 	return fetch(ctx, from, slots, messages)
+}
+
+// streams are how many goroutines share a client, which with HTTP/2 has one connection.
+const streams = 100
+
+// agree connects a client, so that it knows whether the server speaks HTTP/2: else every goroutine would begin with a
+// connection of its own.
+func (b *baseline) agree(ctx context.Context, client *http.Client) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodOptions, b.url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
 }
 
 // fetch pulls until ctx ends.
@@ -105,7 +129,7 @@ func fetch(ctx context.Context, from jetstream.Consumer, slots int, to chan<- je
 	return nil
 }
 
-func (b *baseline) work(ctx context.Context, msg jetstream.Msg) error {
+func (b *baseline) work(ctx context.Context, client *http.Client, msg jetstream.Msg) error {
 	tenant := strings.TrimPrefix(msg.Subject(), b.subject.requests)
 	var r request
 	if err := json.Unmarshal(msg.Data(), &r); err != nil {
@@ -118,7 +142,7 @@ func (b *baseline) work(ctx context.Context, msg jetstream.Msg) error {
 			return err
 		}
 	}
-	made, err := b.post(ctx, tenant, r.Data)
+	made, err := b.post(ctx, client, tenant, r.Data)
 	if err != nil {
 		return err
 	}
@@ -141,7 +165,7 @@ func (b *baseline) work(ctx context.Context, msg jetstream.Msg) error {
 }
 
 // post makes the connection and returns the answer.
-func (b *baseline) post(ctx context.Context, tenant string, data []byte) ([]byte, error) {
+func (b *baseline) post(ctx context.Context, client *http.Client, tenant string, data []byte) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url, bytes.NewReader(data))
 	if err != nil {
 		return nil, err
@@ -150,7 +174,7 @@ func (b *baseline) post(ctx context.Context, tenant string, data []byte) ([]byte
 		"X-Sandbox-Name": "prod", "Content-Type": "application/json", "Accept": "application/json"} {
 		req.Header.Set(name, value)
 	}
-	res, err := b.client.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -1,21 +1,23 @@
+//go:build linux
+
 // Command bench measures the worker beside a baseline: a loop that pulls, POSTs, publishes and acknowledges, and keeps
-// no promise. README.md, "How fast it is", says how to run it.
+// no promise.
 //
 // Broker, Flow Service, Vault and contender are processes of their own on loopback addresses; all but the worker and
 // --peer commands are this very program in another role. Each run has new ones, with an empty broker. Contenders
 // run one after the other, in an order that changes from round to round, and are compared round by round.
+// CPU time and memory are read from /proc.
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
@@ -26,7 +28,7 @@ import (
 type bench struct {
 	out      io.Writer // the report
 	log      io.Writer // what happens meanwhile
-	folder   string    // for report, charts and profiles; empty means none is kept
+	folder   string    // for report, charts and profiles; empty means that none is kept
 	tmp      string    // for all that is removed at the end
 	binary   string    // of the worker
 	peers    []contender
@@ -34,12 +36,13 @@ type bench struct {
 	patience time.Duration // for one run
 	moderate bool          // the largest loads are made smaller
 	profiles bool
-	given    load // what flags say instead of a scenario's own; zero values say nothing
+	given    load          // what flags say instead of a scenario's own; zero values say nothing
+	latency  time.Duration // likewise; below zero says nothing
 
 	outcomes []outcome
 	targets  []target
-	remarks  []string
-	charts   map[string]string // :: file name → SVG
+	remarks  []string          // what should not have happened
+	files    map[string]string // :: name → what goes into the folder at the end
 }
 
 func main() {
@@ -57,77 +60,75 @@ func main() {
 
 // command runs the scenarios that args name.
 func command(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	b := &bench{out: stdout, log: stderr, charts: map[string]string{}}
+	b := &bench{out: stdout, log: stderr, files: map[string]string{}}
 	fs := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.IntVar(&b.given.requests, "requests", 0, "requests to queue, instead of the scenario's own number")
 	fs.IntVar(&b.given.slots, "slots", 0, "POSTs under way at the same time, likewise")
 	fs.IntVar(&b.given.tenants, "tenants", 0, "tenants, likewise")
 	fs.IntVar(&b.given.workers, "workers", 0, "processes of each contender, likewise")
-	latency := fs.String("latency", "", "of the Flow Service, such as 100ms, likewise")
+	fs.DurationVar(&b.latency, "latency", -1, "time of the Flow Service, likewise")
+	fs.Lookup("latency").DefValue = ""
 	fs.IntVar(&b.rounds, "rounds", 3, "runs of each contender")
 	fs.StringVar(&b.folder, "out", "", "folder for report, charts and profiles")
 	fs.StringVar(&b.binary, "worker", "", "binary of the worker to measure; by default it is built")
-	peers := fs.StringArray("peer", nil, "a shell command that does the baseline's work, to be measured too; what it finds in its environment is in bench/baseline.go")
-	fs.BoolVar(&b.profiles, "profile", false, "keep CPU and allocation profiles of the worker, which cost some of its speed")
-	fs.DurationVar(&b.patience, "patience", 10*time.Minute, "longest time for one run")
+	peers := fs.StringArray("peer", nil, "shell command that does the baseline's work, to be measured too; bench/baseline.go says what its environment holds")
+	fs.BoolVar(&b.profiles, "profile", false, "keep profiles of the worker in the folder; taking them costs some of its speed")
+	fs.DurationVar(&b.patience, "patience", 20*time.Minute, "longest time for one run")
 	fs.Usage = func() {
 		fmt.Fprintf(stderr, "Usage: go run ./bench [flags] SCENARIO...\n\n%s\n%s", about(), fs.FlagUsages())
 	}
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	if *latency != "" {
-		d, err := time.ParseDuration(*latency)
-		if err != nil || d < 0 {
-			return fmt.Errorf("--latency is %q; want a duration such as 100ms", *latency)
-		}
-		b.given.latency = cmp.Or(d, zeroLatency)
-	}
 	for i, shell := range *peers {
 		b.peers = append(b.peers, contender{name: fmt.Sprintf("peer %d", i+1), shell: shell})
 	}
-	if b.rounds < 1 || fs.NArg() == 0 {
+	switch {
+	case fs.NArg() == 0 || b.rounds < 1:
 		fs.Usage()
 		return errors.New("it takes a scenario, and at least one round")
+	case b.profiles && b.folder == "":
+		return errors.New("--profile needs --out, the folder to keep the profiles in")
 	}
-	return b.runAll(ctx, fs.Args())
+	return b.run(ctx, fs.Args())
 }
 
-// zeroLatency is the flag's "0s", which is no zero value.
-const zeroLatency = time.Nanosecond
-
-// runAll runs scenarios and prints the report, also of what was measured before an error.
-func (b *bench) runAll(ctx context.Context, names []string) (err error) {
+// run runs scenarios and prints the report, also of what was measured before a failure.
+func (b *bench) run(ctx context.Context, names []string) (err error) {
 	todo, err := chosen(names)
 	if err != nil {
 		return err
 	}
-	b.moderate = len(names) == 1 && names[0] == "all"
+	b.moderate = names[0] == "all"
 	if b.tmp, err = os.MkdirTemp("", "flow-worker-bench-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(b.tmp) //nolint:errcheck // what is left is in the system's folder for such things
-	if b.binary, err = b.worker(ctx); err != nil {
-		return err
-	}
-	for _, s := range todo {
-		b.progress("scenario %s", s.name)
-		if err = s.run(b, ctx); err != nil {
-			err = fmt.Errorf("%s: %w", s.name, err)
-			break
+	err = attempt(func() {
+		if b.folder != "" {
+			check(os.MkdirAll(b.folder, 0o755))
 		}
-	}
+		b.findWorker(ctx)
+		for _, s := range todo {
+			b.progress("%s: %s", s.name, s.about)
+			s.run(b, ctx)
+		}
+	})
 	return errors.Join(err, b.report())
 }
 
-// worker returns the path of the worker's binary, which it builds unless there is one.
-func (b *bench) worker(ctx context.Context) (string, error) {
+// findWorker builds the worker, unless there is a binary.
+func (b *bench) findWorker(ctx context.Context) {
 	if b.binary != "" {
-		return filepath.Abs(b.binary)
+		b.binary = must(filepath.Abs(b.binary))
+		return
 	}
-	path := filepath.Join(b.tmp, "worker")
-	return path, run(ctx, nil, "go", "build", "-o", path, "github.com/flow-worker/flow-worker/cmd/worker")
+	b.binary = filepath.Join(b.tmp, "worker")
+	build := exec.CommandContext(ctx, "go", "build", "-o", b.binary, "github.com/flow-worker/flow-worker/cmd/worker")
+	if text, err := build.CombinedOutput(); err != nil {
+		check(fmt.Errorf("build the worker: %w\n%s", err, text))
+	}
 }
 
 // progress says what happens.
@@ -139,12 +140,4 @@ func (b *bench) progress(format string, args ...any) {
 func (b *bench) remark(format string, args ...any) {
 	b.remarks = append(b.remarks, fmt.Sprintf(format, args...))
 	b.progress(format, args...)
-}
-
-// replaced returns texts with one part replaced by another.
-func replaced(texts []string, part, by string) (out []string) {
-	for _, t := range texts {
-		out = append(out, strings.ReplaceAll(t, part, by))
-	}
-	return out
 }

@@ -1,10 +1,16 @@
+//go:build linux
+
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -26,94 +32,112 @@ type sample struct {
 	resident float64 // MiB
 }
 
+// How often a run is looked at, and how long it may stand still.
 const (
-	poll        = 20 * time.Millisecond
+	pollEvery   = 20 * time.Millisecond
 	sampleEvery = 250 * time.Millisecond
-	mebibyte    = 1 << 20
+	stuckAfter  = 90 * time.Second
 )
 
-// measure runs a contender over a load that is queued when it starts.
-func (b *bench) measure(ctx context.Context, c contender, l load) (f figures, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.patience)
-	defer cancel()
-	w, err := b.newWorld(ctx, l)
-	defer w.close()
-	if err != nil {
-		return f, err
+// errSpoiled means that the worker looked something up: a connection broke, its POST's outcome was unknown, and
+// waiting until that is settled takes minutes, which says nothing about speed.
+var errSpoiled = errors.New("the worker looked for a connection, so a POST was not answered")
+
+// measure runs a contender over a load that is queued when it starts, again where a run is spoiled.
+func (b *bench) measure(ctx context.Context, c contender, l load) (f figures) {
+	for try := 1; ; try++ {
+		err := attempt(func() {
+			w := b.newWorld(ctx, l)
+			defer w.close()
+			w.preload()
+			f = b.finish(w, c)
+		})
+		if !errors.Is(err, errSpoiled) || try == 3 {
+			check(err)
+			return f
+		}
+		b.remark("%s: %v; the run was made again", c.name, err)
 	}
-	if err := w.preload(ctx, "r", l.tenantOf); err != nil {
-		return f, err
-	}
-	if f, err = b.finish(ctx, w, c); err != nil {
-		return f, fmt.Errorf("%s, %v: %w", c.name, l, err)
-	}
-	return f, nil
 }
 
 // finish starts the contender and waits until all that is queued has its result.
-func (b *bench) finish(ctx context.Context, w *world, c contender) (f figures, err error) {
-	if err := w.start(ctx, c); err != nil {
-		return f, err
+func (b *bench) finish(w *world, c contender) (f figures) {
+	w.start(c)
+	began := w.traffic(1).First
+	before := used(w.contender)
+	if c.worker {
+		defer b.profile(w)()
 	}
-	first, err := w.traffic(ctx, 1)
-	if err != nil {
-		return f, err
-	}
-	before, err := used(w.contender)
-	if err != nil {
-		return f, err
-	}
-	defer b.profile(w)()
-	last, err := w.awaitResults(ctx, &f, first.First)
-	if err != nil {
-		return f, err
-	}
-	after, err := used(w.contender)
-	if err != nil {
-		return f, err
-	}
-	seen, err := w.traffic(ctx, 0)
-	if err != nil {
-		return f, err
-	}
+	var last time.Time
+	f.samples, last = w.awaitResults(began)
+	after, seen := used(w.contender), w.traffic(0)
 	n := float64(w.load.requests)
 	f.rate = n / last.Sub(seen.First).Seconds()
 	f.cpu = (after.cpu - before.cpu).Seconds() * 1000 / n
-	f.peak = float64(after.peak) / mebibyte
+	f.peak = after.peak
 	f.busy = seen.Busy.Seconds() / seen.Last.Sub(seen.First).Seconds() / float64(w.load.slots*max(1, w.load.workers))
 	f.most, f.gap = float64(seen.MaxInFlight), seen.Gap.Seconds()
-	if seen.Posts != w.load.requests || seen.Duplicates > 0 || seen.Others > 0 {
-		b.remark("%s, %v: %d POSTs for %d requests, %d of them for a connection that was there, %d other calls", c.name, w.load, seen.Posts, w.load.requests, seen.Duplicates, seen.Others)
+	if seen.Posts != w.load.requests || seen.Duplicates > 0 {
+		b.remark("%s, %v: %d POSTs, %d of them for a connection that was there", c.name, w.load, seen.Posts, seen.Duplicates)
 	}
-	return f, nil
+	b.progress("%s, %v: %.0f/s, %.2f ms CPU, %.0f MiB, %.2f of the slots, longest gap %.2f s", c.name, w.load, f.rate, f.cpu, f.peak, f.busy, f.gap)
+	return f
 }
 
 // awaitResults waits until all results are there and returns when the last one was stored.
-func (w *world) awaitResults(ctx context.Context, f *figures, began time.Time) (time.Time, error) {
-	tick := time.NewTicker(poll)
-	defer tick.Stop()
-	var sampled time.Duration
+func (w *world) awaitResults(began time.Time) (samples []sample, last time.Time) {
+	var next time.Duration
+	var before int
+	changed := time.Now()
 	for {
-		n, last, err := w.results(ctx)
-		if err != nil {
-			return last, err
+		n, last := w.results()
+		if n > before {
+			before, changed = n, time.Now()
+		} else if time.Since(changed) > stuckAfter {
+			seen := w.traffic(0)
+			check(fmt.Errorf("no result came for %v; %d of %d are there, after %d POSTs, %d of them under way, and %d calls of other kinds; %w",
+				stuckAfter, n, w.load.requests, seen.Posts, seen.InFlight, seen.Others, w.contender[0].failure()))
 		}
-		if at := time.Since(began); at >= sampled {
-			sampled = at + sampleEvery
-			u, err := used(w.contender)
-			if err != nil {
-				return last, err
+		if at := time.Since(began); at >= next {
+			next = at + sampleEvery
+			if w.traffic(0).Others > 0 {
+				check(errSpoiled)
 			}
-			f.samples = append(f.samples, sample{at, n, float64(u.resident) / mebibyte})
+			samples = append(samples, sample{at, n, used(w.contender).resident})
 		}
 		if n >= w.load.requests {
-			return last, nil
+			return samples, last
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return last, fmt.Errorf("%d of %d results are there: %w", n, w.load.requests, context.Cause(ctx))
+		pause(w.ctx, pollEvery)
+	}
+}
+
+// profileFor is how long a CPU profile runs, in seconds.
+const profileFor = 8
+
+// profile begins to take a CPU profile of the worker, where profiles are asked for. The function that it returns
+// waits for that, takes one of allocations, and stores both.
+func (b *bench) profile(w *world) (finish func()) {
+	if !b.profiles || len(w.contender) != 1 {
+		return func() {}
+	}
+	name := filepath.Join(b.folder, strings.NewReplacer(" ", "-", ",", "", "/", "").Replace(w.load.String()))
+	keep := func(kind, path string) {
+		err := attempt(func() {
+			check(os.WriteFile(name+"-"+kind+".pprof", w.get("http://"+w.status+"/debug/pprof/"+path), 0o644))
+		})
+		if err != nil {
+			b.progress("no profile: %v", err)
 		}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		keep("cpu", fmt.Sprintf("profile?seconds=%d", profileFor))
+	}()
+	return func() {
+		<-done
+		keep("allocs", "allocs")
 	}
 }
 
@@ -124,33 +148,33 @@ type outcome struct {
 	runs      []figures
 }
 
-// compare runs the contenders over a load, as many rounds as the bench is to make, each time in another order, so
-// that whatever the machine does meanwhile is done to all.
-func (b *bench) compare(ctx context.Context, l load, contenders ...contender) (map[string]outcome, error) {
-	outcomes := map[string]outcome{}
+// compare runs contenders over a load, as many rounds as the bench is to make, each time in another order, so that
+// whatever the machine does meanwhile is done to all. It returns their outcomes in the order of the contenders.
+func (b *bench) compare(ctx context.Context, l load, contenders ...contender) []outcome {
+	outcomes := make([]outcome, len(contenders))
 	for round := range b.rounds {
 		for i := range contenders {
-			c := contenders[(i+round)%len(contenders)]
-			f, err := b.measure(ctx, c, l)
-			if err != nil {
-				return nil, err
-			}
-			b.progress("%s, %v: %.0f/s, %.2f ms CPU, %.0f MiB, %.2f of the slots", c.name, l, f.rate, f.cpu, f.peak, f.busy)
-			o := outcomes[c.name]
-			o.contender, o.load, o.runs = c, l, append(o.runs, f)
-			outcomes[c.name] = o
+			i = (i + round) % len(contenders)
+			o := &outcomes[i]
+			o.contender, o.load, o.runs = contenders[i], l, append(o.runs, b.measure(ctx, contenders[i], l))
 		}
 	}
-	for _, c := range contenders {
-		b.outcomes = append(b.outcomes, outcomes[c.name])
-	}
-	return outcomes, nil
+	b.outcomes = append(b.outcomes, outcomes...)
+	return outcomes
 }
 
 // values returns one figure of all runs.
 func (o outcome) values(of func(figures) float64) (out []float64) {
 	for _, f := range o.runs {
 		out = append(out, of(f))
+	}
+	return out
+}
+
+// ratios divides a figure of each run by that of the same round of another contender.
+func (o outcome) ratios(by outcome, of func(figures) float64) (out []float64) {
+	for i := range o.runs {
+		out = append(out, of(o.runs[i])/of(by.runs[i]))
 	}
 	return out
 }
@@ -162,25 +186,18 @@ func busy(f figures) float64 { return f.busy }
 func most(f figures) float64 { return f.most }
 func gap(f figures) float64  { return f.gap }
 
-// ratios divides a figure of o by that of the same round of another contender.
-func (o outcome) ratios(by outcome, of func(figures) float64) (out []float64) {
-	for i := range o.runs {
-		out = append(out, of(o.runs[i])/of(by.runs[i]))
-	}
-	return out
-}
-
-// median returns NaN of nothing.
 func median(values []float64) float64 { return quantile(values, 0.5) }
 
-// quantile returns the smallest value that q of all values do not exceed; of two in the middle, their mean.
+// quantile returns the smallest value that q of all values do not exceed; of two in the middle, their mean; of
+// nothing, NaN.
 func quantile(values []float64, q float64) float64 {
-	if len(values) == 0 {
+	n := len(values)
+	if n == 0 {
 		return math.NaN()
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	if q == 0.5 && len(sorted)%2 == 0 {
-		return (sorted[len(sorted)/2-1] + sorted[len(sorted)/2]) / 2
+	if q == 0.5 && n%2 == 0 {
+		return (sorted[n/2-1] + sorted[n/2]) / 2
 	}
-	return sorted[max(0, int(math.Ceil(q*float64(len(sorted))))-1)]
+	return sorted[max(0, int(math.Ceil(q*float64(n)))-1)]
 }

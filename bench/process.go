@@ -1,15 +1,16 @@
+//go:build linux
+
 package main
 
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -17,8 +18,8 @@ import (
 // roleVariable tells a copy of this program what to be instead of the bench.
 const roleVariable = "BENCH_ROLE"
 
-// roles are what this program can be beside the bench itself. Each runs until ctx ends and calls ready once,
-// with the words that the bench has to know.
+// roles are what this program can be beside the bench itself. Each runs until ctx ends, and calls ready once with
+// the words that the bench has to know.
 var roles = map[string]func(ctx context.Context, ready func(words ...string)) error{
 	"nats":     serveNATS,
 	"vault":    serveVault,
@@ -40,114 +41,135 @@ type process struct {
 	name  string
 	cmd   *exec.Cmd
 	log   string        // path of the file with what it wrote
-	words []string      // what a role said when it was ready
 	ended chan struct{} // closed at its end
-	once  sync.Once
 }
 
-// start runs a program with env added to the environment of the bench.
-func start(dir, name string, env []string, path string, args ...string) (*process, error) {
+// start runs a program with env added to the environment of the bench. It ends with the bench, even if that is
+// killed.
+func start(dir, name string, env []string, path string, args ...string) *process {
 	p := &process{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{})}
-	log, err := os.Create(p.log)
-	if err != nil {
-		return nil, err
-	}
+	log := must(os.Create(p.log))
 	defer log.Close()
-	p.cmd = exec.Command(path, args...) //nolint:noctx // it is ended by stop
-	p.cmd.Dir, p.cmd.Env, p.cmd.SysProcAttr = dir, append(os.Environ(), env...), ownGroup()
-	p.cmd.Stdout, p.cmd.Stderr = log, log
-	if err := p.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("%s: %w", name, err)
-	}
+	p.cmd = exec.Command(path, args...) //nolint:noctx // it is ended by stop, with all that it has started
+	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, append(os.Environ(), env...), log, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	check(p.cmd.Start())
 	go func() {
-		_ = p.cmd.Wait() // how it ended is seen by its log
+		_ = p.cmd.Wait() // why it ended is in its log
 		close(p.ended)
 	}()
-	return p, nil
+	return p
 }
 
-// startRole runs this program in a role and waits until it is ready.
-func startRole(ctx context.Context, dir, role string, env ...string) (*process, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	p, err := start(dir, role, append(env, roleVariable+"="+role), self)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.awaitReady(ctx); err != nil {
-		p.stop()
-		return nil, err
-	}
-	return p, nil
+// startRole runs this program in a role.
+func startRole(dir, role string, env ...string) *process {
+	return start(dir, role, append(env, roleVariable+"="+role), must(os.Executable()))
 }
 
-func (p *process) awaitReady(ctx context.Context) error {
+// ready waits until a role is ready and returns what it said.
+func (p *process) ready(ctx context.Context) []string {
 	for {
-		if f, err := os.Open(p.log); err == nil {
-			line, err := bufio.NewReader(f).ReadString('\n')
-			f.Close()
-			if words, ok := strings.CutPrefix(line, "ready "); ok && err == nil {
-				p.words = strings.Fields(words)
-				return nil
-			}
+		f := must(os.Open(p.log))
+		line, err := bufio.NewReader(f).ReadString('\n')
+		f.Close()
+		if words, ok := strings.CutPrefix(line, "ready"); ok && err == nil {
+			return strings.Fields(words)
 		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-p.ended:
-			return p.failure()
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w", p.name, context.Cause(ctx))
-		}
+		pause(ctx, 5*time.Millisecond)
 	}
 }
 
-// failure says that the process ended too early, with the end of its log.
+// failure names the process and quotes the end of its log.
 func (p *process) failure() error {
 	text, _ := os.ReadFile(p.log)
-	return fmt.Errorf("%s has ended; the end of its log:\n%s", p.name, text[max(0, len(text)-2000):])
+	return fmt.Errorf("the end of the log of %s:\n%s", p.name, text[max(0, len(text)-2000):])
 }
 
 // stop ends the process and all that it has started.
 func (p *process) stop() {
-	p.once.Do(func() {
-		_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // its group has its own id
-		<-p.ended
-	})
+	_ = syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // its group's id; one without members is no concern
+	<-p.ended
 }
 
-// run runs a program to its end.
-func run(ctx context.Context, env []string, path string, args ...string) error {
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env, cmd.SysProcAttr = append(os.Environ(), env...), ownGroup()
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", path, args, err, text)
+// usage is what processes have used so far.
+type usage struct {
+	cpu            time.Duration // user and system
+	resident, peak float64       // MiB, summed
+}
+
+// The unit of the times in /proc, and the places of fields in /proc/PID/stat behind the program's name.
+const (
+	tick       = time.Second / 100
+	statGroup  = 2
+	statUser   = 11
+	statSystem = 12
+)
+
+// used returns what processes and all that they have started have used.
+func used(of []*process) (sum usage) {
+	groups := map[string]bool{}
+	for _, p := range of {
+		groups[strconv.Itoa(p.cmd.Process.Pid)] = true
 	}
+	for _, path := range must(filepath.Glob("/proc/[0-9]*/stat")) {
+		text, _ := os.ReadFile(path) // empty if it has just ended
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		if len(fields) <= statSystem || !groups[fields[statGroup]] {
+			continue
+		}
+		user, system := must(strconv.Atoi(fields[statUser])), must(strconv.Atoi(fields[statSystem]))
+		sum.cpu += time.Duration(user+system) * tick
+		status, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "status"))
+		sum.resident += mebibytes(string(status), "VmRSS:")
+		sum.peak += mebibytes(string(status), "VmHWM:")
+	}
+	return sum
+}
+
+// mebibytes returns the value of a field of /proc/PID/status.
+func mebibytes(status, field string) float64 {
+	_, rest, _ := strings.Cut(status, "\n"+field)
+	var kib float64
+	_, _ = fmt.Sscan(rest, &kib) // 0 if it has just ended
+	return kib / 1024
+}
+
+// A measurement that fails has no use for what follows, so check and must end it by a panic, which attempt makes
+// an error again.
+type failure struct{ error }
+
+func check(err error) {
+	if err != nil {
+		panic(failure{err})
+	}
+}
+
+func must[T any](v T, err error) T {
+	check(err)
+	return v
+}
+
+func attempt(f func()) (err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case failure:
+			err = p.error
+		default:
+			panic(p)
+		}
+	}()
+	f()
 	return nil
 }
 
-// usage is what a group of processes has used so far.
-type usage struct {
-	cpu      time.Duration // user and system
-	resident int64         // bytes, now
-	peak     int64         // bytes, the most of each process, summed
-}
-
-// used returns the usage of processes and of all that they have started.
-func used(of []*process) (usage, error) {
-	var sum usage
-	for _, p := range of {
-		u, err := groupUsage(p.cmd.Process.Pid)
-		if err != nil {
-			return usage{}, fmt.Errorf("%s: %w", p.name, err)
-		}
-		if u == (usage{}) {
-			return usage{}, errors.Join(p.failure(), errors.New("it has no process any more"))
-		}
-		sum.cpu += u.cpu
-		sum.resident += u.resident
-		sum.peak += u.peak
+// pause waits for d; a measurement whose context ends meanwhile fails.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		check(context.Cause(ctx))
 	}
-	return sum, nil
 }

@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -5,24 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
 
 // target is one line of the report: what is wanted, and what was measured.
 type target struct {
-	load     load
-	what     string
-	want     string
-	measured string
-	met      bool
+	load                 load
+	what, want, measured string
+	met                  bool
 }
 
-// atLeast and atMost compare the median of some runs with a target, all compares each of them.
+// atLeast, atMost and within compare the median of some runs with a target, each compares every one of them.
 func (b *bench) atLeast(l load, what string, least float64, values []float64) {
 	b.judge(l, what, fmt.Sprintf("≥ %g", least), values, median(values) >= least)
 }
@@ -31,7 +32,11 @@ func (b *bench) atMost(l load, what string, most float64, values []float64) {
 	b.judge(l, what, fmt.Sprintf("≤ %.4g", most), values, median(values) <= most)
 }
 
-func (b *bench) all(l load, what string, most float64, values []float64) {
+func (b *bench) within(l load, what string, least, most float64, values []float64) {
+	b.judge(l, what, fmt.Sprintf("%g to %g", least, most), values, median(values) >= least && median(values) <= most)
+}
+
+func (b *bench) each(l load, what string, most float64, values []float64) {
 	b.judge(l, what, fmt.Sprintf("each ≤ %g", most), values, quantile(values, 1) <= most)
 }
 
@@ -60,18 +65,12 @@ func number(v float64, digits int) string {
 
 // report prints what was measured, and keeps it in the folder, if there is one.
 func (b *bench) report() error {
-	text := b.markdown()
-	_, err := io.WriteString(b.out, text)
-	if b.folder == "" {
-		return err
-	}
-	files := map[string]string{"report.md": text}
-	for name, svg := range b.charts {
-		files[name] = svg
-	}
-	err = errors.Join(err, os.MkdirAll(b.folder, 0o755))
-	for name, text := range files {
-		err = errors.Join(err, os.WriteFile(filepath.Join(b.folder, name), []byte(text), 0o644))
+	b.files["report.md"] = b.markdown()
+	_, err := io.WriteString(b.out, b.files["report.md"])
+	if b.folder != "" {
+		for name, text := range b.files {
+			err = errors.Join(err, os.WriteFile(filepath.Join(b.folder, name), []byte(text), 0o644))
+		}
 	}
 	return err
 }
@@ -96,60 +95,95 @@ func (b *bench) markdown() string {
 		s.WriteString("\n")
 	}
 	for _, r := range b.remarks {
-		fmt.Fprintf(&s, "\n- %s", r)
-	}
-	if len(b.remarks) > 0 {
-		s.WriteString("\n")
+		fmt.Fprintf(&s, "\nNot as it should be: %s.\n", r)
 	}
 	return s.String()
 }
 
-// profileFor is how long a CPU profile runs, in seconds.
-const profileFor = 3
-
-// profile begins to take profiles of the worker, where they are asked for. The function that it returns waits for
-// the CPU profile, takes one of allocations and stores both.
-func (b *bench) profile(w *world) (finish func()) {
-	if !b.profiles || b.folder == "" || len(w.contender) != 1 || !w.isWorker {
-		return func() {}
-	}
-	name := filepath.Join(b.folder, strings.NewReplacer(" ", "-", ",", "", "/", "").Replace(w.load.String()))
-	keep := func(kind, query string) {
-		if err := w.download("http://"+w.status+"/debug/pprof/"+query, name+"-"+kind+".pprof"); err != nil {
-			b.progress("no profile: %v", err)
-		}
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		keep("cpu", fmt.Sprintf("profile?seconds=%d", profileFor))
-	}()
-	return func() {
-		<-done
-		keep("allocs", "allocs")
-	}
+// curve is one line of a chart.
+type curve struct {
+	name string
+	x, y []float64
 }
 
-// download stores what is at a URL.
-func (w *world) download(url, path string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*profileFor*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
+var colours = []string{"#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#7f7f7f"}
+
+// chart draws curves as SVG, over a logarithmic x axis; the y axis begins at 0.
+func chart(title, xLabel, yLabel string, curves []curve) string {
+	const left, right, top, bottom = 70.0, 700.0, 40.0, 360.0
+	var xs []float64
+	var maxY float64
+	for _, c := range curves {
+		xs, maxY = append(xs, c.x...), max(maxY, slices.Max(c.y))
 	}
-	res, err := w.client.Do(req)
-	if err != nil {
-		return err
+	slices.Sort(xs)
+	xs = slices.Compact(xs)
+	step := math.Pow(10, math.Floor(math.Log10(maxY)))
+	if maxY/step < 5 {
+		step /= 2
 	}
-	defer res.Body.Close()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
+	maxY = step * math.Ceil(maxY/step)
+	atX := func(x float64) float64 {
+		return left + (right-left)*math.Log(x/xs[0])/math.Log(xs[len(xs)-1]/xs[0])
 	}
-	f, err := os.Create(path)
-	if err != nil {
-		return err
+	atY := func(y float64) float64 { return bottom - (bottom-top)*y/maxY }
+
+	var s strings.Builder
+	fmt.Fprintf(&s, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 420" font-family="sans-serif" font-size="12">`+
+		`<rect width="720" height="420" fill="white"/><text x="%g" y="20" font-size="15">%s</text>`+"\n", left, title)
+	for i := range int(math.Round(maxY/step)) + 1 {
+		y := float64(i) * step
+		fmt.Fprintf(&s, `<path d="M%g %.1fH%g" stroke="#ddd"/><text x="%g" y="%.1f" text-anchor="end">%g</text>`+"\n", left, atY(y), right, left-6, atY(y)+4, y)
 	}
-	_, err = io.Copy(f, res.Body)
-	return errors.Join(err, f.Close())
+	for _, x := range xs {
+		fmt.Fprintf(&s, `<path d="M%.1f %gv5" stroke="black"/><text x="%.1f" y="%g" text-anchor="middle">%.0f</text>`+"\n", atX(x), bottom, atX(x), bottom+18, x)
+	}
+	fmt.Fprintf(&s, `<text x="%g" y="%g" text-anchor="middle">%s</text>`+"\n", (left+right)/2, bottom+40, xLabel)
+	fmt.Fprintf(&s, `<text transform="translate(18 %g) rotate(-90)" text-anchor="middle">%s</text>`+"\n", (top+bottom)/2, yLabel)
+	for i, c := range curves {
+		colour := colours[i%len(colours)]
+		fmt.Fprintf(&s, `<polyline fill="none" stroke="%s" stroke-width="2" points="`, colour)
+		for j := range c.x {
+			fmt.Fprintf(&s, "%.1f,%.1f ", atX(c.x[j]), atY(c.y[j]))
+		}
+		fmt.Fprintf(&s, `"/><text x="%g" y="%g" fill="%s">%s</text>`+"\n", left+12, top+16*float64(i+1), colour, c.name)
+	}
+	return s.String() + "</svg>\n"
+}
+
+// curves measures contenders over loads that differ in their slots, once each.
+func (b *bench) curves(ctx context.Context, loads []load, y func(figures) float64, suffix string, contenders ...contender) []curve {
+	out := make([]curve, len(contenders))
+	for _, l := range loads {
+		for i, c := range contenders {
+			out[i].name = c.name + suffix
+			out[i].x, out[i].y = append(out[i].x, float64(l.slots)), append(out[i].y, y(b.measure(ctx, c, l)))
+		}
+	}
+	return out
+}
+
+func (b *bench) drawCharts(ctx context.Context) {
+	var loads []load
+	for _, n := range []int{8, 16, 32, 64, 128, 256} {
+		loads = append(loads, load{requests: b.size(6000, 3000), tenants: 3, slots: n})
+	}
+	b.files["throughput.svg"] = chart("Throughput, the Flow Service answers at once", "slots", "requests per second", b.curves(ctx, loads, rate, "", b.everyone()...))
+
+	var memory []curve
+	for _, http2 := range []bool{false, true} {
+		loads = nil
+		for _, n := range []int{125, 250, 500, 1000, 2000} {
+			loads = append(loads, load{requests: 3 * n, tenants: 3, slots: n, latency: 2 * time.Second, http2: http2})
+		}
+		memory = append(memory, b.curves(ctx, loads, peak, map[bool]string{false: ", HTTP/1.1", true: ", HTTP/2"}[http2], theWorker, theBaseline)...)
+	}
+	b.files["memory.svg"] = chart("Peak memory, the Flow Service takes 2 s", "requests in flight", "MiB", memory)
+
+	waits := curve{name: theWorker.name}
+	for _, n := range []int{1000, 5000, 20_000, b.size(100_000, 50_000)} {
+		w, _ := b.waitBehind(ctx, load{requests: n, tenants: 1, slots: 64, latency: 500 * time.Millisecond})
+		waits.x, waits.y = append(waits.x, float64(n)), append(waits.y, median(w))
+	}
+	b.files["waiting.svg"] = chart("A single request behind another tenant's backlog, the Flow Service takes 500 ms", "requests queued before it", "seconds until its result", []curve{waits})
 }

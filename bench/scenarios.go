@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -13,7 +15,7 @@ import (
 type scenario struct {
 	name  string
 	about string
-	run   func(*bench, context.Context) error
+	run   func(*bench, context.Context)
 }
 
 // scenarios are listed in the order of "all".
@@ -28,7 +30,7 @@ var scenarios = []scenario{
 	{"idle", "the CPU time of a worker that has nothing to do", (*bench).idle},
 	{"scale", "two workers beside one, where the Flow Service's time is the limit", (*bench).scale},
 	{"tracing", "what exporting spans costs", (*bench).tracing},
-	{"drain", "a million queued: does rate or memory change on the way?", (*bench).drain},
+	{"drain", "a million queued: do rate and memory change on the way?", (*bench).drain},
 	{"stall", "the longest time without a POST while requests are queued", (*bench).stall},
 	{"charts", "throughput over slots, memory over requests in flight, waiting time behind a backlog, as SVG", (*bench).drawCharts},
 }
@@ -42,15 +44,14 @@ func about() string {
 	return b.String() + "  all         all of them, the largest loads made smaller\n"
 }
 
-func chosen(names []string) ([]scenario, error) {
+func chosen(names []string) (out []scenario, err error) {
 	if len(names) == 1 && names[0] == "all" {
 		return scenarios, nil
 	}
-	var out []scenario
 	for _, name := range names {
 		i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("there is no scenario %q; want one of these, or all:\n%s", name, about())
+			return nil, fmt.Errorf("there is no scenario %q; want some of these, or all:\n%s", name, about())
 		}
 		out = append(out, scenarios[i])
 	}
@@ -62,13 +63,13 @@ func (b *bench) load(l load) load {
 	g := b.given
 	l.requests, l.slots = cmp.Or(g.requests, l.requests), cmp.Or(g.slots, l.slots)
 	l.tenants, l.workers = cmp.Or(g.tenants, l.tenants), cmp.Or(g.workers, l.workers)
-	if l.latency = cmp.Or(g.latency, l.latency); l.latency == zeroLatency {
-		l.latency = 0
+	if b.latency >= 0 {
+		l.latency = b.latency
 	}
 	return l
 }
 
-// size returns how many requests a large load has.
+// size returns how many there are of what is many in a scenario.
 func (b *bench) size(full, moderate int) int {
 	if b.moderate {
 		return moderate
@@ -76,147 +77,102 @@ func (b *bench) size(full, moderate int) int {
 	return full
 }
 
-// everyone is the worker beside all that it is compared with.
+// everyone is the worker, first, the baseline, second, and all else that they are compared with.
 func (b *bench) everyone() []contender {
 	return append([]contender{theWorker, theBaseline, withLedger}, b.peers...)
 }
 
-func (b *bench) throughput(ctx context.Context) error {
+const (
+	rateOfBaseline = "requests per second, of the baseline's"
+	cpuOfRequest   = "CPU of a request, ms"
+)
+
+func (b *bench) throughput(ctx context.Context) {
 	for _, slots := range []int{32, 64} {
 		l := b.load(load{requests: 6000, tenants: 3, slots: slots})
-		o, err := b.compare(ctx, l, b.everyone()...)
-		if err != nil {
-			return err
-		}
-		worker := o[theWorker.name]
-		b.atLeast(l, "requests per second, of the baseline's", 0.6, worker.ratios(o[theBaseline.name], rate))
-		b.atMost(l, "CPU of a request, ms", 0.35, worker.values(cpu))
+		o := b.compare(ctx, l, b.everyone()...)
+		b.atLeast(l, rateOfBaseline, 0.6, o[0].ratios(o[1], rate))
+		b.atMost(l, cpuOfRequest, 0.35, o[0].values(cpu))
 	}
-	return nil
 }
 
-func (b *bench) busySlots(ctx context.Context) error {
-	for _, l := range []load{
-		{requests: 640, tenants: 3, slots: 32, latency: 100 * time.Millisecond},
-		{requests: 6000, tenants: 3, slots: 64, latency: 100 * time.Millisecond},
-	} {
+func (b *bench) busySlots(ctx context.Context) {
+	for _, l := range []load{{requests: 640, tenants: 3, slots: 32}, {requests: 6000, tenants: 3, slots: 64}} {
+		l.latency = 100 * time.Millisecond
 		l = b.load(l)
-		o, err := b.compare(ctx, l, b.everyone()...)
-		if err != nil {
-			return err
-		}
-		b.atLeast(l, "slots busy, of the baseline's share", 0.98, o[theWorker.name].ratios(o[theBaseline.name], busy))
+		o := b.compare(ctx, l, b.everyone()...)
+		b.atLeast(l, "slots busy, of the baseline's share", 0.98, o[0].ratios(o[1], busy))
 	}
 	l := b.load(load{requests: 1000, tenants: 2, slots: 50, latency: 100 * time.Millisecond})
-	o, err := b.compare(ctx, l, theWorker)
-	if err != nil {
-		return err
-	}
-	b.atLeast(l, "POSTs under way at the same time", float64(l.slots), o[theWorker.name].values(most))
-	b.atMost(l, "POSTs under way at the same time", float64(l.slots), o[theWorker.name].values(most))
-	return nil
+	o := b.compare(ctx, l, theWorker)
+	b.within(l, "POSTs under way at the same time", float64(l.slots), float64(l.slots), o[0].values(most))
 }
 
-func (b *bench) cpuTime(ctx context.Context) error {
+func (b *bench) cpuTime(ctx context.Context) {
 	l := b.load(load{requests: 1500, tenants: 3, slots: 64, latency: time.Second})
-	o, err := b.compare(ctx, l, theWorker, theBaseline)
-	if err != nil {
-		return err
-	}
-	b.atMost(l, "CPU of a request, ms", 0.5, o[theWorker.name].values(cpu))
-	b.atLeast(l, "requests per second, of the baseline's", 0.95, o[theWorker.name].ratios(o[theBaseline.name], rate))
-	return nil
+	o := b.compare(ctx, l, theWorker, theBaseline)
+	b.atMost(l, cpuOfRequest, 0.5, o[0].values(cpu))
+	b.atLeast(l, rateOfBaseline, 0.95, o[0].ratios(o[1], rate))
 }
 
-func (b *bench) wide(ctx context.Context) error {
+func (b *bench) wide(ctx context.Context) {
 	for _, http2 := range []bool{false, true} {
 		l := b.load(load{requests: 10_000, tenants: 3, slots: 2000, latency: 2 * time.Second, http2: http2})
-		o, err := b.compare(ctx, l, theWorker, theBaseline)
-		if err != nil {
-			return err
-		}
-		worker, base := o[theWorker.name], o[theBaseline.name]
-		b.atLeast(l, "requests per second, of the baseline's", 0.95, worker.ratios(base, rate))
+		o := b.compare(ctx, l, theWorker, theBaseline)
+		b.atLeast(l, rateOfBaseline, 0.95, o[0].ratios(o[1], rate))
 		if http2 {
-			b.atMost(l, "peak memory, MiB", 40+float64(l.slots)*24/1024, worker.values(peak))
+			b.atMost(l, "peak memory, MiB", 40+float64(l.slots)*24/1024, o[0].values(peak))
 		} else {
-			b.atMost(l, "peak memory, of the baseline's", 1.2, worker.ratios(base, peak))
+			b.atMost(l, "peak memory, of the baseline's", 1.2, o[0].ratios(o[1], peak))
 		}
 	}
-	return nil
 }
 
-func (b *bench) scale(ctx context.Context) error {
-	one := b.load(load{requests: 3000, tenants: 3, slots: 32, latency: 200 * time.Millisecond})
+func (b *bench) scale(ctx context.Context) {
+	one := b.load(load{requests: 3000, tenants: 3, slots: 32, latency: 200 * time.Millisecond, workers: 1})
 	two := one
-	two.workers, two.requests = 2, 2*one.requests
+	two.workers, two.requests = 2*one.workers, 2*one.requests
 	var ratios []float64
 	for range b.rounds {
-		first, err := b.measure(ctx, theWorker, one)
-		if err != nil {
-			return err
-		}
-		second, err := b.measure(ctx, theWorker, two)
-		if err != nil {
-			return err
-		}
-		b.progress("one worker %.0f/s, two %.0f/s", first.rate, second.rate)
-		ratios = append(ratios, second.rate/first.rate)
+		half := b.measure(ctx, theWorker, one)
+		ratios = append(ratios, b.measure(ctx, theWorker, two).rate/half.rate)
 	}
-	b.atLeast(two, "requests per second, of one worker's", 1.9, ratios)
-	return nil
+	b.atLeast(two, "requests per second, of those of half as many workers", 1.9, ratios)
 }
 
-func (b *bench) tracing(ctx context.Context) error {
+func (b *bench) tracing(ctx context.Context) {
 	l := b.load(load{requests: 6000, tenants: 3, slots: 64})
-	o, err := b.compare(ctx, l, theWorker, tracedWorker)
-	if err != nil {
-		return err
-	}
-	b.atLeast(l, "requests per second with tracing, of those without", 0.9, o[tracedWorker.name].ratios(o[theWorker.name], rate))
-	return nil
+	o := b.compare(ctx, l, theWorker, tracedWorker)
+	b.atLeast(l, "requests per second with tracing, of those without", 0.9, o[1].ratios(o[0], rate))
 }
 
-func (b *bench) drain(ctx context.Context) error {
+func (b *bench) drain(ctx context.Context) {
 	l := b.load(load{requests: b.size(1_000_000, 50_000), tenants: 3, slots: 64})
-	f, err := b.measure(ctx, theWorker, l)
-	if err != nil {
-		return err
-	}
+	f := b.measure(ctx, theWorker, l)
 	b.outcomes = append(b.outcomes, outcome{theWorker, l, []figures{f}})
 	first, last := tenth(f.samples, l.requests, 0), tenth(f.samples, l.requests, 9)
-	b.atLeast(l, "rate of the last tenth, of the first one's", 0.9, []float64{last.rate / first.rate})
-	b.atMost(l, "rate of the last tenth, of the first one's", 1.1, []float64{last.rate / first.rate})
+	b.within(l, "rate of the last tenth, of the first one's", 0.9, 1.1, []float64{last.rate / first.rate})
 	b.atMost(l, "memory of the last tenth, of the first one's", 1.1, []float64{last.peak / first.peak})
-	return nil
 }
 
-// tenth returns rate and median memory of the i-th tenth of a run's results.
+// tenth returns rate and median memory of the i-th tenth of a run's results. They are no numbers where there are too
+// few samples.
 func tenth(samples []sample, requests, i int) figures {
 	from := slices.IndexFunc(samples, func(s sample) bool { return s.results >= requests*i/10 })
 	to := slices.IndexFunc(samples, func(s sample) bool { return s.results >= requests*(i+1)/10 })
-	if from < 0 || to <= from {
-		return figures{} // too few samples: the ratio is no number, and no target is met
-	}
 	var memory []float64
 	for _, s := range samples[from : to+1] {
 		memory = append(memory, s.resident)
 	}
-	n := samples[to].results - samples[from].results
-	return figures{rate: float64(n) / (samples[to].at - samples[from].at).Seconds(), peak: median(memory)}
+	n, took := samples[to].results-samples[from].results, samples[to].at-samples[from].at
+	return figures{rate: float64(n) / took.Seconds(), peak: median(memory)}
 }
 
-func (b *bench) stall(ctx context.Context) error {
+func (b *bench) stall(ctx context.Context) {
 	l := b.load(load{requests: 6000, tenants: 3, slots: 64})
 	var gaps []float64
 	for range max(5, b.rounds) {
-		f, err := b.measure(ctx, theWorker, l)
-		if err != nil {
-			return err
-		}
-		b.progress("%.0f/s, longest gap %.3f s", f.rate, f.gap)
-		gaps = append(gaps, f.gap)
+		gaps = append(gaps, b.measure(ctx, theWorker, l).gap)
 	}
-	b.all(l, "longest time without a POST, s", 0.5, gaps)
-	return nil
+	b.each(l, "longest time without a POST, s", 0.5, gaps)
 }

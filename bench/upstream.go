@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -98,6 +100,7 @@ func serveUpstream(ctx context.Context, ready func(...string)) error {
 		at.Start()
 	} else {
 		at.EnableHTTP2 = true
+		at.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 128} // what common proxies allow
 		at.StartTLS()
 		block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: at.Certificate().Raw})
 		if err := os.WriteFile(cert, block, 0o600); err != nil {
@@ -121,6 +124,8 @@ func (u *upstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.URL.Path == flowPath+"/connections" && r.Method == http.MethodPost:
 		u.create(w, r)
+	case r.Method == http.MethodOptions:
+		w.WriteHeader(http.StatusNoContent)
 	case r.URL.Path == tokenPath:
 		answer(w, http.StatusOK, `{"access_token":"bench-bearer-token","token_type":"bearer","expires_in":86399}`)
 	case r.URL.Path == spansPath:

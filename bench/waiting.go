@@ -1,6 +1,9 @@
+//go:build linux
+
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -8,71 +11,38 @@ import (
 
 // Scenarios about the time that a request waits. They watch a contender that goes on working.
 
-// warmUp starts a contender and waits until a first request has its result, so that it is known to be there.
-func (w *world) warmUp(ctx context.Context, c contender) error {
-	if err := w.start(ctx, c); err != nil {
-		return err
-	}
-	_, err := w.ask(ctx, tenantName(0), "warm-up")
-	return err
-}
-
 // ask queues one request and returns how long its result takes.
-func (w *world) ask(ctx context.Context, tenant, id string) (time.Duration, error) {
-	sub, err := w.js.Conn().SubscribeSync(resultsPrefix + tenant + ".>")
-	if err != nil {
-		return 0, err
-	}
-	defer sub.Unsubscribe() //nolint:errcheck // the connection is about to be closed where that fails
+func (w *world) ask(tenant, id string) time.Duration {
+	sub := must(w.js.Conn().SubscribeSync(resultsPrefix + tenant + ".>"))
 	began := time.Now()
-	if _, err := w.js.PublishMsg(ctx, requestMessage(tenant, id)); err != nil {
-		return 0, err
-	}
-	if _, err = sub.NextMsgWithContext(ctx); err != nil {
-		return 0, fmt.Errorf("the result of %s's request: %w", tenant, err)
-	}
-	return time.Since(began), nil
+	must(w.js.PublishMsg(w.ctx, requestMessage(tenant, id)))
+	must(sub.NextMsgWithContext(w.ctx))
+	took := time.Since(began)
+	check(sub.Unsubscribe())
+	return took
 }
 
 // singles are how many single requests are sent behind a backlog, by tenants of their own.
 const singles = 5
 
-// waitBehind returns how long single requests wait behind a backlog, and which share of the slots is busy
-// meanwhile.
-func (b *bench) waitBehind(ctx context.Context, c contender, l load) (waits []float64, share float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.patience)
-	defer cancel()
-	all := l
-	all.tenants += singles
-	w, err := b.newWorld(ctx, all)
+// waitBehind returns how long single requests wait behind a backlog, in seconds, and which share of the slots is
+// busy meanwhile.
+func (b *bench) waitBehind(ctx context.Context, l load) (waits []float64, share float64) {
+	w := b.newWorld(ctx, l)
 	defer w.close()
-	if err != nil {
-		return nil, 0, err
-	}
-	if err := w.preload(ctx, "r", l.tenantOf); err != nil {
-		return nil, 0, err
-	}
-	if err := w.start(ctx, c); err != nil {
-		return nil, 0, err
-	}
-	before, err := w.traffic(ctx, 3*l.slots)
-	if err != nil {
-		return nil, 0, err
-	}
+	w.preload()
+	w.start(theWorker)
+	before := w.traffic(3 * l.slots)
 	for i := range singles {
-		wait, err := w.ask(ctx, tenantName(l.tenants+i), "single")
-		if err != nil {
-			return nil, 0, err
-		}
-		waits = append(waits, wait.Seconds())
+		waits = append(waits, w.ask(tenantName(l.tenants+i), "single").Seconds())
 	}
-	after, err := w.traffic(ctx, 0)
+	after := w.traffic(0)
 	share = (after.Busy - before.Busy).Seconds() / after.Now.Sub(before.Now).Seconds() / float64(l.slots)
-	b.progress("%s, %v: single requests wait %.2f s (%.2f to %.2f), %.2f of the slots busy", c.name, l, median(waits), quantile(waits, 0), quantile(waits, 1), share)
-	return waits, share, err
+	b.progress("%v: single requests wait %s s, %.2f of the slots busy", l, spread(waits, 2), share)
+	return waits, share
 }
 
-func (b *bench) behind(ctx context.Context) error {
+func (b *bench) behind(ctx context.Context) {
 	for _, at := range []struct {
 		backlog int
 		most    float64
@@ -80,172 +50,99 @@ func (b *bench) behind(ctx context.Context) error {
 		l := b.load(load{requests: at.backlog, tenants: 1, slots: 64, latency: 500 * time.Millisecond})
 		var waits, shares []float64
 		for range b.rounds {
-			w, share, err := b.waitBehind(ctx, theWorker, l)
-			if err != nil {
-				return err
-			}
+			w, share := b.waitBehind(ctx, l)
 			waits, shares = append(waits, w...), append(shares, share)
 		}
-		b.all(l, "wait of a single request behind them, s", at.most, waits)
+		b.each(l, "wait of a single request behind them, s", at.most, waits)
 		b.atLeast(l, "slots busy meanwhile", 0.95, shares)
 	}
-	return nil
 }
 
-func (b *bench) manyTenants(ctx context.Context) error {
-	tenants := b.size(5000, 1000)
+func (b *bench) manyTenants(ctx context.Context) {
+	tenants := cmp.Or(b.given.tenants, b.size(5000, 1000))
 	l := b.load(load{requests: 20 * tenants, tenants: tenants, slots: 64, inOrder: true})
-	ctx, cancel := context.WithTimeout(ctx, b.patience)
-	defer cancel()
-	w, err := b.newWorld(ctx, l)
+	w := b.newWorld(ctx, l)
 	defer w.close()
-	if err != nil {
-		return err
-	}
-	if err := w.preload(ctx, "r", l.tenantOf); err != nil {
-		return err
-	}
-	f, err := b.finish(ctx, w, theWorker)
-	if err != nil {
-		return err
-	}
-	b.outcomes = append(b.outcomes, outcome{theWorker, l, []figures{f}})
-	times, err := w.resultTimes(ctx)
-	if err != nil {
-		return err
-	}
-	seen, err := w.traffic(ctx, 0)
-	if err != nil {
-		return err
-	}
-	ends := make([]time.Time, l.tenants) // of each tenant, its last result
+	w.preload()
+	b.outcomes = append(b.outcomes, outcome{theWorker, l, []figures{b.finish(w, theWorker)}})
+	ends, times, began := map[string]float64{}, w.resultTimes(), w.traffic(0).First
 	for i := range l.requests {
-		t := i * l.tenants / l.requests
-		if at := times[fmt.Sprintf("r%d", i)]; at.After(ends[t]) {
-			ends[t] = at
-		}
+		ends[l.tenantOf(i)] = max(ends[l.tenantOf(i)], times[requestID(i)].Sub(began).Seconds())
 	}
 	var waits []float64
 	for _, end := range ends {
-		waits = append(waits, end.Sub(seen.First).Seconds())
+		waits = append(waits, end)
 	}
-	b.progress("tenants have their last result after %.1f s (%.1f to %.1f)", median(waits), quantile(waits, 0), quantile(waits, 1))
+	b.progress("tenants have their last result after %s s", spread(waits, 1))
 	b.atMost(l, "the longest wait for a tenant's last result, of the median", 1.5, []float64{quantile(waits, 1) / median(waits)})
-	return nil
-}
-
-// trickle sends requests at a steady rate and returns what the contender adds to the Flow Service's time, in ms:
-// from the moment before a request is published until its result is stored.
-func (b *bench) trickle(ctx context.Context, c contender, l load) (added []float64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, b.patience)
-	defer cancel()
-	w, err := b.newWorld(ctx, l)
-	defer w.close()
-	if err != nil {
-		return nil, err
-	}
-	if err := w.warmUp(ctx, c); err != nil {
-		return nil, err
-	}
-	sent := make(map[string]time.Time, l.requests)
-	tick := time.NewTicker(time.Second / perSecond)
-	defer tick.Stop()
-	for i := range l.requests {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		id := fmt.Sprintf("r%d", i)
-		sent[id] = time.Now()
-		if _, err := w.js.PublishMsgAsync(requestMessage(l.tenantOf(i), id)); err != nil {
-			return nil, err
-		}
-	}
-	w.load.requests++ // the first one
-	if _, err := w.awaitResults(ctx, &figures{}, time.Now()); err != nil {
-		return nil, err
-	}
-	times, err := w.resultTimes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for id, at := range sent {
-		added = append(added, float64(times[id].Sub(at)-l.latency)/float64(time.Millisecond))
-	}
-	b.progress("%s adds %.1f ms, p99 %.1f ms", c.name, median(added), quantile(added, 0.99))
-	return added, nil
 }
 
 // perSecond is the steady rate of the scenario "latency".
 const perSecond = 100
 
-func (b *bench) addedLatency(ctx context.Context) error {
-	l := b.load(load{requests: 20 * perSecond, tenants: 20, slots: 64, latency: 100 * time.Millisecond})
-	var above, half []float64
-	for range b.rounds {
-		ours, err := b.trickle(ctx, theWorker, l)
-		if err != nil {
-			return err
+// trickle sends requests at a steady rate and returns what the contender adds to the Flow Service's time, in ms:
+// from the moment before a request is published until its result is stored.
+func (b *bench) trickle(ctx context.Context, c contender, l load) (added []float64) {
+	w := b.newWorld(ctx, l)
+	defer w.close()
+	w.start(c)
+	w.ask(tenantName(0), "warm-up")
+	sent := make([]time.Time, l.requests)
+	for i := range sent {
+		if i > 0 {
+			pause(w.ctx, time.Until(sent[0].Add(time.Duration(i)*time.Second/perSecond)))
 		}
-		base, err := b.trickle(ctx, theBaseline, l)
-		if err != nil {
-			return err
-		}
-		above = append(above, quantile(ours, 0.99)-quantile(base, 0.99))
-		half = append(half, median(ours)-median(base))
+		sent[i] = time.Now()
+		must(w.js.PublishMsgAsync(requestMessage(l.tenantOf(i), requestID(i))))
 	}
-	b.atMost(l, fmt.Sprintf("added latency at %d requests a second, p99, ms above the baseline's", perSecond), 10, above)
-	b.atMost(l, "the same, p50", 10, half)
-	return nil
+	w.load.requests++ // the first one
+	w.awaitResults(time.Now())
+	times := w.resultTimes()
+	for i, at := range sent {
+		added = append(added, float64(times[requestID(i)].Sub(at)-l.latency)/float64(time.Millisecond))
+	}
+	b.progress("%s, %v: adds %.1f ms, p99 %.1f ms", c.name, l, median(added), quantile(added, 0.99))
+	return added
 }
 
-// idleFor is how long an idle worker is watched.
-const idleFor = 20 * time.Second
+func (b *bench) addedLatency(ctx context.Context) {
+	l := b.load(load{requests: 20 * perSecond, tenants: 20, slots: 64, latency: 100 * time.Millisecond})
+	var ours, base [][]float64
+	for range b.rounds {
+		ours, base = append(ours, b.trickle(ctx, theWorker, l)), append(base, b.trickle(ctx, theBaseline, l))
+	}
+	for _, q := range []float64{0.5, 0.99} {
+		var own, above []float64
+		for i := range ours {
+			own = append(own, quantile(ours[i], q))
+			above = append(above, own[i]-quantile(base[i], q))
+		}
+		b.atMost(l, fmt.Sprintf("added latency at %d requests a second, p%g: %s ms; above the baseline's", perSecond, 100*q, spread(own, 1)), 10, above)
+	}
+}
 
-func (b *bench) idle(ctx context.Context) error {
-	l := b.load(load{requests: 1, tenants: 1, slots: 64})
+// How long an idle worker is watched, and left alone before.
+const (
+	idleFor   = 20 * time.Second
+	idleAfter = 3 * time.Second
+)
+
+func (b *bench) idle(ctx context.Context) {
+	l := load{tenants: 1, slots: 64}
 	var shares []float64
 	for range b.rounds {
-		share, err := b.idleShare(ctx, l)
-		if err != nil {
-			return err
-		}
-		b.progress("idle: %.2f %% of a core", share)
-		shares = append(shares, share)
+		shares = append(shares, b.idleShare(ctx, l))
 	}
 	b.atMost(l, "CPU while idle, % of a core", 1, shares)
-	return nil
 }
 
-func (b *bench) idleShare(ctx context.Context, l load) (float64, error) {
-	w, err := b.newWorld(ctx, l)
+func (b *bench) idleShare(ctx context.Context, l load) float64 {
+	w := b.newWorld(ctx, l)
 	defer w.close()
-	if err != nil {
-		return 0, err
-	}
-	if err := w.warmUp(ctx, theWorker); err != nil {
-		return 0, err
-	}
-	if err := pause(ctx, 3*time.Second); err != nil {
-		return 0, err
-	}
-	before, err := used(w.contender)
-	if err != nil {
-		return 0, err
-	}
-	if err := pause(ctx, idleFor); err != nil {
-		return 0, err
-	}
-	after, err := used(w.contender)
-	return 100 * (after.cpu - before.cpu).Seconds() / idleFor.Seconds(), err
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	w.start(theWorker)
+	w.ask(tenantName(0), "warm-up")
+	pause(w.ctx, idleAfter)
+	before := used(w.contender)
+	pause(w.ctx, idleFor)
+	return 100 * (used(w.contender).cpu - before.cpu).Seconds() / idleFor.Seconds()
 }

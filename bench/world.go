@@ -1,6 +1,9 @@
+//go:build linux
+
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -10,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -21,13 +25,6 @@ import (
 	"github.com/flow-worker/flow-worker/internal/natstest"
 )
 
-// The NATS subjects of the contract, and the baseline's own bucket.
-const (
-	requestsPrefix = "connections.requests."
-	resultsPrefix  = "connections.results."
-	bucket         = "bench-ledger"
-)
-
 // load is what a contender is given to do.
 type load struct {
 	requests int
@@ -35,9 +32,8 @@ type load struct {
 	slots    int           // of each process
 	latency  time.Duration // of the Flow Service
 	workers  int           // how many processes; 0 means 1
-	inOrder  bool          // all requests of one tenant, then those of the next, instead of one of each in turn
+	inOrder  bool          // all requests of one tenant, then those of the next, instead of one of each at a time
 	http2    bool          // the Flow Service is at HTTPS and offers HTTP/2
-	env      []string      // more settings of the worker
 }
 
 func (l load) String() string {
@@ -51,161 +47,166 @@ func (l load) String() string {
 	return s
 }
 
+// tenantOf returns the tenant of the i-th request.
+func (l load) tenantOf(i int) string {
+	if l.inOrder {
+		return tenantName(i * l.tenants / l.requests)
+	}
+	return tenantName(i % l.tenants)
+}
+
 // contender is a program that is measured.
 type contender struct {
 	name   string
-	role   string   // of this program; empty means another one
-	shell  string   // a command for sh; empty means the worker
-	env    []string // more of its environment
+	shell  string // a command for sh; empty means the worker, or the baseline
 	worker bool
+	ledger bool // baseline: with two ledger writes
+	traced bool // worker: exports spans
 }
 
 var (
 	theWorker    = contender{name: "worker", worker: true}
-	theBaseline  = contender{name: "baseline", role: "baseline"}
-	withLedger   = contender{name: "baseline with two ledger writes", role: "baseline", env: []string{ledgerVariable + "=" + bucket}}
-	tracedWorker = contender{name: "worker with tracing", worker: true, env: []string{"OTEL_EXPORTER_OTLP_ENDPOINT=" + upstreamHere}}
+	tracedWorker = contender{name: "worker with tracing", worker: true, traced: true}
+	theBaseline  = contender{name: "baseline"}
+	withLedger   = contender{name: "baseline with two ledger writes", ledger: true}
 )
 
-// upstreamHere stands for the upstream's URL in a contender's environment.
-const upstreamHere = "{upstream}"
+// Names that a contender is told. Those of streams and consumer are the contract's.
+const (
+	requestsPrefix = "connections.requests."
+	resultsPrefix  = "connections.results."
+	bucket         = "bench-ledger"
+)
 
-// world is everything around a contender, new for each run.
+// world is a contender and everything around it, new for each run. What fails in it panics; see check.
 type world struct {
+	ctx       context.Context // ends when a process does, or the time for the run is over
+	cancel    context.CancelCauseFunc
 	dir       string
 	binary    string // of the worker
-	status    string // where the worker serves its status page
 	load      load
-	cert      string // the upstream's, empty without HTTP/2
-	processes []*process
-	contender []*process
-	isWorker  bool   // the contender is the worker
-	broker    string // its URL
+	status    string // where the worker serves its status page; empty means anywhere
+	cert      string // path of the upstream's certificate; empty without HTTP/2
+	broker    string // URLs
 	upstream  string
 	vault     []string // URL and token
-	client    http.Client
+	around    []*process
+	contender []*process
+	client    http.Client // of the upstream's statistics
 	js        jetstream.JetStream
 }
 
-// newWorld starts broker, upstream and Vault and makes the streams. Close it also after an error.
-func (b *bench) newWorld(ctx context.Context, l load) (*world, error) {
-	w := &world{binary: b.binary, status: "127.0.0.1:0", load: l}
-	var err error
-	if w.dir, err = os.MkdirTemp(b.tmp, "run-"); err != nil {
-		return w, err
-	}
-	if b.profiles {
-		ports, err := natstest.FreePorts(ctx, 1)
-		if err != nil {
-			return w, err
+// newWorld starts broker, upstream and Vault and makes the streams. Close it by defer.
+func (b *bench) newWorld(ctx context.Context, l load) *world {
+	ctx, stop := context.WithTimeout(ctx, b.patience)
+	w := &world{binary: b.binary, load: l, dir: must(os.MkdirTemp(b.tmp, "run-"))}
+	w.ctx, w.cancel = context.WithCancelCause(ctx)
+	context.AfterFunc(w.ctx, stop)
+	var built bool
+	defer func() {
+		if !built {
+			w.close()
 		}
-		w.status = fmt.Sprintf("127.0.0.1:%d", ports[0])
-		w.load.env = append(w.load.env[:len(w.load.env):len(w.load.env)], "WORKER_PPROF=true")
-	}
+	}()
 	if l.http2 {
 		w.cert = filepath.Join(w.dir, "upstream.pem")
 	}
-	urls := map[string][]string{}
-	for role, env := range map[string][]string{
-		"nats":     {storeVariable + "=" + filepath.Join(w.dir, "jetstream")},
-		"vault":    {tenantsVariable + "=" + strconv.Itoa(l.tenants)},
-		"upstream": {latencyVariable + "=" + l.latency.String(), certVariable + "=" + w.cert},
-	} {
-		p, err := startRole(ctx, w.dir, role, env...)
-		if err != nil {
-			return w, err
-		}
-		w.processes = append(w.processes, p)
-		urls[role] = p.words
+	if b.profiles {
+		w.status = fmt.Sprintf("127.0.0.1:%d", must(natstest.FreePorts(ctx, 1))[0])
 	}
-	w.broker, w.upstream, w.vault = urls["nats"][0], urls["upstream"][0], urls["vault"]
-	if err := w.trustUpstream(); err != nil {
-		return w, err
+	broker := startRole(w.dir, "nats", storeVariable+"="+filepath.Join(w.dir, "jetstream"))
+	vault := startRole(w.dir, "vault", tenantsVariable+"="+strconv.Itoa(l.tenants+singles))
+	upstream := startRole(w.dir, "upstream", latencyVariable+"="+l.latency.String(), certVariable+"="+w.cert)
+	w.around = []*process{broker, vault, upstream}
+	w.watch(w.around)
+	w.broker, w.vault, w.upstream = broker.ready(w.ctx)[0], vault.ready(w.ctx), upstream.ready(w.ctx)[0]
+	if w.cert != "" {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(must(os.ReadFile(w.cert)))
+		w.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
 	}
-	nc, err := nats.Connect(w.broker)
-	if err != nil {
-		return w, err
+	w.js = must(jetstream.New(must(nats.Connect(w.broker)), jetstream.WithPublishAsyncMaxPending(8192)))
+	create := exec.CommandContext(w.ctx, w.binary, "init")
+	create.Env = append(os.Environ(), w.workerEnv(contender{})...)
+	if text, err := create.CombinedOutput(); err != nil {
+		check(fmt.Errorf("worker init: %w\n%s", err, text))
 	}
-	if w.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(8192)); err != nil {
-		return w, err
-	}
-	if err := run(ctx, w.workerEnv(), w.binary, "init"); err != nil {
-		return w, err
-	}
-	_, err = w.js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: bucket, History: 1})
-	return w, err
+	must(w.js.CreateKeyValue(w.ctx, jetstream.KeyValueConfig{Bucket: bucket, History: 1}))
+	built = true
+	return w
 }
 
-// trustUpstream makes a client for what the upstream has seen.
-func (w *world) trustUpstream() error {
-	transport := &http.Transport{}
-	w.client = http.Client{Transport: transport}
-	if w.cert == "" {
-		return nil
+// watch ends the world's context when one of its processes ends.
+func (w *world) watch(processes []*process) {
+	for _, p := range processes {
+		go func() {
+			<-p.ended
+			w.cancel(p.failure())
+		}()
 	}
-	cert, err := os.ReadFile(w.cert)
-	if err != nil {
-		return err
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(cert)
-	transport.TLSClientConfig = &tls.Config{RootCAs: roots}
-	return nil
 }
 
-// close ends everything and removes what it has left.
+// close ends everything, removes what it has left, and names the cause of a failure.
 func (w *world) close() {
+	p := recover()
+	cause := context.Cause(w.ctx)
+	w.cancel(nil)
 	if w.js != nil {
 		w.js.Conn().Close()
 	}
-	for _, p := range append(w.contender, w.processes...) {
+	for _, p := range append(w.contender, w.around...) {
 		p.stop()
 	}
 	w.client.CloseIdleConnections()
 	_ = os.RemoveAll(w.dir) // what is left is in a folder that goes as a whole
+	if f, ok := p.(failure); ok {
+		panic(failure{fmt.Errorf("%v: %w", w.load, cmp.Or(cause, f.error))})
+	} else if p != nil {
+		panic(p)
+	}
 }
 
-func (w *world) workerEnv() []string {
-	return append([]string{
+func (w *world) workerEnv(c contender) []string {
+	env := []string{
 		"NATS_URL=" + w.broker, "VAULT_ADDR=" + w.vault[0], "VAULT_TOKEN=" + w.vault[1],
 		"FLOW_URL=" + w.upstream + flowPath, "IMS_URL=" + w.upstream, "SSL_CERT_FILE=" + w.cert,
-		"WORKER_HTTP_ADDR=127.0.0.1:0", "WORKER_STATUS_ADDR=" + w.status, "WORKER_CONCURRENCY=" + strconv.Itoa(w.load.slots),
-	}, w.load.env...)
+		"WORKER_HTTP_ADDR=127.0.0.1:0", "WORKER_STATUS_ADDR=" + cmp.Or(w.status, "127.0.0.1:0"), "WORKER_PPROF=" + strconv.FormatBool(w.status != ""),
+		"WORKER_CONCURRENCY=" + strconv.Itoa(w.load.slots),
+	}
+	if c.traced {
+		env = append(env, "OTEL_EXPORTER_OTLP_ENDPOINT="+w.upstream)
+	}
+	return env
 }
 
-func (w *world) contenderEnv() []string {
-	return []string{
+func (w *world) baselineEnv(c contender) []string {
+	env := []string{
 		natsVariable + "=" + w.broker, flowVariable + "=" + w.upstream + flowPath, "SSL_CERT_FILE=" + w.cert,
 		streamVariable + "=" + consumer.StreamRequests, consumerVariable + "=" + consumer.ConsumerName,
 		requestsVariable + "=" + requestsPrefix, resultsVariable + "=" + resultsPrefix, slotsVariable + "=" + strconv.Itoa(w.load.slots),
 	}
+	if c.ledger {
+		env = append(env, ledgerVariable+"="+bucket)
+	}
+	return env
 }
 
 // start starts a contender's processes.
-func (w *world) start(ctx context.Context, c contender) error {
-	w.isWorker = c.worker
+func (w *world) start(c contender) {
 	for i := range max(1, w.load.workers) {
-		var p *process
-		var err error
-		name := fmt.Sprintf("contender-%d", i)
-		env := replaced(c.env, upstreamHere, w.upstream)
+		path, args, env := w.binary, []string{"run"}, w.workerEnv(c)
 		switch {
-		case c.worker:
-			p, err = start(w.dir, name, append(w.workerEnv(), env...), w.binary, "run")
-		case c.role != "":
-			p, err = startRole(ctx, w.dir, c.role, append(w.contenderEnv(), env...)...)
-		default:
-			p, err = start(w.dir, name, append(w.contenderEnv(), env...), "/bin/sh", "-c", c.shell)
+		case c.shell != "":
+			path, args, env = "/bin/sh", []string{"-c", c.shell}, w.baselineEnv(c)
+		case !c.worker:
+			path, args, env = must(os.Executable()), nil, append(w.baselineEnv(c), roleVariable+"=baseline")
 		}
-		if err != nil {
-			return err
-		}
-		w.contender = append(w.contender, p)
+		w.contender = append(w.contender, start(w.dir, fmt.Sprintf("contender-%d", i), env, path, args...))
 	}
-	return nil
+	w.watch(w.contender)
 }
 
-// requestForm is a request of the Databricks tutorial; its id and its number belong into it.
+// requestForm is a request of the Databricks tutorial.
 const requestForm = `{"specversion":"1.0","id":%[1]q,"source":"/bench","type":"flowworker.connection.create.v1","datacontenttype":"application/json","data":` +
 	`{"sandbox":"prod","name":"Databricks connection %[1]s","description":"A Databricks base connection to Experience Platform",` +
 	`"auth":{"specName":"Access Token Authentication","params":{"domain":"https://adb-1234567890123456.7.azuredatabricks.net",` +
@@ -217,100 +218,61 @@ func requestMessage(tenant, id string) *nats.Msg {
 		Header: nats.Header{"Content-Type": {"application/cloudevents+json"}}}
 }
 
-// preload queues the load's requests, with ids that begin with prefix.
-func (w *world) preload(ctx context.Context, prefix string, tenant func(i int) string) error {
+// requestID returns the id of the i-th request.
+func requestID(i int) string { return "r" + strconv.Itoa(i) }
+
+// preload queues the load's requests.
+func (w *world) preload() {
 	for i := range w.load.requests {
-		_, err := w.js.PublishMsgAsync(requestMessage(tenant(i), prefix+strconv.Itoa(i)), jetstream.WithStallWait(time.Minute))
-		if err != nil {
-			return err
-		}
+		must(w.js.PublishMsgAsync(requestMessage(w.load.tenantOf(i), requestID(i)), jetstream.WithStallWait(time.Minute)))
 	}
 	select {
 	case <-w.js.PublishAsyncComplete():
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	case <-w.ctx.Done():
+		check(context.Cause(w.ctx))
 	}
-	s, err := w.js.Stream(ctx, consumer.StreamRequests)
-	if err == nil && int(s.CachedInfo().State.Msgs) != w.load.requests {
-		err = fmt.Errorf("%d requests are queued, want %d", s.CachedInfo().State.Msgs, w.load.requests)
+	if n := must(w.js.Stream(w.ctx, consumer.StreamRequests)).CachedInfo().State.Msgs; int(n) != w.load.requests {
+		check(fmt.Errorf("%d requests are queued, want %d", n, w.load.requests))
 	}
-	return err
 }
 
-// tenantOf returns the tenant of the i-th request.
-func (l load) tenantOf(i int) string {
-	if l.inOrder {
-		return tenantName(i * l.tenants / l.requests)
+// get reads what is at a URL.
+func (w *world) get(url string) []byte {
+	req := must(http.NewRequestWithContext(w.ctx, http.MethodGet, url, nil))
+	res, err := w.client.Do(req)
+	check(err)
+	defer res.Body.Close()
+	body := must(io.ReadAll(res.Body))
+	if res.StatusCode != http.StatusOK {
+		check(errors.New(url + ": " + res.Status))
 	}
-	return tenantName(i % l.tenants)
+	return body
 }
 
 // traffic asks the upstream what it has seen, as soon as that is some number of POSTs.
-func (w *world) traffic(ctx context.Context, posts int) (t traffic, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, w.upstream+statsPath+"?posts="+strconv.Itoa(posts), nil)
-	if err != nil {
-		return t, err
-	}
-	res, err := w.client.Do(req)
-	if err != nil {
-		return t, errors.Join(w.contenderFailure(), err)
-	}
-	defer res.Body.Close()
-	return t, json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&t)
-}
-
-// contenderFailure says which of the contender's processes has ended.
-func (w *world) contenderFailure() error {
-	for _, p := range w.contender {
-		select {
-		case <-p.ended:
-			return p.failure()
-		default:
-		}
-	}
-	return nil
+func (w *world) traffic(posts int) (t traffic) {
+	check(json.Unmarshal(w.get(w.upstream+statsPath+"?posts="+strconv.Itoa(posts)), &t))
+	return t
 }
 
 // results returns how many results there are, and when the last one was stored.
-func (w *world) results(ctx context.Context) (int, time.Time, error) {
-	s, err := w.js.Stream(ctx, consumer.StreamResults)
-	if err != nil {
-		return 0, time.Time{}, err
-	}
-	state := s.CachedInfo().State
-	return int(state.Msgs), state.LastTime, nil
+func (w *world) results() (int, time.Time) {
+	state := must(w.js.Stream(w.ctx, consumer.StreamResults)).CachedInfo().State
+	return int(state.Msgs), state.LastTime
 }
 
 // resultTimes reads all results: when each request's was stored, by the request's id.
-func (w *world) resultTimes(ctx context.Context) (map[string]time.Time, error) {
-	n, _, err := w.results(ctx)
-	if err != nil {
-		return nil, err
-	}
-	from, err := w.js.OrderedConsumer(ctx, consumer.StreamResults, jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return nil, err
-	}
-	messages, err := from.Messages()
-	if err != nil {
-		return nil, err
-	}
+func (w *world) resultTimes() map[string]time.Time {
+	n, _ := w.results()
+	from := must(w.js.OrderedConsumer(w.ctx, consumer.StreamResults, jetstream.OrderedConsumerConfig{}))
+	messages := must(from.Messages())
 	defer messages.Stop()
 	times := make(map[string]time.Time, n)
 	for range n {
-		msg, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return nil, err
-		}
+		msg := must(messages.Next(jetstream.NextContext(w.ctx)))
 		var result struct{ Subject string }
-		if err := json.Unmarshal(msg.Data(), &result); err != nil {
-			return nil, fmt.Errorf("a result: %w", err)
-		}
-		meta, err := msg.Metadata()
-		if err != nil {
-			return nil, err
-		}
-		times[result.Subject] = meta.Timestamp
+		check(json.Unmarshal(msg.Data(), &result))
+		times[result.Subject] = must(msg.Metadata()).Timestamp
 	}
-	return times, nil
+	return times
 }

@@ -250,3 +250,11 @@ func TestDecodeResultRefuses(t *testing.T) {
 		t.Errorf("a field of a later version: %v", err)
 	}
 }
+
+func BenchmarkEncodeResult(b *testing.B) {
+	r := results()["created"]
+	b.ReportAllocs()
+	for b.Loop() {
+		encode(b, r)
+	}
+}

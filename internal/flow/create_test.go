@@ -262,3 +262,23 @@ func TestCreateErrorIsNeverATypedNil(t *testing.T) {
 		t.Errorf("error %v (%T), want nil", err, err)
 	}
 }
+
+func BenchmarkPostBody(b *testing.B) {
+	conn := newConnection()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := json.Marshal(wireConnection(conn)); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkReadSuccess reads the answer of a POST that succeeded, the scrubber that goes with it included.
+func BenchmarkReadSuccess(b *testing.B) {
+	as, conn := imsAccount(), newConnection()
+	b.ReportAllocs()
+	for b.Loop() {
+		readConnection(answer{status: 201, body: []byte(`{"id":"5ac090ca-4ae2-4872-ae4d-963b78e4243f","etag":"\"1f00c0de\""}`)},
+			scrubberOf(as.Credentials, conn.AccessToken, provision.NewSensitive(staticBearer)))
+	}
+}

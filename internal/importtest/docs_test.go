@@ -69,7 +69,7 @@ func missingTests(text string, there map[string]bool) (missing []string) {
 func testFuncs(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	for _, top := range []string{"../../cmd", "../../internal", "../../deploy", "../../test"} {
+	for _, top := range []string{"../../bench", "../../cmd", "../../internal", "../../deploy", "../../test"} {
 		err := filepath.WalkDir(top, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, "_test.go") {
 				return err

@@ -81,7 +81,7 @@ func covers(m, imp string) bool {
 // cache does not see what the go list below reads.
 func watchTree(t *testing.T) {
 	t.Helper()
-	for _, top := range []string{"../../cmd", "../../internal", "../../deploy", "../../test"} {
+	for _, top := range []string{"../../bench", "../../cmd", "../../internal", "../../deploy", "../../test"} {
 		if err := filepath.WalkDir(top, func(_ string, _ fs.DirEntry, err error) error { return err }); err != nil {
 			t.Fatal(err)
 		}

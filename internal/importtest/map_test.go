@@ -57,6 +57,9 @@ var allowed = map[string][]string{
 	"internal/canary":              {},
 	"internal/ledger/ledgertest":   {"internal/provision", "github.com/google/go-cmp"},
 
+	// It measures the built worker from outside, and is no part of it.
+	"bench": {"internal/consumer", "internal/natstest", "internal/vault/vaulttest", natsClient, "github.com/spf13/pflag"},
+
 	// Whole programs are tried from outside; what they need to be watched by is theirs to say.
 	"test/soak":          {"*"},
 	"test/fairness":      {"*"},

@@ -89,7 +89,7 @@ func (w *lossWorld) start(every time.Duration) (worker *worker, stop func()) {
 // send publishes the one request as a new message and waits until it is dealt with.
 func (w *lossWorld) send() {
 	w.t.Helper()
-	m, err := event.EncodeRequest(event.Draft{ID: "r", Source: "/loss", Body: []byte(priceRequest)})
+	m, err := event.EncodeRequest(event.Draft{ID: "r", Source: "/loss", Body: []byte(tutorialRequest)})
 	check(w.t, err)
 	_, err = w.js.PublishMsg(w.ctx, &nats.Msg{Subject: "connections.requests.acme", Header: m.Headers, Data: m.Body})
 	check(w.t, err)
@@ -279,3 +279,15 @@ func TestLookAfterReconnection(t *testing.T) {
 		t.Error("the ledger was made anew, and nobody noticed")
 	}
 }
+
+func check(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+const tutorialRequest = `{"sandbox":"prod","name":"Databricks connection to Experience Platform","description":"guard",
+ "auth":{"specName":"Access Token Authentication","params":{"domain":"https://adb-1234567890123456.7.azuredatabricks.net",
+ "clusterId":"0601-182128-dcbte59m","accessToken":"vault:databricks/acme#accessToken","database":"acme-db"}},
+ "connectionSpec":{"id":"e9d7ec6b-0873-4e57-ad21-b3a7c65e310b","version":"1.0"}}`

@@ -1,0 +1,56 @@
+package ledger
+
+import (
+	"testing"
+	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
+)
+
+// createdRecord is the record of a request that took one POST, as it is written last.
+func createdRecord() provision.Record {
+	at := time.Date(2026, 11, 22, 3, 0, 0, 123456789, time.UTC)
+	key := provision.Key{Tenant: "acme", Source: "/portal/onboarding", ID: "0b9c8d6e-2f40-4a3c-9a55-3f1f5f0a7d21"}
+	spec := provision.ConnectionSpec{ID: "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", Version: "1.0"}
+	const name, owner = "Databricks connection to Experience Platform", "worker-6f7c9d5b8-x2x7p-ABCDEFGH"
+	return provision.Record{
+		Key: key, State: provision.StateCreated, Fingerprint: "b7e23ec29af22b0b4e41da31e868d57226121c84b7e23ec29af22b0b4e41da31",
+		Nonce: "MZXW6YTBOI======ABCDEFGHIJ", Owner: owner, HeldSeq: 123456, HeldDelivered: 1,
+		FirstPostAt: at, PostedAt: at, Lease: 75 * time.Second, EndedAt: at, EndedBy: owner, Posts: 1,
+		Sandbox: "prod", Name: name, ConnectionSpec: spec, RequestedAt: at, StartedAt: at, Deadline: at, UpdatedAt: at,
+		Secrets: map[string]int{"databricks/acme#accessToken": 3, "adobe": 1},
+		Attempts: []provision.Attempt{
+			{At: at, Owner: owner, Step: "post", Result: "created", Elapsed: 1.5},
+			{At: at, Owner: owner, Step: "final", Result: "created"},
+		},
+		Final: &provision.FinalResult{EventID: "9b1b15a0c0ffee009b1b15a0c0ffee00", Outcome: provision.OutcomeCreated, Result: provision.Result{
+			Request: provision.RequestID{ID: key.ID, Source: key.Source}, Tenant: key.Tenant, Sandbox: "prod", Name: name, ConnectionSpec: &spec,
+			Connection: &provision.Connection{ID: "5ac090ca-4ae2-4872-ae4d-963b78e4243f", Etag: `"1f00c0de-0000-0100-0000-65a0"`},
+			Attempts:   1, RequestedAt: at, StartedAt: at, CompletedAt: at}},
+	}
+}
+
+func BenchmarkEncodeRecord(b *testing.B) {
+	rec := createdRecord()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := encode(rec.Key, rec); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDecodeRecord(b *testing.B) {
+	rec := createdRecord()
+	text, err := encode(rec.Key, rec)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := decode(rec.Key, text, strict); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
