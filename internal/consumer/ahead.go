@@ -60,7 +60,7 @@ func (c *Consumer) readAhead(ctx context.Context, from jetstream.Consumer, cx co
 			return
 		}
 		wait = aheadIdle
-		if n, _ := c.Gate(1); n < 1 || !c.backlog.Load() {
+		if !c.backlog.Load() {
 			continue
 		}
 		var more bool
@@ -88,7 +88,7 @@ func (c *Consumer) readOnce(ctx context.Context, from jetstream.Consumer, stream
 	ctx, cancel := context.WithTimeout(ctx, c.PublishTimeout)
 	defer cancel()
 	queue, err := from.Info(ctx)
-	if err != nil || queue.NumPending == 0 {
+	if err != nil || queue.NumPending == 0 || queue.Paused {
 		return false, time.Since(began), err
 	}
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(patternRequests))

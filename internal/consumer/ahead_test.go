@@ -208,3 +208,38 @@ func (r *rig) asked(subject string) <-chan struct{} {
 	}
 	return ch
 }
+
+// TestPauseHoldsForReadingAhead: while the consumer is paused nothing is read past it.
+func TestPauseHoldsForReadingAhead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	r.submitMany("big", 10)
+	c := r.reading(2)
+	w := r.run(c.Config)
+	for range 2 {
+		receive(r, c.begun, "one of the backlog")
+	}
+	if _, err := r.js.PauseConsumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	r.submit("small", "small-1")
+	asked := r.asked("$JS.API.CONSUMER.INFO.CONNECTION_REQUESTS.flow-worker")
+	for range 5 {
+		receive(r, asked, "another look")
+	}
+	select {
+	case d := <-c.begun:
+		t.Errorf("%s is worked on amid a pause", d.Request.Key.Tenant)
+	default:
+	}
+	if _, err := r.js.ResumeConsumer(r.ctx, consumer.StreamRequests, consumer.ConsumerName); err != nil {
+		t.Fatal(err)
+	}
+	if d := receive(r, c.begun, "the other tenant's"); d.Request.Key.Tenant != "small" {
+		t.Errorf("%s, want small", d.Request.Key.Tenant)
+	}
+	close(c.release)
+	r.awaitEmpty()
+	r.end(w)
+}

@@ -263,6 +263,20 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	return free, wake
 }
 
+// Calm reports whether a tenant's requests may be taken without being a probe: the broker takes writes, and neither
+// the Flow Service nor Vault counts as down for the tenant.
+func (b *Breakers) Calm(tenant string) bool {
+	if b.writes != nil && len(b.writes.Failing()) > 0 {
+		return false
+	}
+	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
+		if br := b.targets[t]; br.State() != gobreaker.StateClosed && !br.spares(tenant) {
+			return false
+		}
+	}
+	return true
+}
+
 // returnRate is how many of the blamed tenants' requests come back in a second.
 const returnRate = 50
 

@@ -155,7 +155,7 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 		JS: w.js, Handle: w.hubs.handle,
 		Codec:   &event.Decoder{AllowedDomains: s.AllowedDomains, Secrets: provision.Layout{Mount: s.VaultKVMount, Prefix: s.VaultTenantPrefix}},
 		Objects: consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: w.hubs.renew},
-		Sweep:   w.sweep(), Concurrency: inHand(s.Concurrency), Room: w.slots.Room, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
+		Sweep:   w.sweep(), Concurrency: inHand(s.Concurrency), Room: w.room, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnWrite: w.published, OnStart: w.started, OnSettled: w.settled,
 		Metrics: w.metrics, Tracer: w.traces.forConsumer(), Log: w.log.With("part", "consumer"),
 	})
@@ -164,6 +164,14 @@ func (w *worker) newConsumer() (*consumer.Consumer, error) {
 // inHand returns how many messages a worker with so many slots takes in hand: half as many again, at least four,
 // are made ready while others are called for, so that a slot that comes free finds a request ready.
 func inHand(slots int) int { return slots + min(max(slots/2, 4), 512) }
+
+// room says how many more of a tenant's requests could be worked on at once.
+func (w *worker) room(tenant string) int {
+	if !w.breakers.Calm(tenant) {
+		return 0
+	}
+	return w.slots.Room(tenant)
+}
 
 // newOps makes health and status page, which look at all other parts.
 func (w *worker) newOps() {

@@ -121,7 +121,7 @@ func (w *writesWorld) send(n int) {
 	w.t.Helper()
 	for range n {
 		w.sent++
-		body := priceRequest
+		body := writesRequest
 		if w.sent == 1 {
 			body = strings.Replace(body, "vault:databricks/acme#accessToken", "dapi0123", 1)
 		}
@@ -306,3 +306,8 @@ func TestLedgerTakesNoWritesAtStart(t *testing.T) {
 	w.eventually("readiness", w.ready)
 	w.recovered("ledger")
 }
+
+const writesRequest = `{"sandbox":"prod","name":"Databricks connection to Experience Platform","description":"a test",
+ "auth":{"specName":"Access Token Authentication","params":{"domain":"https://adb-1234567890123456.7.azuredatabricks.net",
+ "clusterId":"0601-182128-dcbte59m","accessToken":"vault:databricks/acme#accessToken","database":"acme-db"}},
+ "connectionSpec":{"id":"e9d7ec6b-0873-4e57-ad21-b3a7c65e310b","version":"1.0"}}`
