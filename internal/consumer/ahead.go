@@ -166,6 +166,7 @@ func (c *Consumer) beginDirect(msg *jetstream.RawStreamMsg, tenant string, cx co
 	j := &job{seq: msg.Sequence, tenant: tenant, headers: msg.Header, body: msg.Data, contexts: cx}
 	j.delivery = decode(c.Codec, c.Log, tenant, msg.Header, msg.Data, event.Meta{Seq: msg.Sequence, Timestamp: msg.Time})
 	j.delivery.Direct = true
+	c.hand.take(j)
 	c.begin(j)
 }
 

@@ -110,8 +110,18 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 	if c.Room != nil {
 		ahead.Go(func() { c.readAhead(ctx, from, cx) })
 	}
+	var waiting []*job // in hand, but not begun, because the gate shut behind their pull
+	defer func() {
+		for _, j := range waiting {
+			c.giveBack(j.msg, c.PullExpires)
+			c.hand.drop(j)
+		}
+	}()
 	for {
-		n := c.hand.awaitRoom(ctx, c.Concurrency)
+		n := len(waiting)
+		if n == 0 {
+			n = c.hand.awaitRoom(ctx, c.Concurrency)
+		}
 		select {
 		case err := <-c.suspect:
 			return fmt.Errorf("consumer: the intake: %w", err)
@@ -121,18 +131,28 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 			return nil
 		}
 		permitted, wake := c.Gate(n)
+		permitted = min(permitted, n)
 		if permitted < 1 {
 			await(ctx, wake)
 			continue
 		}
-		if err := c.pullOnce(ctx, from, cx, permitted); err != nil && ctx.Err() == nil {
+		if len(waiting) > 0 {
+			for _, j := range waiting[:permitted] {
+				c.begin(j)
+			}
+			waiting = waiting[permitted:]
+			continue
+		}
+		var err error
+		if waiting, err = c.pullOnce(ctx, from, cx, permitted, wake); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("consumer: the intake: %w", err)
 		}
 	}
 }
 
-// pullOnce takes up to n messages. What comes after ctx has ended is given back.
-func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx contexts, n int) error {
+// pullOnce takes up to n messages. What comes after ctx has ended is given back; what comes after the gate has shut
+// is taken in hand and returned.
+func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx contexts, n int, wake <-chan struct{}) (waiting []*job, err error) {
 	config := from.CachedInfo().Config
 	expires := c.PullExpires
 	if config.MaxRequestExpires > 0 {
@@ -143,19 +163,30 @@ func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx con
 	}
 	batch, err := from.Fetch(n, jetstream.FetchMaxWait(expires))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	got := 0
+	got, shut := 0, false
 	for msg := range batch.Messages() {
 		got++
 		if ctx.Err() != nil {
 			c.giveBack(msg, expires)
 			continue
 		}
-		c.begin(&job{msg: msg, tenant: tenantOf(msg.Subject()), headers: msg.Headers(), body: msg.Data(), contexts: cx})
+		j := &job{msg: msg, tenant: tenantOf(msg.Subject()), headers: msg.Headers(), body: msg.Data(), contexts: cx}
+		c.hand.take(j)
+		select {
+		case <-wake:
+			shut = true // or it may be, which the next question tells
+		default:
+		}
+		if shut {
+			waiting = append(waiting, j)
+		} else {
+			c.begin(j)
+		}
 	}
 	c.backlog.Store(got == n)
-	return batch.Error()
+	return waiting, batch.Error()
 }
 
 // await waits until the gate may have changed.

@@ -142,6 +142,55 @@ func TestGate(t *testing.T) {
 	r.end(w)
 }
 
+// TestGateShutsBehindAPull: what an open pull brings after the gate has shut stays in hand, kept by heartbeats, and is
+// begun when the gate opens. It is not given back, for it would then count as delivered before.
+func TestGateShutsBehindAPull(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	const ackWait = 2 * time.Second
+	r.ensure(consumer.ObjectsConfig{AckWait: ackWait})
+	g := &gate{n: 10, wake: make(chan struct{})}
+	cfg, started, release := r.holding()
+	delivered := make(chan uint64, 10)
+	inner := cfg.Handle
+	cfg.Handle = func(ctx context.Context, d provision.Delivery) provision.Outcome {
+		delivered <- d.Delivered
+		return inner(ctx, d)
+	}
+	cfg.Concurrency, cfg.Gate, cfg.PullExpires, cfg.Objects.AckWait = 10, g.ask, 5*time.Second, ackWait
+	w := r.runReady(cfg)
+	r.submit("acme", "first")
+	receive(r, started, "the first")
+	g.set(0)
+	for _, id := range []string{"a", "b", "c"} {
+		r.submit("acme", id)
+	}
+	r.eventually("all four in hand", func() bool { return r.consumerInfo().NumAckPending == 4 })
+	asked := g.asked.Load()
+	r.eventually("the gate to be asked after the pull", func() bool { return g.asked.Load() > asked })
+	beats := r.asked("$JS.ACK.>")
+	for range 4 * 4 {
+		receive(r, beats, "a heartbeat")
+	}
+	select {
+	case id := <-started:
+		t.Errorf("%s was begun behind a gate that is shut", id)
+	default:
+	}
+	g.set(10)
+	for range 3 {
+		receive(r, started, "one that waited")
+	}
+	close(release)
+	r.awaitEmpty()
+	r.end(w)
+	for range 4 {
+		if n := receive(r, delivered, "delivery"); n != 1 {
+			t.Errorf("it was delivered %d times", n)
+		}
+	}
+}
+
 // gate lets through as many messages as it is set to.
 type gate struct {
 	asked atomic.Int64

@@ -16,9 +16,8 @@ import (
 // panicDelay is how long a message rests whose handling panicked out here.
 const panicDelay = time.Minute
 
-// begin takes a message in hand and works on it in a goroutine of its own.
+// begin works on a message in hand in a goroutine of its own.
 func (c *Consumer) begin(j *job) {
-	c.hand.take(j)
 	c.Metrics.inFlight.Inc()
 	go func() {
 		defer func() {

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	cacheSize   = 1024             // secrets kept at most
+	cacheSize   = 16_384           // secrets kept at most: two of each of 8,000 tenants
 	negativeTTL = 2 * time.Second  // how old a "not found" may be
 	readBudget  = 35 * time.Second // of a read with its retries, also when nobody waits for it any more
 )

@@ -196,7 +196,7 @@ func pins() []aim {
 		{"pinned with a fullwidth dot", viaADB, "https://adb-1\uff0eazuredatabricks.net", forbidden},
 		{"pinned to nothing", viaADB, "", notFound},
 		{"pinned to a blank", viaADB, " ", notFound},
-		{"pinned with a line break", viaADB, viaADB + "\n", notFound},
+		{"pinned with a line break", viaADB, viaADB + "\n", created},
 		{"pinned to null", viaADB, json.RawMessage("null"), notFound},
 		{"pinned to a number", viaADB, 1, notFound},
 		{"pinned to a list of JSON", viaADB, []string{viaADB}, notFound},

@@ -236,14 +236,9 @@ func (w *writesWorld) illness(object, remedy string) {
 }
 
 // rests checks that next to nothing is begun: results and dead letters can only be tried with a request. A pull that
-// was under way may bring a message, which is given back.
+// was under way may bring messages, which are kept in hand and not begun.
 func (w *writesWorld) rests() {
 	w.t.Helper()
-	con, err := w.js.Consumer(w.ctx, consumer.StreamRequests, consumer.ConsumerName)
-	check(w.t, err)
-	if n := con.CachedInfo().NumPending; n < 19-8 {
-		w.t.Errorf("%d requests were not delivered, want 11 or more", n)
-	}
 	if n := w.flow.Count(flowtest.OpCreate); n > 1 {
 		w.t.Errorf("%d POSTs, want one at most", n)
 	}
