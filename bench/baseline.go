@@ -138,7 +138,7 @@ func (b *baseline) work(ctx context.Context, client *http.Client, msg jetstream.
 	key, revision := tenant+"."+r.ID, uint64(0)
 	var err error
 	if b.ledger != nil {
-		if revision, err = b.ledger.Create(ctx, key, record(r.ID, "posting")); err != nil {
+		if revision, err = b.ledger.Create(ctx, key, record(r.ID, "posting", 900)); err != nil {
 			return err
 		}
 	}
@@ -147,7 +147,7 @@ func (b *baseline) work(ctx context.Context, client *http.Client, msg jetstream.
 		return err
 	}
 	if b.ledger != nil {
-		if _, err = b.ledger.Update(ctx, key, record(r.ID, "created"), revision); err != nil {
+		if _, err = b.ledger.Update(ctx, key, record(r.ID, "created", 1800), revision); err != nil {
 			return err
 		}
 	}
@@ -186,10 +186,8 @@ func (b *baseline) post(ctx context.Context, client *http.Client, tenant string,
 	return made, err
 }
 
-// record returns what a ledger of the least use would hold of a request, about as long as the worker's.
-func record(id, state string) []byte {
-	return fmt.Appendf(nil, `{"id":%q,"state":%q,"at":%q,"pad":%q}`, id, state, time.Now().Format(time.RFC3339Nano), strings.Repeat("x", recordPad))
+// record returns what a ledger would hold of a request; the sizes that it is called with are those of the worker's.
+func record(id, state string, size int) []byte {
+	r := fmt.Appendf(nil, `{"id":%q,"state":%q,"at":%q,"pad":"`, id, state, time.Now().Format(time.RFC3339Nano))
+	return append(append(r, strings.Repeat("x", max(0, size-len(r)))...), `"}`...)
 }
-
-// recordPad makes a record of the baseline as long as the worker's usual one.
-const recordPad = 500

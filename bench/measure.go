@@ -98,7 +98,7 @@ func (w *world) awaitResults(began time.Time) (samples []sample, last time.Time)
 			check(fmt.Errorf("no result came for %v; %d of %d are there, after %d POSTs, %d of them under way, and %d calls of other kinds; %w",
 				stuckAfter, n, w.load.requests, seen.Posts, seen.InFlight, seen.Others, w.contender[0].failure()))
 		}
-		if at := time.Since(began); at >= next {
+		if at := time.Since(began); at >= next || n >= w.load.requests {
 			next = at + sampleEvery
 			if w.traffic(0).Others > 0 {
 				check(errSpoiled)

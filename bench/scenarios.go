@@ -155,8 +155,7 @@ func (b *bench) drain(ctx context.Context) {
 	b.atMost(l, "memory of the last tenth, of the first one's", 1.1, []float64{last.peak / first.peak})
 }
 
-// tenth returns rate and median memory of the i-th tenth of a run's results. They are no numbers where there are too
-// few samples.
+// tenth returns rate and median memory of the i-th tenth of a run's results.
 func tenth(samples []sample, requests, i int) figures {
 	from := slices.IndexFunc(samples, func(s sample) bool { return s.results >= requests*i/10 })
 	to := slices.IndexFunc(samples, func(s sample) bool { return s.results >= requests*(i+1)/10 })
