@@ -75,6 +75,7 @@ func TestTextTakesOutExactlyTheSecret(t *testing.T) {
 		"xeDphYmNkZWZnaGlqa2xtbm9wcXJzdDp5 y":                  gone + " y",
 		"x 6162636465666768696A6B6C6D6E6F7071727374 y":         "x " + gone + " y",
 		"x q%22uo%27te%5Cd%3Cb%3E%26amp%2fxy%2Bz%2541 y":       "x " + gone + " y",
+		"x q%22uo%27te%5Cd%3Cb%3E&amp/xy+z%2541 y":             "x " + gone + " y",
 		`x q\u0022uo'te\\d\u003cb\u003E&amp/xy+z%41 y`:         "x " + gone + " y",
 		"x 616263646566 6768696A6B6C6D6E 6F7071727374 y":       "x " + gone + " y",
 		`\u0073hortis\u0068 \u0065nds-in-\u0075 %65nds%2din-x`: gone + " " + gone + " " + gone,
@@ -159,6 +160,25 @@ func TestPartsAreTakenOutFromTheirLength(t *testing.T) {
 						}
 					}
 				}
+			}
+		}
+	}
+}
+
+// TestCodesBeginAnywhere has digits before the ones of a secret, and it in both alphabets of base64.
+func TestCodesBeginAnywhere(t *testing.T) {
+	t.Parallel()
+	const secret = "??>??>ÿÿÿ~~~~~~"
+	s := New(secret)
+	for _, code := range []string{
+		hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte(secret)), base64.URLEncoding.EncodeToString([]byte(secret)),
+	} {
+		for _, before := range []string{"", "a", "ab", "abc", "abcd"} {
+			if got := s.Text("<" + before + code + ">"); got != "<"+gone+">" {
+				t.Errorf("%q after %q becomes %q", code, before, got)
+			}
+			if got := s.Text("<" + before + " " + code + ">"); got != "<"+before+" "+gone+">" {
+				t.Errorf("%q after %q and a blank becomes %q", code, before, got)
 			}
 		}
 	}
