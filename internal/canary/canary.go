@@ -1,12 +1,16 @@
 // Package canary makes secrets that can be told apart from everything else, and hunts for them in what
-// a program wrote, in every spelling that it knows. It is for tests, and knows nothing of how the
+// a program wrote, in the spellings that it knows. It is for tests, and knows nothing of how the
 // program keeps its secrets.
 package canary
 
 import (
 	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +29,80 @@ func New() string {
 
 // Plain returns a secret of letters and digits only.
 func Plain() string { return rand.Text() + strings.ToLower(rand.Text()[:6]) }
+
+// Tokens returns new secrets that anybody can tell for what they are, by the name of their issuer or form.
+func Tokens() map[string]string {
+	in64 := base64.RawURLEncoding.EncodeToString
+	return map[string]string{
+		"Databricks":          "dapi" + hexDigits(),
+		"Databricks in Azure": "dapi" + hexDigits() + "-2",
+		"Databricks OAuth":    "dose" + hexDigits(),
+		"Adobe":               "p8e-" + Plain(),
+		"JSON Web Token":      in64([]byte(`{"alg":"RS256","kid":"ims"}`)) + "." + in64([]byte(`{"id":"`+Plain()+`"}`)) + "." + Plain(),
+		"Vault":               "hvs." + Plain(),
+		"NATS":                "SU" + (rand.Text() + rand.Text() + rand.Text())[:56],
+		"Entra ID":            rand.Text()[:3] + "8Q~" + (Plain() + Plain())[:34],
+		"address":             "https://user:" + Plain() + "@host.example",
+		"bearer":              "Bearer " + Plain(),
+		"basic":               "Basic " + base64.StdEncoding.EncodeToString([]byte("user:"+Plain())),
+		"PEM":                 "-----BEGIN PRIVATE KEY-----" + Plain() + "-----END PRIVATE KEY-----",
+	}
+}
+
+func hexDigits() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails
+	return hex.EncodeToString(b)
+}
+
+// Spelling is a way to write a secret.
+type Spelling struct {
+	Write func(secret string) string
+	Block int // bytes of what Write returns that are a find: some eight bytes of the secret
+}
+
+// Spellings are all that are hunted for, by name. Case never matters.
+var Spellings = map[string]Spelling{
+	"plain":                   {func(s string) string { return s }, 8},
+	"query":                   {url.QueryEscape, 12},
+	"path":                    {url.PathEscape, 12},
+	"percent":                 {func(s string) string { return each(s, "%%%02x") }, 24},
+	"JSON":                    {inJSON, 12},
+	"JSON, slashes":           {func(s string) string { return strings.ReplaceAll(inJSON(s), "/", `\/`) }, 12},
+	"JSON, all":               {func(s string) string { return each(s, `\u%04x`) }, 48},
+	"hex":                     {func(s string) string { return hex.EncodeToString([]byte(s)) }, 16},
+	"base64":                  {inBase64(base64.StdEncoding, 0), 12},
+	"base64 from byte 1":      {inBase64(base64.StdEncoding, 1), 12},
+	"base64 from byte 2":      {inBase64(base64.StdEncoding, 2), 12},
+	"base64 raw":              {inBase64(base64.RawStdEncoding, 0), 12},
+	"base64url":               {inBase64(base64.URLEncoding, 0), 12},
+	"base64url from byte 1":   {inBase64(base64.URLEncoding, 1), 12},
+	"base64url from byte 2":   {inBase64(base64.URLEncoding, 2), 12},
+	"base64url raw":           {inBase64(base64.RawURLEncoding, 0), 12},
+	"base64, slashes escaped": {func(s string) string { return url.QueryEscape(inBase64(base64.StdEncoding, 0)(s)) }, 12},
+}
+
+func each(s, format string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		fmt.Fprintf(&b, format, s[i])
+	}
+	return b.String()
+}
+
+// inJSON never fails on a string.
+func inJSON(s string) string {
+	b, _ := json.Marshal(s)
+	return string(b[1 : len(b)-1])
+}
+
+// inBase64 returns those digits that show nothing but the secret, where so many bytes stand before it.
+func inBase64(enc *base64.Encoding, before int) func(string) string {
+	return func(s string) string {
+		digits := enc.EncodeToString([]byte(strings.Repeat("\x00", before) + s))
+		return digits[(8*before+5)/6 : 8*(before+len(s))/6]
+	}
+}
 
 // Hit is a secret, or a long part of one, that was found where it must not be.
 type Hit struct {

@@ -94,8 +94,6 @@ func readProblem(h http.Header, body []byte, s scrubber) problem {
 	}
 	said, id := string(b.words()), firstOf(string(b.Report.value.RequestID), h.Get("X-Request-Id"))
 	code, number := b.code()
-	said, id, code = head(said, maxRead), head(id, maxRead), head(code, maxRead)
-	s.known().Fields(&said, &id, &code) // they are told side by side
 	p := problem{
 		code: s.id(code, maxCode), message: s.message(said), requestID: s.id(id, maxRequestID),
 		retryAfter: retryAfter(h.Get("Retry-After"), string(b.RetryAfterMs), time.Now()),
@@ -105,13 +103,6 @@ func readProblem(h http.Header, body []byte, s scrubber) problem {
 	}
 	return p
 }
-
-// maxRead is how many bytes of a field are looked through for secrets: many times what is told of one, and
-// little enough that no answer costs memory or time worth speaking of.
-const maxRead = 16 << 10
-
-// head returns the first n bytes of t, at most.
-func head(t string, n int) string { return t[:min(len(t), n)] }
 
 // code returns the body's code, and its n where it has the form <PREFIX>-<n>-<status>.
 func (b problemBody) code() (code string, number int) {

@@ -44,27 +44,6 @@ func TestAnAccountsSecretsAreInPlay(t *testing.T) {
 	}
 }
 
-// TestSecretsSpreadOverFields has an error body begin a secret in one field and end it in others.
-func TestSecretsSpreadOverFields(t *testing.T) {
-	t.Parallel()
-	secret := canary.Plain()[:30]
-	s := newScrubber(provision.NewSensitive(secret))
-	one, two, three := secret[:10], secret[10:20], secret[20:]
-	for _, body := range []string{
-		`{"error_code":"` + one + `","message":"` + two + `","report":{"request-id":"` + three + `"}}`,
-		`{"error_code":"` + three + `","message":"` + one + `","report":{"request-id":"` + two + `"}}`,
-		`{"error":"` + two + `","error_description":"` + three + ` ","report":{"request-id":"` + one + `"}}`,
-	} {
-		p := readProblem(nil, []byte(body), s)
-		told := p.code + " " + p.message + " " + p.requestID
-		for _, part := range []string{one, two, three} {
-			if strings.Contains(told, part) {
-				t.Errorf("%s: told is %q", body, told)
-			}
-		}
-	}
-}
-
 // TestNothingOfAForeignBodyIsTold gives answers that are none of the service's.
 func TestNothingOfAForeignBodyIsTold(t *testing.T) {
 	t.Parallel()

@@ -40,9 +40,6 @@ func TestLineEndsBeforeASecretThatIsCutOff(t *testing.T) {
 	secret := canary.Plain()
 	s := New(secret)
 	for name, spelling := range canary.Spellings {
-		if strings.Contains(name, "base") {
-			continue
-		}
 		said := spelling.Write(secret)
 		for shift := 0; shift < len(said); shift += 7 {
 			text := strings.Repeat("x", shift) + strings.Repeat(said, 2+maxLook/len(said))

@@ -1,62 +1,77 @@
 // Package scrub takes known secrets out of texts that others wrote, such as the error texts of a
-// service that was sent the secret and may give it back in any spelling.
+// service that was sent the secret and may give it back.
 //
 // It finds a secret in any case, with blanks and line breaks in between,
-//   - as it is, backwards, and in UTF-16, where a NUL stands beside each byte;
-//   - where some or all of its bytes are written as in URLs (%41, encoded again and again, or %u0041), JSON and
-//     its kin (\u0041, \u{41}, \/), C (\x41, \101), HTML (&#65;, &sol;) or quoted-printable (=41);
-//   - as a list of its bytes in hex, in decimal, or in octal of three digits, with nothing or any of blanks and
-//     ,;:|-./"' in between, and 0x, 0o or U+ before each;
-//   - in base64 (both alphabets, with or without padding) and base32, also where it lies within a longer text that
-//     was encoded;
-//   - in base64 or hex, as it was written, of any of these, and of that in base64 or hex again, up to four layers.
+//   - as it is;
+//   - URL-encoded once, in whole or in part (%41, + for a blank);
+//   - escaped as in JSON, in whole or in part (\u0041, \/, \n and the like);
+//   - in base64, of both alphabets, with or without padding, also where it is a part of what was encoded;
+//   - in hex, also where it is a part of what was encoded;
 //
-// It also takes out what has the looks of a token, whoever's it is: see HoldsToken.
+// and in base64 or hex that was itself URL-encoded or escaped once. It also takes out what has the looks of
+// a token, whoever's it is: see HoldsToken.
 //
-// It does not find a secret shorter than Shortest bytes, nor a part of one below Part (of a list 16 digits in hex or
-// 24 others, of a code 12). It does not find one that was encrypted, hashed or compressed; one in other codes (base58, base85, base32
-// with another alphabet, UTF-7, letters named or replaced); decimal numbers with zeros before them, octal ones
-// without; characters with others than the above between them; several layers of which an outer one is
-// neither base64 nor hex, or has lines so short that none holds enough of it; nor the beginning in one text
-// and the end in another, but for what is given to Fields.
+// It does not find a secret shorter than Shortest bytes without its blanks, nor a part of one that is shorter
+// than Part bytes, nor one in any other code (UTF-16, HTML entities, quoted-printable, octal, base32, lists of
+// bytes), nor one that was otherwise encoded twice, reversed, encrypted, hashed or compressed, nor one with
+// anything but blanks between its characters, nor the beginning in one text and the end in another.
 package scrub
 
 import (
+	"encoding/json"
+	"errors"
+	"net"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // The lengths in bytes that decide what is taken for a secret.
 const (
-	// Shortest is the length below which a secret isn't looked for: texts would be riddled, and
+	// Shortest is the length below which a secret isn't looked for: it would match everywhere, and
 	// anybody could guess it.
 	Shortest = 4
-	// Safe is the length from which a secret is found within words. A shorter one must stand alone,
+	// shortestInWord is the length from which a secret is found within words. A shorter one must stand alone,
 	// or "test" would take a part out of every "latest".
-	Safe = 8
+	shortestInWord = 8
 	// Part is how much of a secret is taken out even without the rest.
 	Part = 12
 )
 
 // Scrubber knows some secrets. The zero value knows none, but still recognizes what looks like a
 // token. It is safe for concurrent use.
-type Scrubber struct{ needles []needle }
+type Scrubber struct {
+	pieces map[string]bool // every part of Part bytes of a secret, or all of a shorter one, in lower case, without blanks
+	sizes  []int           // of the pieces
+}
 
 // New returns a Scrubber that knows the secrets. Empty ones and those shorter than Shortest are left
 // out.
 func New(secrets ...string) Scrubber {
-	var s Scrubber
-	for i, secret := range secrets {
-		if len(secret) >= Shortest && !slices.Contains(secrets[:i], secret) {
-			s.needles = append(s.needles, needlesOf(secret)...)
+	s := Scrubber{pieces: map[string]bool{}}
+	for _, secret := range secrets {
+		text := lower(string(readPlain(secret).text))
+		if len(text) < Shortest {
+			continue
+		}
+		size := min(len(text), Part)
+		for i := 0; i+size <= len(text); i++ {
+			s.pieces[text[i:i+size]] = true
+		}
+		if !slices.Contains(s.sizes, size) {
+			s.sizes = append(s.sizes, size)
 		}
 	}
 	return s
 }
 
-// Text returns t with provision.Redacted in the place of every secret and of every long part of one.
+// Text returns t with provision.Redacted in the place of every secret and of every part of one that has Part
+// bytes or more.
 func (s Scrubber) Text(t string) string {
 	return looksLikeToken(replace(t, s.find(t)))
 }
@@ -64,60 +79,186 @@ func (s Scrubber) Text(t string) string {
 // Clean reports whether Text leaves t as it is.
 func (s Scrubber) Clean(t string) bool { return s.Text(t) == t }
 
-// Fields is Text for a few texts that are told side by side: a secret that begins in one of them and
-// goes on in others is found too, in whatever order they stand. It takes four at most.
-func (s Scrubber) Fields(fields ...*string) {
-	fields = fields[:min(len(fields), 4)]
-	cuts := make([][]span, len(fields))
-	orders(len(fields), func(order []int) {
-		var joined strings.Builder
-		for _, f := range order {
-			joined.WriteString(*fields[f])
-		}
-		for _, found := range s.find(joined.String()) {
-			at := 0
-			for _, f := range order {
-				end := at + len(*fields[f])
-				if from, to := max(found.from, at), min(found.to, end); from < to {
-					cuts[f] = append(cuts[f], span{from - at, to - at})
-				}
-				at = end
-			}
-		}
-	})
-	for f, field := range fields {
-		*field = looksLikeToken(replace(*field, cuts[f]))
+// find returns where in t a secret stands, or a part of one. It looks at t in all ways to read it. Its cost
+// grows with the length of t, not with the number or the length of the secrets.
+func (s Scrubber) find(t string) (found []span) {
+	if len(s.pieces) == 0 {
+		return nil
 	}
+	for _, r := range readings(t) {
+		hits := s.search(r)
+		for _, c := range codes {
+			hits = append(hits, s.searchCoded(r, c)...)
+		}
+		for _, hit := range hits {
+			found = append(found, r.source(hit))
+		}
+	}
+	return found
 }
 
-// orders calls visit with every order of the numbers below n. Visit must not keep it.
-func orders(n int, visit func([]int)) {
-	order := make([]int, 0, n)
-	var next func()
-	next = func() {
-		if len(order) == n {
-			visit(order)
-			return
+// searchCoded returns all of what is encoded by c in r and has a secret in it, or a part of one.
+func (s Scrubber) searchCoded(r reading, c code) (found []span) {
+	for from := 0; from < len(r.text); from++ {
+		to := from
+		for to < len(r.text) && c.digit(r.text[to]) >= 0 {
+			to++
 		}
-		for i := range n {
-			if !slices.Contains(order, i) {
-				order = append(order, i)
-				next()
-				order = order[:len(order)-1]
+		for start := from; start < min(from+c.starts, to); start++ {
+			decoded, end := c.decode(r, span{start, to}), 0
+			for _, hit := range s.search(decoded) {
+				if digits := decoded.source(hit); digits.to > end {
+					digits = r.whole(digits)
+					found, end = append(found, digits), digits.to
+				}
+			}
+		}
+		from = to
+	}
+	return found
+}
+
+// search returns where in r a secret stands, or a part of one, by where it begins.
+func (s Scrubber) search(r reading) (found []span) {
+	text := lower(string(r.text))
+	for i := range len(text) {
+		for _, size := range s.sizes {
+			if i+size <= len(text) && s.pieces[text[i:i+size]] && (size >= shortestInWord || r.alone(span{i, i + size})) {
+				found = append(found, span{i, i + size})
 			}
 		}
 	}
-	next()
+	return found
 }
 
 // span is a part of a text.
 type span struct{ from, to int }
 
+// reading is a way to read a text: what it says without its blanks, and where each byte of that stands in it.
+type reading struct {
+	text []byte
+	at   []span
+}
+
+func (r *reading) add(c byte, at span) {
+	if !blank(c) {
+		r.text, r.at = append(r.text, c), append(r.at, at)
+	}
+}
+
+// source returns where in the text a part of what is read stands.
+func (r reading) source(s span) span { return span{r.at[s.from].from, r.at[s.to-1].to} }
+
+// adjacent reports whether nothing stands between a byte and the one before it.
+func (r reading) adjacent(i int) bool { return i > 0 && i < len(r.at) && r.at[i-1].to >= r.at[i].from }
+
+// alone reports whether no letter or digit stands beside a part.
+func (r reading) alone(s span) bool {
+	before := r.adjacent(s.from) && wordByte(r.text[s.from-1])
+	return !before && !(r.adjacent(s.to) && wordByte(r.text[s.to]))
+}
+
+// whole returns s grown to all of the encoded text around it that has no blank in it.
+func (r reading) whole(s span) span {
+	for r.adjacent(s.from) && digit64(r.text[s.from-1]) >= 0 {
+		s.from--
+	}
+	for r.adjacent(s.to) && digit64(r.text[s.to]) >= 0 {
+		s.to++
+	}
+	for r.adjacent(s.to) && r.text[s.to] == '=' {
+		s.to++
+	}
+	return s
+}
+
+// escapes are the ways to write single characters. They can't be undone all at once, for each leaves the
+// signs of the others as they are.
+var escapes = []struct {
+	form *regexp.Regexp
+	undo func(string) (string, error)
+}{
+	{regexp.MustCompile(`%[0-9A-Fa-f]{2}`), url.PathUnescape},
+	{regexp.MustCompile(`%[0-9A-Fa-f]{2}|\+`), url.QueryUnescape},
+	{regexp.MustCompile(`\\(?:u[Dd][89ABab][0-9A-Fa-f]{2}\\u[Dd][C-Fc-f][0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|["\\/bfnrt])`), unquote},
+}
+
+func unquote(escaped string) (text string, err error) {
+	err = json.Unmarshal([]byte(`"`+escaped+`"`), &text)
+	return text, err
+}
+
+// readings returns t as it is, and with each of the escapes undone that it has.
+func readings(t string) []reading {
+	all := []reading{readPlain(t)}
+	for _, e := range escapes {
+		escaped := e.form.FindAllStringIndex(t, -1)
+		if escaped == nil {
+			continue
+		}
+		var r reading
+		at := 0
+		for _, loc := range append(escaped, []int{len(t), len(t)}) {
+			for ; at < loc[0]; at++ {
+				r.add(t[at], span{at, at + 1})
+			}
+			text, _ := e.undo(t[loc[0]:loc[1]]) // what has the form can be undone
+			for _, c := range []byte(text) {
+				r.add(c, span{loc[0], loc[1]})
+			}
+			at = loc[1]
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+func readPlain(t string) (r reading) {
+	for i := range len(t) {
+		r.add(t[i], span{i, i + 1})
+	}
+	return r
+}
+
+// code writes bytes as digits.
+type code struct {
+	bits   int            // of a digit
+	starts int            // digits of a longer text in front of which the bits of a byte may begin
+	digit  func(byte) int // the value of a digit; -1 for anything else
+}
+
+// codes are hex and base64.
+var codes = []code{{4, 2, digit16}, {6, 4, digit64}}
+
+// decode returns what the digits of r say from the first one on.
+func (c code) decode(r reading, digits span) (decoded reading) {
+	value, bits := 0, 0
+	for i := digits.from; i < digits.to; i++ {
+		value, bits = (value<<c.bits|c.digit(r.text[i]))&0xffff, bits+c.bits
+		if bits >= 8 {
+			bits -= 8
+			decoded.add(byte(value>>bits), span{i - 1, i + 1})
+		}
+	}
+	return decoded
+}
+
+func digit16(b byte) int { return strings.IndexByte("0123456789abcdef", lowered(b)) }
+
+func digit64(b byte) int {
+	switch b {
+	case '-':
+		b = '+'
+	case '_':
+		b = '/'
+	}
+	return strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", b)
+}
+
+func blank(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
+
 // replace returns t with provision.Redacted for each span. Spans that overlap or touch become one.
 func replace(t string, spans []span) string {
-	if len(spans) == 0 {
-		return t
-	}
 	slices.SortFunc(spans, func(a, b span) int { return a.from - b.from })
 	var out strings.Builder
 	at := 0
@@ -126,87 +267,53 @@ func replace(t string, spans []span) string {
 		for i++; i < len(spans) && spans[i].from <= to; i++ {
 			to = max(to, spans[i].to)
 		}
-		out.WriteString(t[at:from])
-		out.WriteString(provision.Redacted)
+		out.WriteString(t[at:from] + provision.Redacted)
 		at = to
 	}
-	out.WriteString(t[at:])
-	return out.String()
+	return out.String() + t[at:]
 }
 
-// find returns where in t a secret stands, or a long part of one.
-func (s Scrubber) find(t string) []span {
-	return s.findWithin(t, maxLayers)
-}
+// maxLook is how much of a text Line looks at, in bytes.
+const maxLook = 2048
 
-// findWithin is find, where so many layers of encodings may be under each other.
-func (s Scrubber) findWithin(t string, layers int) (found []span) {
-	if s.suspects(t) {
-		found = s.thorough(t)
-	}
-	if layers > 1 && len(s.needles) > 0 {
-		found = append(found, s.layered(t, layers-1)...)
-	}
-	return found
-}
+// longestByte is how many bytes one may be written with: \u0041.
+const longestByte = 6
 
-// thorough is find, byte by byte.
-func (s Scrubber) thorough(t string) (found []span) {
-	low, units := fold(t), read(t)
-	for _, n := range s.needles {
-		found = append(found, n.find(low, units)...)
+// Line is Text for a text of any length that is to become a part of an error or a log line: it returns
+// one line of valid UTF-8 without control characters, of at most limit characters. It looks at the
+// first 2 KiB only.
+func (s Scrubber) Line(t string, limit int) string {
+	cut := len(t) > maxLook
+	t = s.Text(t[:min(len(t), maxLook)])
+	if cut { // the end may be a part of a secret that is too short to be found
+		seen := strings.LastIndex(t, provision.Redacted) + len(provision.Redacted)
+		t = t[:max(seen, len(t)-longestByte*Part)]
 	}
-	return found
-}
-
-// suspects reports whether find may find something. It is quick, and wrong only in
-// its yes: most of what upstream says is an id or a sentence without a trace of a secret.
-func (s Scrubber) suspects(t string) bool {
-	if len(s.needles) == 0 {
-		return false
-	}
-	if strings.ContainsAny(t, encoders) {
-		return true
-	}
-	low := fold(t)
-	if strings.Contains(low, "0x") || strings.Contains(low, "0o") {
-		return true
-	}
-	tight, bare := tighten(low, ""), tighten(low, separators+"+") // a folded minus
-	return slices.ContainsFunc(s.needles, func(n needle) bool {
-		return n.sharedBy(tight) || n.list && len(bare) < len(tight) && n.sharedBy(bare)
-	})
-}
-
-// tighten returns t without blanks and separators.
-func tighten(t, separators string) string {
-	gone := func(r rune) bool { return blank(r) || strings.ContainsRune(separators, r) }
-	if !strings.ContainsFunc(t, gone) {
+	t = strings.ToValidUTF8(t, "\uFFFD")
+	t = strings.Join(strings.FieldsFunc(t, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) && r != '\uFFFD' }), " ")
+	if utf8.RuneCountInString(t) <= limit {
 		return t
 	}
-	return strings.Join(strings.FieldsFunc(t, gone), "")
+	return string([]rune(t)[:limit-1]) + "…"
 }
 
-func blank(r rune) bool { return r == ' ' || r >= '\t' && r <= '\r' }
+// unquotedNote stands for what Unquoted leaves out.
+const unquotedNote = "(the answer isn't quoted here)"
 
-// fold returns t, as long as before, in a form in which nothing differs that doesn't matter: without
-// capitals, and with the digits of one of the two alphabets of base64.
-func fold(t string) string {
-	b := []byte(t)
-	for i, c := range b {
-		b[i] = folded[c]
+// Unquoted returns the text of an error of an HTTP client, as yet with secrets. Of an error about how an
+// answer is made, as opposed to one of the network or of TLS, it returns only what comes before the
+// quotation, for an answer may echo anything.
+func Unquoted(err error) string {
+	text := err.Error()
+	var ne net.Error
+	var op *net.OpError
+	if errors.As(err, &ne) && (errors.As(err, &op) || ne.Timeout()) {
+		return text
 	}
-	return string(b)
+	for _, mark := range []string{`"`, "malformed MIME header", "cannot unmarshal", "invalid character"} {
+		if i := strings.Index(text, mark); i >= 0 {
+			text = text[:i] + unquotedNote
+		}
+	}
+	return text
 }
-
-// folded is the fold of every byte. It is never changed.
-var folded = func() (table [256]byte) {
-	for i := range table {
-		table[i] = byte(i)
-	}
-	for c := byte('A'); c <= 'Z'; c++ {
-		table[c] = c + 'a' - 'A'
-	}
-	table['-'], table['_'] = '+', '/'
-	return table
-}()

@@ -1,8 +1,15 @@
 package scrub
 
 import (
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/canary"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -14,17 +21,17 @@ const gone = provision.Redacted
 // for what is left of them.
 func TestTextKnowsEverySpelling(t *testing.T) {
 	t.Parallel()
-	for _, secret := range []string{canary.New(), canary.Plain(), canary.Plain()[:Part], canary.Plain()[:Safe], strings.Repeat(canary.New(), 4)} {
+	for _, secret := range []string{canary.New(), canary.Plain(), canary.Plain()[:Part], canary.Plain()[:shortestInWord], strings.Repeat(canary.New(), 4)} {
 		hunt := canary.NewHunt(map[string]string{"secret": secret})
 		s := New("another-secret", secret)
 		for name, spell := range canary.Spellings {
 			said := spell.Write(secret)
 			for form, said := range map[string]string{"as it is": said, "upper": strings.ToUpper(said), "wrapped": wrap(said)} {
-				if strings.Contains(name, " of ") && form != "as it is" {
-					continue // a code within a code can't be read by anybody when it lost its case
+				if form == "upper" && (strings.HasPrefix(name, "base64") || strings.HasPrefix(name, "JSON")) {
+					continue // such a code can't be read by anybody when it lost its case
 				}
 				got := s.Text("bad token <" + said + "> refused")
-				if (hunt.Search(name, got) > 0 || !strings.Contains(got, gone) || len(got) > 60) && !codeTooShort(name, said) {
+				if (hunt.Search(name, got) > 0 || !strings.Contains(got, gone) || len(got) > 60) && !lastDigitMissing(name, secret) {
 					t.Errorf("%s, %s, of %d bytes: %.200q becomes %.200q", name, form, len(secret), said, got)
 				}
 			}
@@ -32,14 +39,15 @@ func TestTextKnowsEverySpelling(t *testing.T) {
 	}
 }
 
-// codeTooShort reports whether a base64 spelling shows too few digits of a short secret alone.
-func codeTooShort(name, said string) bool {
-	return strings.HasPrefix(name, "base") && len(tighten(said, "")) < minDigits
+// lastDigitMissing reports whether a base64 spelling shows a part of one byte alone, of a secret that is found
+// as a whole only.
+func lastDigitMissing(name, secret string) bool {
+	return strings.HasPrefix(name, "base64") && len(secret) <= Part
 }
 
 // wrap breaks a text into short lines, but not within an escape: those are broken by nobody.
 func wrap(t string) string {
-	if strings.ContainsAny(t, encoders) || strings.Contains(t, "0x") {
+	if strings.ContainsAny(t, `%\\`) {
 		return t
 	}
 	var b strings.Builder
@@ -54,25 +62,26 @@ func TestTextTakesOutExactlyTheSecret(t *testing.T) {
 	t.Parallel()
 	s := New("abcdefghijklmnopqrst", `q"uo'te\d<b>&amp/xy+z%41`, "shortish", "ends-in-x", "ends-in-u")
 	for text, want := range map[string]string{
-		"x abcdefghijklmnopqrst y":                                  "x " + gone + " y",
-		"x abcdefghijkl y":                                          "x " + gone + " y",
-		"x abcdefghijklabcdefghijkl y":                              "x " + gone + " y",
-		"x ABCdefghijklMNOPqrst, abcdefghijklmnopqrst":              "x " + gone + ", " + gone,
-		`x q"uo'te\d<b>&amp/xy+z%41 y`:                              "x " + gone + " y",
-		`x q\"uo'te\\d<b>&amp\/xy+z%41 y`:                           "x " + gone + " y",
-		`x q&quot;uo&apos;te\d&lt;b&gt;&amp;amp&sol;xy&plus;z%41 y`: "x " + gone + " y",
-		"x q%22uo%2527te%5Cd%3Cb%3E%25252526amp%2fxy%2Bz%2541 y":    "x " + gone + " y",
-		"x abcdef=\r\nghijklmnopqrst y":                             "x " + gone + " y",
-		"x abcdef\n ghijklmnopqrst y":                               "x " + gone + " y",
-		`x abcdef\r\nghijklmnopqrst y`:                              "x " + gone + " y",
-		"id=YWJjZGVmZ2hpamtsbW5vcHFyc3Q=; y":                        "id=" + gone + "; y",
-		"Basic eDphYmNkZWZnaGlqa2xtbm9wcXJzdA== y":                  "Basic " + gone + " y",
-		"xeDphYmNkZWZnaGlqa2xtbm9wcXJzdDp5 y":                       gone + " y",
-		"x 6162636465666768696A6B6C6D6E6F7071727374 y":              "x " + gone + " y",
-		`\x73hortis\x68 \u0073hortis\u0068`:                         gone + " " + gone,
-		`\x65nds-in-\x78 \u0065nds-in-\u0075`:                       gone + " " + gone,
-		"unshortishly":                                              "un" + gone + "ly",
-		"c2hvcnRpc2g=!":                                             gone + "!",
+		"x abcdefghijklmnopqrst y":                             "x " + gone + " y",
+		"x abcdefghijkl y":                                     "x " + gone + " y",
+		"x abcdefghijklabcdefghijkl y":                         "x " + gone + " y",
+		"x ABCdefghijklMNOPqrst, abcdefghijklmnopqrst":         "x " + gone + ", " + gone,
+		`x q"uo'te\d<b>&amp/xy+z%41 y`:                         "x " + gone + " y",
+		`x q\"uo'te\\d<b>&amp\/xy+z%41 y`:                      "x " + gone + " y",
+		"x abcdef\n ghijklmnopqrst y":                          "x " + gone + " y",
+		`x abcdef\r\nghijklmnopqrst y`:                         "x " + gone + " y",
+		"id=YWJjZGVmZ2hpamtsbW5vcHFyc3Q=; y":                   "id=" + gone + "; y",
+		"Basic eDphYmNkZWZnaGlqa2xtbm9wcXJzdA== y":             "Basic " + gone + " y",
+		"xeDphYmNkZWZnaGlqa2xtbm9wcXJzdDp5 y":                  gone + " y",
+		"x 6162636465666768696A6B6C6D6E6F7071727374 y":         "x " + gone + " y",
+		"x q%22uo%27te%5Cd%3Cb%3E%26amp%2fxy%2Bz%2541 y":       "x " + gone + " y",
+		"x q%22uo%27te%5Cd%3Cb%3E&amp/xy+z%2541 y":             "x " + gone + " y",
+		`x q\u0022uo'te\\d\u003cb\u003E&amp/xy+z%41 y`:         "x " + gone + " y",
+		"x 616263646566 6768696A6B6C6D6E 6F7071727374 y":       "x " + gone + " y",
+		`\u0073hortis\u0068 \u0065nds-in-\u0075 %65nds%2din-x`: gone + " " + gone + " " + gone,
+		"id=%59WJjZGVmZ2hpamtsbW5vcHFyc3Q%3D; y":               "id=" + gone + "; y",
+		"unshortishly":                                         "un" + gone + "ly",
+		"c2hvcnRpc2g=!":                                        gone + "!",
 	} {
 		if got := s.Text(text); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)
@@ -100,7 +109,7 @@ func TestShortSecretsMustStandAlone(t *testing.T) {
 	s := New("test", "abc")
 	for text, want := range map[string]string{
 		"test": gone, "the test, please": "the " + gone + ", please", "\"TEST\"": `"` + gone + `"`, "%74es%74": gone,
-		"latest": "latest", "tested": "tested", "abc": "abc", "74657374": gone, "dGVzdA==": "dGVzdA==",
+		"latest": "latest", "tested": "tested", "abc": "abc", "74657374": gone, "dGVzdA==": gone, "bGF0ZXN0": "bGF0ZXN0",
 	} {
 		if got := s.Text(text); got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)
@@ -129,93 +138,122 @@ func TestTextRecognizesTokensOfOthers(t *testing.T) {
 	}
 }
 
-// TestFields cuts a secret into pieces, each too short to be told from a word, and spreads them.
-func TestFields(t *testing.T) {
-	t.Parallel()
-	secret := canary.Plain()[:30]
-	s := New(secret)
-	orders(3, func(order []int) {
-		fields := make([]string, 3)
-		pieces := []string{"code " + secret[:10], secret[10:20], secret[20:] + " end"}
-		for i, f := range order {
-			fields[f] = pieces[i]
-		}
-		s.Fields(&fields[0], &fields[1], &fields[2])
-		for i, want := range []string{"code " + gone, gone, gone + " end"} {
-			if got := fields[order[i]]; got != want {
-				t.Errorf("order %v, field %d: %q, want %q", order, order[i], got, want)
-			}
-		}
-	})
-	a, b := "Auth spec not found", "FLOW-1415-400"
-	if s.Fields(&a, &b); a != "Auth spec not found" || b != "FLOW-1415-400" {
-		t.Errorf("%q, %q", a, b)
-	}
-	s.Fields()
-	whole, bearer := "x"+secret, "Bearer abcdefghijk"
-	if s.Fields(&whole, &bearer); whole != "x"+gone || bearer != gone {
-		t.Errorf("%q, %q", whole, bearer)
-	}
-}
-
-// What suspects lets pass, the thorough look must not find, wherever a part of a secret stands.
-func TestSuspectsMissesNothing(t *testing.T) {
+// TestPartsAreTakenOutFromTheirLength has every part of secrets of several lengths after texts of several lengths.
+func TestPartsAreTakenOutFromTheirLength(t *testing.T) {
 	t.Parallel()
 	const alphabet = "abcdefghijklmnopqrstuvwxyz0123456789-_.~!$()*,;:"
-	for _, size := range []int{Shortest, Safe - 1, Safe, Part - 1, Part, Part + 1, 40} {
+	for _, size := range []int{Shortest, shortestInWord - 1, shortestInWord, Part - 1, Part, Part + 1, 40} {
 		s := New(alphabet[:size])
-		for before := range Part {
+		for before := range 4 {
 			for from := range size {
 				for to := from + 1; to <= size; to++ {
-					text := strings.Repeat("? ", before) + alphabet[from:to] + "?"
-					if found := s.thorough(text); len(found) > 0 && !s.suspects(text) {
-						t.Fatalf("%q of %d bytes passes, though %v is found", text, size, found)
-					}
-					if needed := min(size, Part); to-from >= needed && len(s.find(text)) == 0 {
-						t.Fatalf("%q of %d bytes isn't found", text, size)
+					part, filler := alphabet[from:to], strings.Repeat("? ", before)
+					for name, spelled := range map[string]string{
+						"plain": part, "hex": hex.EncodeToString([]byte(part)), "base64": base64.StdEncoding.EncodeToString([]byte(part)),
+					} {
+						want := spelled
+						if len(part) >= min(size, Part) {
+							want = gone
+						}
+						if got := s.Text(filler + spelled + "?"); got != filler+want+"?" {
+							t.Fatalf("%s: %q of %d bytes becomes %q", name, part, size, got)
+						}
 					}
 				}
 			}
 		}
 	}
-	if s := New("abcdefghijklmnopqrst"); s.suspects("e9d7ec6b-0873-4e57-ad21-b3a7c65e310b") || s.suspects("auth spec not found") {
-		t.Error("everything is suspect")
-	}
 }
 
-func TestManyReadingsEnd(t *testing.T) {
+// TestCodesBeginAnywhere has digits before the ones of a secret, and it in both alphabets of base64.
+func TestCodesBeginAnywhere(t *testing.T) {
 	t.Parallel()
-	secret := strings.Repeat("%25", 60)
-	s := New(secret, strings.Repeat(`\`, 40))
-	for _, text := range []string{strings.Repeat("%25", 600), strings.Repeat(`\`, 2000), strings.Repeat("&amp;", 400), strings.Repeat("=\n", 900)} {
-		if got := s.Text(text); strings.Contains(got, secret) {
-			t.Errorf("the secret is still in it")
+	const secret = "??>??>ÿÿÿ~~~~~~"
+	s := New(secret)
+	for _, code := range []string{
+		hex.EncodeToString([]byte(secret)), base64.StdEncoding.EncodeToString([]byte(secret)), base64.URLEncoding.EncodeToString([]byte(secret)),
+	} {
+		for _, before := range []string{"", "a", "ab", "abc", "abcd"} {
+			if got := s.Text("<" + before + code + ">"); got != "<"+gone+">" {
+				t.Errorf("%q after %q becomes %q", code, before, got)
+			}
+			if got := s.Text("<" + before + " " + code + ">"); got != "<"+before+" "+gone+">" {
+				t.Errorf("%q after %q and a blank becomes %q", code, before, got)
+			}
 		}
 	}
 }
 
-// FuzzText hides a secret between two texts.
+// TestNonASCIIIsUnescaped has a secret of characters that JSON writes in one and in two escapes.
+func TestNonASCIIIsUnescaped(t *testing.T) {
+	t.Parallel()
+	s := New("pässword-\U0001F511-1")
+	for _, text := range []string{`p\u00e4ssword-\ud83d\udd11-1`, "p%C3%A4ssword-%f0%9f%94%91-1", "PäSSWORD-\U0001F511-1", `p\u00E4ssword-\uD83D\uDD11-\u0031`} {
+		if got := s.Text("x " + text + " y"); got != "x "+gone+" y" {
+			t.Errorf("%q becomes %q", text, got)
+		}
+	}
+}
+
+// TestTextMissesWhatItSays: what the package says that it does not find. Should one of these fail, that
+// sentence and docs/security.md have to be changed.
+func TestTextMissesWhatItSays(t *testing.T) {
+	t.Parallel()
+	const secret = "abcdefghij0123456789"
+	s := New(secret, "abc")
+	inBase64 := base64.StdEncoding.EncodeToString([]byte(secret))
+	chars := strings.Split(secret, "")
+	for name, text := range map[string]string{
+		"short": "abc", "a part": secret[:Part-1], "a part in hex": hex.EncodeToString([]byte(secret[:Part-1])), "reversed": "9876543210jihgfedcba",
+		"UTF-16": strings.Join(chars, "\x00"), "HTML": "&#97;&#98;&#99;&#100;&#101;&#102;&#103;&#104;&#105;&#106;0123456789",
+		"quoted-printable": "=61=62=63=64=65=66=67=68=69=6A0123456789", "octal": `\141\142\143\144\145\146\147\150\151\1520123456789`,
+		"base32": base32.StdEncoding.EncodeToString([]byte(secret)), "numbers": fmt.Sprint([]byte(secret)), "hex, colons": "61:62:63:64:65:66:67:68:69:6a:30:31:32:33:34:35",
+		"URL, twice": "%2561%2562%2563%2564%2565%2566%2567%2568%2569%256a0123456789", "base64, twice": base64.StdEncoding.EncodeToString([]byte(inBase64)),
+		"hex of base64": hex.EncodeToString([]byte(inBase64)), "base64 of hex": base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString([]byte(secret)))),
+		"other characters": strings.Join(chars, "*"), "no-break spaces": strings.Join(chars, "\u00a0"), "an array in JSON": `["` + strings.Join(chars, `","`) + `"]`,
+		"full-width": strings.Map(func(r rune) rune { return r - '!' + '\uFF01' }, secret),
+	} {
+		if got := s.Text(text); got != text {
+			t.Errorf("%s: %q becomes %q", name, text, got)
+		}
+	}
+	if blanks := strings.Join(chars, " "); s.Clean(blanks) {
+		t.Errorf("%q is left", blanks)
+	}
+}
+
+// FuzzText hides a secret between two texts, as it is and with all of it encoded.
 func FuzzText(f *testing.F) {
 	f.Add("a", "b", "0123456789abcdef")
 	f.Add("%", "25", "%25%25%25%25%25%25")
-	f.Add(`\`, "u0041", `\\\\\\\\\\\\\\`)
+	f.Add(`\`, "u0041", `\\\\\\\`)
 	f.Add("\n ", "=\r\n", "a b c d e f g h i")
 	f.Add("bearer ", "Ⱥſ", "\xff\x00ABCDEFGHIJ")
 	f.Fuzz(func(t *testing.T, before, after, secret string) {
-		if len(secret) < Safe || len(secret) > 200 || len(before)+len(after) > 500 || strings.Contains(gone, fold(secret)) {
+		tight := lower(string(readPlain(secret).text))
+		if len(tight) < shortestInWord || len(secret) > 200 || len(before)+len(after) > 500 || strings.Contains(gone, tight) {
 			t.Skip()
 		}
-		s := New(secret)
-		if text := before + after; len(s.thorough(text)) > 0 && !s.suspects(text) {
-			t.Errorf("%q passes for harmless", text)
+		s, text := New(secret), before+secret+after
+		for name, spell := range map[string]func(string) string{"plain": strings.Clone, "query": url.QueryEscape, "path": url.PathEscape, "JSON": escaped} {
+			if name == "JSON" && !utf8.ValidString(text) {
+				continue // it can't be written so
+			}
+			if got := s.Text(spell(text)); strings.Contains(lower(strings.ReplaceAll(got, gone, "\n")), lower(spell(secret))) {
+				t.Errorf("%s: %q is still in %q", name, secret, got)
+			}
 		}
-		got := s.Text(before + secret + after)
-		for part := range strings.SplitSeq(got, gone) {
-			if strings.Contains(fold(part), fold(secret)) {
-				t.Errorf("%q is still in %q", secret, got)
+		for _, code := range []string{hex.EncodeToString([]byte(text)), base64.StdEncoding.EncodeToString([]byte(text)), base64.RawURLEncoding.EncodeToString([]byte(text))} {
+			if got := s.Text("<" + code + ">"); got != "<"+gone+">" {
+				t.Errorf("%q with %q in it becomes %q", code, secret, got)
 			}
 		}
 	})
+}
+
+func escaped(s string) string {
+	b, _ := json.Marshal(s) // never fails on a string
+	return string(b[1 : len(b)-1])
 }
 
 // BenchmarkText looks for a token of IMS's size in a connection's id, and in an error's text.
@@ -229,8 +267,9 @@ func BenchmarkText(b *testing.B) {
 	s := New(token)
 	for name, text := range map[string]string{
 		"id": "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", "text": strings.Repeat("Supplied version does not match. ", 6),
-		"code": strings.Repeat("U3VwcGxpZWQgdmVyc2lvbiBkb2VzIG5vdCBtYXRjaC4g", 40), "hex dump": strings.Repeat("53:75:70:70:6c:69:65:64:20:76:65:72:73 ", 40),
-		"suspect": strings.Repeat("Supplied version=%22aa%22 does not match. ", 5),
+		"code": strings.Repeat("U3VwcGxpZWQgdmVyc2lvbiBkb2VzIG5vdCBtYXRjaC4g", 40), "escaped": strings.Repeat("Supplied version=%22aa%22 does not match. ", 5),
+		"16 KiB of secrets": strings.Repeat(token, 12), "16 KiB of escapes": strings.Repeat(`\u0041`, 2700),
+		"16 KiB of secrets in base64": strings.Repeat(base64.StdEncoding.EncodeToString([]byte(token)), 9),
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -201,7 +201,7 @@ var shapes = map[string]string{
 func bodyOf(shape string, said []string, all string) string {
 	quoted := func(s string) string { b, _ := json.Marshal(s); return string(b[1 : len(b)-1]) }
 	first := said[0]
-	third := min(len(first)/3, 11)
+	third := len(first) / 3
 	return fmt.Sprintf(shapes[shape]+"%.0[1]s%.0[2]s%.0[3]s%.0[4]s%.0[5]s",
 		quoted(all), quoted(first), quoted(first[:third]), quoted(first[third:2*third]), quoted(first[2*third:3*third]))
 }
