@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -24,25 +25,47 @@ const (
 // ahead is what reading ahead remembers. The zero value is empty.
 type ahead struct {
 	mu    sync.Mutex
-	rests map[uint64]time.Time // :: sequence → when the message may be read again; guarded by mu
-	next  map[string]uint64    // :: tenant → the sequence to go on from; used by readAhead alone
+	rests map[string]map[uint64]time.Time // :: tenant → sequence → when the message may be read again; guarded by mu
+	next  map[string]uint64               // :: tenant → the sequence to go on from; used by readAhead alone
 }
+
+// How long a message is left alone that was read.
+const (
+	tillDelivered = 30 * 24 * time.Hour // its outcome is told: longer than it can take to come to it
+	othersRest    = time.Minute         // its record is somebody else's
+)
 
 // rest keeps a message that was read directly from being read again for d.
 func (c *Consumer) rest(j *job, d time.Duration) {
 	c.ahead.mu.Lock()
 	defer c.ahead.mu.Unlock()
 	if c.ahead.rests == nil {
-		c.ahead.rests = map[uint64]time.Time{}
+		c.ahead.rests = map[string]map[uint64]time.Time{}
 	}
-	c.ahead.rests[j.seq] = time.Now().Add(d)
+	if c.ahead.rests[j.tenant] == nil {
+		c.ahead.rests[j.tenant] = map[uint64]time.Time{}
+	}
+	c.ahead.rests[j.tenant][j.seq] = time.Now().Add(d)
 }
 
-// resting reports whether a message is not to be read yet.
-func (c *Consumer) resting(seq uint64) bool {
+// resting returns how many messages of a tenant are not to be read yet.
+func (c *Consumer) resting(tenant string) (n int) {
 	c.ahead.mu.Lock()
 	defer c.ahead.mu.Unlock()
-	return time.Now().Before(c.ahead.rests[seq])
+	now := time.Now()
+	for _, until := range c.ahead.rests[tenant] {
+		if now.Before(until) {
+			n++
+		}
+	}
+	return n
+}
+
+// rests reports whether a message is not to be read yet.
+func (c *Consumer) rests(tenant string, seq uint64) bool {
+	c.ahead.mu.Lock()
+	defer c.ahead.mu.Unlock()
+	return time.Now().Before(c.ahead.rests[tenant][seq])
 }
 
 // readAhead looks for tenants that have fewer requests in hand than their share while more messages wait than
@@ -111,11 +134,12 @@ func (c *Consumer) readOnce(ctx context.Context, from jetstream.Consumer, stream
 			return true, took, nil
 		}
 		waiting := int(min(info.State.Subjects[subjectRequests+tenant], 1<<20)) //nolint:gosec // bounded
-		n := min(waiting-held, share-held, c.Room(tenant), room)
+		waiting -= held + c.resting(tenant)
+		n := min(waiting, share-held, c.Room(tenant), room)
 		if n < 1 {
 			continue
 		}
-		more = more || waiting-held > n
+		more = more || waiting > n
 		if err := c.readTenant(ctx, stream, tenant, n, queue.Delivered.Stream+1, info.State.LastSeq, cx); err != nil {
 			return false, took, err
 		}
@@ -148,7 +172,7 @@ func (c *Consumer) readTenant(ctx context.Context, stream jetstream.Stream, tena
 			n = 0
 		default:
 			seq = msg.Sequence + 1
-			if !c.resting(msg.Sequence) && !c.hand.holds(msg.Sequence) {
+			if !c.rests(tenant, msg.Sequence) && !c.hand.holds(msg.Sequence) {
 				c.beginDirect(msg, tenant, cx)
 				n--
 			}
@@ -174,9 +198,10 @@ func (c *Consumer) beginDirect(msg *jetstream.RawStreamMsg, tenant string, cx co
 func (c *Consumer) forget(delivered uint64) {
 	c.ahead.mu.Lock()
 	defer c.ahead.mu.Unlock()
-	for seq := range c.ahead.rests {
-		if seq <= delivered {
-			delete(c.ahead.rests, seq)
+	for tenant, rests := range c.ahead.rests {
+		maps.DeleteFunc(rests, func(seq uint64, _ time.Time) bool { return seq <= delivered })
+		if len(rests) == 0 {
+			delete(c.ahead.rests, tenant)
 		}
 	}
 	for tenant, next := range c.ahead.next {

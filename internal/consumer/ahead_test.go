@@ -243,3 +243,72 @@ func TestPauseHoldsForReadingAhead(t *testing.T) {
 	r.awaitEmpty()
 	r.end(w)
 }
+
+// TestNearlyFullHandReadsAhead: with too little room for a pull to be worth asking for, other tenants are read.
+func TestNearlyFullHandReadsAhead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	c := r.reading(16)
+	c.PullExpires = 5 * time.Second
+	r.submitMany("big", 15)
+	w := r.run(c.Config)
+	for range 15 {
+		receive(r, c.begun, "one of the backlog")
+	}
+	r.submit("small", "small-0") // by the pull that is still open, or read
+	receive(r, c.begun, "the other tenant's first")
+	r.submit("small", "small-1")
+	if d := receive(r, c.begun, "the other tenant's second"); d.Request.Key.Tenant != "small" {
+		t.Errorf("%s, want small", d.Request.Key.Tenant)
+	}
+	close(c.release)
+	r.awaitEmpty()
+	r.end(w)
+}
+
+// TestWhatIsToldIsNotReadAgain: a message whose outcome is told stays in the stream until its delivery, and is left
+// alone there.
+func TestWhatIsToldIsNotReadAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, natstest.Options{})
+	r.ensure(consumer.ObjectsConfig{})
+	r.submitMany("big", 10)
+	let := make(chan struct{})
+	told := make(chan uint64, 100)
+	cfg := r.config(func(_ context.Context, d provision.Delivery) provision.Outcome {
+		if !d.Direct && d.Request.Key.Tenant == "big" {
+			<-let
+			return created(d)
+		}
+		if !d.Direct {
+			return provision.Outcome{Silent: true}
+		}
+		out := created(d)
+		out.Told = func(context.Context) { told <- d.Seq }
+		return out
+	})
+	cfg.Concurrency, cfg.Room = 2, func(string) int { return 2 }
+	w := r.run(cfg)
+	for i := range 3 {
+		r.submit("small", fmt.Sprint("small-", i))
+	}
+	seen := map[uint64]int{}
+	for range 3 {
+		seen[receive(r, told, "outcome that is told")]++
+	}
+	gets := r.asked("$JS.API.STREAM.MSG.GET.CONNECTION_REQUESTS")
+	looks := r.asked("$JS.API.STREAM.INFO.CONNECTION_REQUESTS")
+	for range 6 {
+		receive(r, looks, "another look")
+	}
+	if len(seen) != 3 || len(told) != 0 || len(gets) != 0 {
+		t.Errorf("told %v, %d more, and %d messages were read since", seen, len(told), len(gets))
+	}
+	close(let)
+	r.awaitEmpty()
+	r.end(w)
+	if n := len(r.stored(consumer.StreamResults)); n != 13 {
+		t.Errorf("%d results, want 13", n)
+	}
+}

@@ -71,8 +71,9 @@ func (h *hand) drop(j *job) {
 }
 
 // awaitRoom waits until a batch of delivered messages is worth asking for, at least an eighth of most, and returns
-// how many more may be in hand then. When ctx ends it returns what there is room for at once.
-func (h *hand) awaitRoom(ctx context.Context, most int) int {
+// how many more may be in hand then. Where there is no room yet it calls full. When ctx ends it returns what there is
+// room for at once.
+func (h *hand) awaitRoom(ctx context.Context, most int, full func()) int {
 	for {
 		h.mu.Lock()
 		room := most - (len(h.jobs) - len(h.direct))
@@ -80,6 +81,7 @@ func (h *hand) awaitRoom(ctx context.Context, most int) int {
 		if room >= max(1, most/8) || ctx.Err() != nil {
 			return room
 		}
+		full()
 		select {
 		case <-h.freed:
 		case <-ctx.Done():

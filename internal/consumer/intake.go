@@ -120,7 +120,7 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 	for {
 		n := len(waiting)
 		if n == 0 {
-			n = c.hand.awaitRoom(ctx, c.Concurrency)
+			n = c.hand.awaitRoom(ctx, c.Concurrency, func() { c.backlog.Store(true) })
 		}
 		select {
 		case err := <-c.suspect:

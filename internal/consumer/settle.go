@@ -30,6 +30,9 @@ const (
 // directly there is neither ack nor nak: that its outcome is told is recorded, and what has no outcome yet rests.
 func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) verdict {
 	switch {
+	case out.Silent && d.Direct:
+		c.rest(j, othersRest)
+		return verdict{settled: settledDirect}
 	case out.Silent:
 		return c.ack(j)
 	case out.Result == nil:
@@ -101,6 +104,7 @@ func (c *Consumer) nak(j *job, d time.Duration) verdict {
 // ack acknowledges the message and waits for the broker to confirm it.
 func (c *Consumer) ack(j *job) verdict {
 	if j.msg == nil {
+		c.rest(j, tillDelivered)
 		return verdict{settled: settledDirect}
 	}
 	err := c.confirm(j.settle, func(ctx context.Context) error {

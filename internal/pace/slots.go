@@ -199,7 +199,7 @@ func (s *Slots) place(t *tenant) {
 func (s *Slots) release(t *tenant, began time.Time, strained bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
+	now, early := s.now(), s.early()
 	s.busy--
 	t.busy--
 	t.usedAt = now
@@ -210,6 +210,11 @@ func (s *Slots) release(t *tenant, began time.Time, strained bool) {
 		s.judge(t, began, now, strained)
 	}
 	s.place(t)
+	if s.early() != early { // which all limits depend on
+		for _, one := range s.tenants {
+			s.place(one)
+		}
+	}
 	s.grant()
 	s.start()
 }

@@ -91,10 +91,10 @@ func (c simSlot) Begin(ctx context.Context) error {
 		return nil
 	}
 	s.hit(viaBegin)
-	if err := (simClock{c.p}).Sleep(context.Background(), min(wait, simLease/2)); err != nil {
+	if err := (simClock{c.p}).Sleep(context.Background(), min(wait, simLease/8)); err != nil {
 		return err
 	}
-	if wait > simLease/2 {
+	if wait > simLease/8 {
 		s.hit(viaNotBegun)
 		return context.DeadlineExceeded
 	}

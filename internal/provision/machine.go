@@ -143,11 +143,21 @@ func (t *task) free() bool {
 	case rec.Fingerprint != r.Fingerprint:
 		return false
 	case rec.State.Final():
-		return rec.State == StateFailed && r.Retry == rec.Retry+1
+		return rec.State == StateFailed && r.Retry == rec.Retry+1 || t.untold()
 	}
 	wait, _ := t.elsewhere()
 	return wait == 0 && r.Retry == rec.Retry && r.Resolution == nil && !t.hub.Clock.Now().Before(rec.RestUntil)
 }
+
+// untold reports whether the outcome of a message that was read directly should have been told by now: whoever came
+// to it may have been unable to, or have died.
+func (t *task) untold() bool {
+	rec := t.rec
+	return rec.Direct && !rec.Told && rec.HeldSeq == t.d.Seq && t.hub.Clock.Now().Sub(rec.UpdatedAt) > tellWithin
+}
+
+// tellWithin is how long after it was recorded an outcome may take to be published.
+const tellWithin = time.Minute
 
 // elsewhere returns how long to leave the request alone because somebody may be working on it.
 func (t *task) elsewhere() (time.Duration, string) {
@@ -210,7 +220,7 @@ func (t *task) claim(ctx context.Context) step {
 	t.rec.RestUntil = time.Time{}
 	t.rec.Alone = t.alone || t.hub.active.Load() == 1
 	t.rec.note(Attempt{At: t.hub.Clock.Now(), Step: "claim", Result: string(t.rec.State)})
-	if t.rev == 0 && t.d.Delivered <= 1 {
+	if t.rev == 0 && t.d.Delivered == 1 {
 		return t.proceed() // the intent to POST, or the first wait, writes it
 	}
 	if next, ok := t.write(ctx); !ok {

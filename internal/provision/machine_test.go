@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -582,6 +583,72 @@ func TestCrashLoop(t *testing.T) {
 	if s.births != 1+deathsBeforeFailure {
 		t.Errorf("%d workers died, want %d", s.births-1, deathsBeforeFailure)
 	}
+}
+
+// TestCrashLoopOfMessagesReadDirectly: a request that kills whoever comes to its secrets is counted on that way, too.
+func TestCrashLoopOfMessagesReadDirectly(t *testing.T) {
+	t.Parallel()
+	for _, op := range []string{"credentials", "resolve", "authorize", "create"} {
+		s := newSim(t, 1)
+		s.send(testRequest())
+		s.plan = func(_ int, at string) fate {
+			switch at {
+			case op:
+				return crashBefore
+			case "pull":
+				s.now = s.now.Add(10 * time.Second) // between two looks
+			}
+			return goesWell
+		}
+		s.ahead = func(int) bool { return true }
+		s.start(0)
+		for s.steps = 0; len(s.results) == 0; s.steps++ { // nothing is ever delivered
+			if s.steps > 10_000 {
+				s.fatal("%s: no end", op)
+			}
+			if p := s.pick(); p != nil {
+				s.grant(p)
+			} else {
+				s.advance()
+			}
+		}
+		s.end()
+		if res := s.results[0]; res.Error == nil || res.Error.Reason != ReasonCrashLoop || s.births != 1+deathsBeforeFailure {
+			t.Errorf("%s: %+v after %d deaths", op, res.Error, s.births-1)
+		}
+	}
+}
+
+// TestUntoldOutcomeIsToldByTheNextReading: where the result of a message that was read directly could not be
+// published, who reads it next does, though not at once, for somebody may be about to.
+func TestUntoldOutcomeIsToldByTheNextReading(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newTestHub(t, func(*Config) {})
+		d := delivery()
+		d.Direct, d.Delivered = true, 0
+		first := h.Handle(t.Context(), d)
+		if first.Result == nil || first.Told == nil {
+			t.Fatalf("%+v", first)
+		}
+		if soon := h.Handle(t.Context(), d); !soon.Silent {
+			t.Errorf("at once: %+v, want nothing", soon)
+		}
+		<-time.After(tellWithin + time.Second)
+		again := h.Handle(t.Context(), d)
+		if again.Result == nil || again.Result.EventID != first.Result.EventID || again.Told == nil {
+			t.Fatalf("later: %+v, want the outcome", again)
+		}
+		again.Told(t.Context())
+		<-time.After(tellWithin + time.Second)
+		if last := h.Handle(t.Context(), d); !last.Silent || last.Result != nil {
+			t.Errorf("after it was told: %+v, want nothing", last)
+		}
+		d.Direct, d.Delivered = false, 1
+		if out := h.Handle(t.Context(), d); !out.Silent {
+			t.Errorf("its delivery: %+v, want it acknowledged in silence", out)
+		}
+	})
 }
 
 func TestCrashLoopSettlesAnOpenPostFirst(t *testing.T) {

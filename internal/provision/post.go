@@ -57,9 +57,10 @@ func (t *task) send(ctx context.Context) (conn Connection, announced bool, next 
 	return conn, announced, next, err
 }
 
-// begin waits for the moment to send the POST that was announced, at most until half of its lease is over.
+// begin waits for the moment to send the POST that was announced. Its lease runs meanwhile, so that may take an eighth
+// of it at most.
 func (t *task) begin(slot Slot) error {
-	ctx, cancel := context.WithTimeout(context.Background(), t.rec.leaseEnd().Sub(t.hub.Clock.Now())-t.hub.FlowTimeout/2)
+	ctx, cancel := context.WithTimeout(context.Background(), t.rec.leaseEnd().Sub(t.hub.Clock.Now())-t.hub.FlowTimeout*7/8)
 	defer cancel()
 	if err := slot.Begin(ctx); err != nil {
 		return &CallError{Verdict: VerdictNotSent, Target: TargetFlow, Cause: CauseTimeout, Err: fmt.Errorf("%w: no slot came free in time", ErrNotAsked)}

@@ -41,9 +41,9 @@ type Record struct {
 	Direct        bool      `json:"direct,omitempty"`        // the owner read it from the stream: its delivery says nothing of the owner
 	Told          bool      `json:"told,omitempty"`          // of a final record: the result is published
 	HeldUntil     time.Time `json:"heldUntil"`               // an owner without a sign of life after that has lost it
-	Alone         bool      `json:"alone,omitempty"`         // it is the only request its worker has in hand
+	Alone         bool      `json:"alone,omitempty"`         // it is the only suspect, or the only request, that its worker has in hand
 	Deaths        int       `json:"deaths,omitempty"`        // workers in a row that vanished with it
-	AloneDeaths   int       `json:"aloneDeaths,omitempty"`   // those of them that had no other request in hand
+	AloneDeaths   int       `json:"aloneDeaths,omitempty"`   // those of them to which it was Alone
 
 	// The POST. PostedAt is taken before the ledger write that announces it.
 	FirstPostAt  time.Time     `json:"firstPostAt,omitzero"` // of all retries; zero if there never was one

@@ -180,7 +180,7 @@ func slotScenarios() []scenario {
 			s.post = answers(postAnswer{err: &CallError{Verdict: VerdictUnknown, Target: TargetFlow, Status: 503, RetryAfter: 10 * time.Minute}})
 			slotsAfter(0, 2*simPatience, time.Minute)(s)
 		}, want: OutcomeCreated, through: []string{viaNoSlot, viaAlone, viaHandBack, viaAbsent}},
-		{name: "announced, and sent a while after", setup: func(s *sim) { s.begin = func(int) time.Duration { return 10 * time.Second } },
+		{name: "announced, and sent a while after", setup: func(s *sim) { s.begin = func(int) time.Duration { return 5 * time.Second } },
 			want: OutcomeCreated, through: []string{viaBegin}, never: []string{viaNotBegun}},
 		{name: "announced, and not sent the first time", setup: func(s *sim) {
 			s.begin = func(n int) time.Duration { return []time.Duration{simLease, 0}[min(n, 1)] }
