@@ -33,9 +33,7 @@ func (*recorder) SetWriteDeadline(time.Time) error { return nil }
 
 // fencedBy returns a connection with f on it.
 func fencedBy(f *fence, conn net.Conn) *fencedConn {
-	c := &fencedConn{Conn: conn}
-	c.fence.Store(f)
-	return c
+	return &fencedConn{Conn: conn, fences: []*fence{f}}
 }
 
 func TestFenceClosesOnTime(t *testing.T) {

@@ -13,11 +13,11 @@ import (
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// newTransport returns a transport that speaks HTTP/1.1 only: with one call per connection, a dead
-// connection fails one call, not all of them.
+// newTransport returns a transport that speaks HTTP/2 where the server offers it over TLS, else HTTP/1.1.
 func newTransport(cfg Config, dial dialFunc) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.TLS != nil {
 		tlsConfig = cfg.TLS.Clone()
@@ -31,11 +31,19 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    10 * time.Second,
 		Protocols:              protocols,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		MaxIdleConnsPerHost:    16,
 		IdleConnTimeout:        30 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 	}
 }
+
+// An HTTP/2 connection that brought nothing for pingAfter has to answer a ping within pingTimeout. Else it is closed:
+// where packets are dropped silently, net/http would give it new requests for as long as the kernel repeats the old ones.
+const (
+	pingAfter   = 15 * time.Second
+	pingTimeout = 15 * time.Second
+)
 
 // idleLife is how long a connection may have been idle that a POST is sent by. It is shorter than the idle timeout
 // of any gateway known to us (Gunicorn's, the shortest, is 2 s): should that hit just when the POST is written, its
@@ -43,7 +51,8 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 const idleLife = time.Second
 
 // newPostTransport returns the transport of Create, with a fence around each request. net/http repeats no POST by
-// itself but one of which it wrote nothing, and for that it would need GetBody, which request leaves out.
+// itself but one of which it wrote nothing: for what a server refuses (GOAWAY, REFUSED_STREAM) it would need GetBody,
+// which request leaves out, and the body can be read only once. The second try has the same fence.
 func newPostTransport(cfg Config) *http.Transport {
 	t := newTransport(cfg, fencedDial(cfg.DialContext))
 	t.IdleConnTimeout = idleLife
