@@ -73,13 +73,20 @@ func (f *fence) check() error {
 // goes through: then the request counts as sent. A second call means that net/http, which gave up the first connection
 // without having written to it, tries another one.
 func (f *fence) arm(got httptrace.GotConnInfo) {
-	f.written(httptrace.WroteRequestInfo{})
-	err := errNoFence
+	f.armOn(fencedConnOf(got.Conn), speaksHTTP2(got.Conn))
+}
+
+func (f *fence) armOn(c *fencedConn, http2 bool) {
+	f.written(httptrace.WroteRequestInfo{}) // to the first connection nothing is written any more
 	var shared *fencedConn
-	if c := fencedConnOf(got.Conn); c != nil && speaksHTTP2(got.Conn) {
+	var err error
+	switch {
+	case c == nil:
+		err = errNoFence
+	case http2:
 		c.share(f)
-		shared, err = c, nil
-	} else if c != nil {
+		shared = c
+	default:
 		err = c.use(f)
 	}
 	f.mu.Lock()

@@ -18,8 +18,9 @@ import (
 // recorder is a connection that takes down what is written to it.
 type recorder struct {
 	net.Conn
-	got bytes.Buffer
-	err error
+	got    bytes.Buffer
+	err    error
+	closed bool
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
@@ -30,6 +31,11 @@ func (r *recorder) Write(b []byte) (int, error) {
 }
 
 func (*recorder) SetWriteDeadline(time.Time) error { return nil }
+
+func (r *recorder) Close() error {
+	r.closed = true
+	return nil
+}
 
 // fencedBy returns a connection with f on it.
 func fencedBy(f *fence, conn net.Conn) *fencedConn {
