@@ -21,6 +21,7 @@ type recorder struct {
 	got    bytes.Buffer
 	err    error
 	closed bool
+	until  time.Time // the write deadline
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
@@ -30,7 +31,10 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.got.Write(b)
 }
 
-func (*recorder) SetWriteDeadline(time.Time) error { return nil }
+func (r *recorder) SetWriteDeadline(t time.Time) error {
+	r.until = t
+	return nil
+}
 
 func (r *recorder) Close() error {
 	r.closed = true

@@ -314,6 +314,30 @@ func TestFencesOnASharedConnection(t *testing.T) {
 	}
 }
 
+// TestSharedConnectionOutlivesItsFences: the time of the POST that a connection was dialed for is not that of others, and
+// a Write that hangs ends when the first POST's time does.
+func TestSharedConnectionOutlivesItsFences(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	conn := &recorder{}
+	c := fencedBy(newFence(t.Context(), now.Add(-time.Second)), conn)
+	a, b := newFence(t.Context(), now.Add(2*time.Hour)), newFence(t.Context(), now.Add(time.Hour))
+	step := func(what string, want time.Time) {
+		t.Helper()
+		if _, err := c.Write([]byte("x")); err != nil || !conn.until.Equal(want) {
+			t.Errorf("%s: %v, write deadline %v, want %v", what, err, conn.until, want)
+		}
+	}
+	a.armOn(c, true)
+	step("one POST", a.mono)
+	b.armOn(c, true)
+	step("two", b.mono)
+	b.written(httptrace.WroteRequestInfo{})
+	step("the second is written", a.mono)
+	a.written(httptrace.WroteRequestInfo{})
+	step("both are", time.Time{})
+}
+
 // TestHTTP2FramesOfNobodyPass: what answers the server's settings or pings holds no request.
 func TestHTTP2FramesOfNobodyPass(t *testing.T) {
 	t.Parallel()
