@@ -560,8 +560,8 @@ func TestMoreStreamsThanAConnectionTakes(t *testing.T) {
 	}
 	wg.Wait()
 	hits.want(t, postCall, posts)
-	if conns.Load() < 2 {
-		t.Errorf("%d connection for %d POSTs at once", conns.Load(), posts)
+	if n := conns.Load(); n < 2 || n > posts/2 {
+		t.Errorf("%d connections for %d POSTs at once, want more than one and few", n, posts)
 	}
 }
 
@@ -671,4 +671,50 @@ func TestWrittenPostsLeaveTheirConnectionToOthers(t *testing.T) {
 		t.Errorf("on connections %d and %d: this test shows nothing", first, second)
 	}
 	hits.want(t, postHeaders, 2)
+}
+
+// roundTrip is a transport of a test's own.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestFewDialsUntilTheServerSpeaksHTTP1: as long as nothing is known of the server, few POSTs at a time wait for a
+// connection, and one that waits for them ends with its time. Once the server speaks HTTP/1.1 there is no limit.
+func TestFewDialsUntilTheServerSpeaksHTTP1(t *testing.T) {
+	t.Parallel()
+	const posts = 10
+	waiting, connected := make(chan struct{}, posts), make(chan struct{})
+	d := &fewDials{slots: make(chan struct{}, 2), http1: make(chan struct{}), next: roundTrip(func(r *http.Request) (*http.Response, error) {
+		waiting <- struct{}{}
+		<-connected
+		httptrace.ContextClientTrace(r.Context()).GotConn(httptrace.GotConnInfo{Conn: &recorder{}})
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})}
+	send := func(ctx context.Context) error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://127.0.0.1/", http.NoBody)
+		if err != nil {
+			return err
+		}
+		_, err = d.RoundTrip(req) //nolint:bodyclose // there is no response
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	for range posts {
+		wg.Go(func() { _ = send(ctx) })
+	}
+	<-waiting
+	<-waiting
+	over, end := context.WithCancel(t.Context())
+	end()
+	if err := send(over); !errors.Is(err, context.Canceled) || len(waiting) > 0 {
+		t.Errorf("%v, %d more wait for a connection; want the context's end, and none", err, len(waiting))
+	}
+	close(connected)
+	for range posts - 2 {
+		<-waiting
+	}
+	cancel()
+	wg.Wait()
 }
