@@ -51,7 +51,6 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, conn provision.NewConnection, f *fence, s scrubber) (answer, *provision.CallError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	defer f.seal()
 	body, err := json.Marshal(wireConnection(conn))
 	if err != nil {
 		return answer{}, notAsked(err, s)
@@ -66,6 +65,7 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 	}
 	a, err := exchange(c.post, req, maxBody)
 	if err == nil {
+		f.release()
 		return a, nil
 	}
 	ended := ctx.Err()

@@ -2,12 +2,11 @@ package flow
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/http/httptrace"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -15,6 +14,7 @@ var (
 	errTooLate = errors.New("the time for this POST is over")
 	errSealed  = errors.New("the call was given up before it was sent")
 	errNoFence = errors.New("flow: bug: a POST without a fence")
+	errEnded   = errors.New("the connection was closed because a POST on it was given up before it was written")
 )
 
 // fence stands between one POST and its network connection. It lets no byte through after its time
@@ -29,8 +29,9 @@ type fence struct {
 	mu      sync.Mutex
 	armed   bool // the connection is set up; what is written from now on is the request
 	sealed  bool
-	writing int  // Writes under way
-	sent    bool // at least one byte was accepted by the network, or that can't be ruled out
+	writing int         // Writes under way
+	sent    bool        // at least one byte was accepted by the network, or that can't be ruled out
+	shared  *fencedConn // the HTTP/2 connection that the request may still write to; nil with HTTP/1.1
 }
 
 // newFence returns a fence that closes at notAfter, or at ctx's deadline if that is earlier.
@@ -66,17 +67,44 @@ func (f *fence) check() error {
 }
 
 // arm marks the end of dialing and handshakes, and puts the fence on the connection that the request got, which may
-// have been dialed for another one, or used by others before. Where that can't be done nothing can be said of what
-// goes through: then the request counts as sent.
+// have been dialed for another one, or be used by others. Where that can't be done nothing can be said of what
+// goes through: then the request counts as sent. A second call means that net/http, which gave up the first connection
+// without having written to it, tries another one.
 func (f *fence) arm(got httptrace.GotConnInfo) {
-	err := errNoFence
-	if c := fencedConnOf(got.Conn); c != nil {
+	f.armOn(fencedConnOf(got.Conn), speaksHTTP2(got.Conn))
+}
+
+func (f *fence) armOn(c *fencedConn, http2 bool) {
+	f.written(httptrace.WroteRequestInfo{}) // to the first connection nothing is written any more
+	var shared *fencedConn
+	var err error
+	switch {
+	case c == nil:
+		err = errNoFence
+	case http2:
+		c.share(f)
+		shared = c
+	default:
 		err = c.use(f)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sent = f.sent || err != nil
 	f.armed = true
+	f.shared = shared
+}
+
+// written takes the fence off an HTTP/2 connection. There net/http reports the request as written after its last byte
+// is flushed, or after it stopped writing for good. With HTTP/1.1 the report comes before the last flush, so it is no
+// help.
+func (f *fence) written(httptrace.WroteRequestInfo) {
+	f.mu.Lock()
+	c := f.shared
+	f.shared = nil
+	f.mu.Unlock()
+	if c != nil {
+		c.unshare(f)
+	}
 }
 
 // answered marks the request as sent, whatever was seen of it going through.
@@ -100,13 +128,32 @@ func fencedConnOf(conn net.Conn) *fencedConn {
 	}
 }
 
+// speaksHTTP2 reports whether conn carries many requests at once.
+func speaksHTTP2(conn net.Conn) bool {
+	c, ok := conn.(*tls.Conn)
+	return ok && c.ConnectionState().NegotiatedProtocol == "h2"
+}
+
 // seal stops all further writes and reports whether a byte of the request may have been sent. Only
-// after it the answer "none" is final: net/http may still be about to write when it returns.
+// after it the answer "none" is final: net/http may still be about to write when it returns. An HTTP/2 connection
+// that the request was not yet written to as a whole is closed, for nobody can tell whose bytes come next.
 func (f *fence) seal() bool {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.sealed = true
-	return f.sent || f.armed && f.writing > 0
+	sent, c := f.sent || f.armed && f.writing > 0, f.shared
+	f.mu.Unlock()
+	if c != nil {
+		c.end()
+	}
+	return sent
+}
+
+// release ends the call of a POST that has an answer. The answer can come before net/http has reported the request as
+// written: then the fence stays on its HTTP/2 connection until that report, and others go on using it.
+func (f *fence) release() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sealed = f.sealed || f.shared == nil
 }
 
 // enter begins a Write. A Write that fails to enter sends nothing.
@@ -137,12 +184,13 @@ type fenceKey struct{}
 func fenced(ctx context.Context, f *fence) context.Context {
 	ctx = context.WithValue(ctx, fenceKey{}, f)
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:              f.arm, // WroteRequest comes before the last flush: no help
+		GotConn:              f.arm,
+		WroteRequest:         f.written,
 		GotFirstResponseByte: f.answered,
 	})
 }
 
-// fencedDial wraps what dial returns in the fence of the call. A call without a fence gets no
+// fencedDial wraps what dial returns in a fence that closes when that of the call does. A call without a fence gets no
 // connection.
 func fencedDial(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -157,36 +205,11 @@ func fencedDial(dial dialFunc) dialFunc {
 			return nil, err
 		}
 		c := &fencedConn{Conn: conn}
-		if err := c.use(f); err != nil {
+		// No byte of a request is written before arm. The fence here is not the call's own, which may be sealed when
+		// others already wait for this connection.
+		if err := c.use(&fence{wall: f.wall, mono: f.mono}); err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}
 		return c, nil
 	}
-}
-
-// fencedConn is a connection for one request at a time: that of the fence that is on it. net/http gives an HTTP/1.1
-// connection to the next request when the one before is written and answered whole.
-type fencedConn struct {
-	net.Conn
-	fence atomic.Pointer[fence]
-}
-
-// use puts f on the connection.
-func (c *fencedConn) use(f *fence) error {
-	c.fence.Store(f)
-	if err := c.SetWriteDeadline(f.mono); err != nil {
-		return fmt.Errorf("set write deadline: %w", err)
-	}
-	return nil
-}
-
-// Write writes b unless the fence is closed.
-func (c *fencedConn) Write(b []byte) (int, error) {
-	f := c.fence.Load()
-	if err := f.enter(); err != nil {
-		return 0, err
-	}
-	n, err := c.Conn.Write(b)
-	f.leave(n)
-	return n, err
 }

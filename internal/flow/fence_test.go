@@ -18,8 +18,10 @@ import (
 // recorder is a connection that takes down what is written to it.
 type recorder struct {
 	net.Conn
-	got bytes.Buffer
-	err error
+	got    bytes.Buffer
+	err    error
+	closed bool
+	until  time.Time // the write deadline
 }
 
 func (r *recorder) Write(b []byte) (int, error) {
@@ -29,13 +31,19 @@ func (r *recorder) Write(b []byte) (int, error) {
 	return r.got.Write(b)
 }
 
-func (*recorder) SetWriteDeadline(time.Time) error { return nil }
+func (r *recorder) SetWriteDeadline(t time.Time) error {
+	r.until = t
+	return nil
+}
+
+func (r *recorder) Close() error {
+	r.closed = true
+	return nil
+}
 
 // fencedBy returns a connection with f on it.
 func fencedBy(f *fence, conn net.Conn) *fencedConn {
-	c := &fencedConn{Conn: conn}
-	c.fence.Store(f)
-	return c
+	return &fencedConn{Conn: conn, fences: []*fence{f}}
 }
 
 func TestFenceClosesOnTime(t *testing.T) {

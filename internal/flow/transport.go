@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"sync"
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -13,11 +15,11 @@ import (
 
 type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// newTransport returns a transport that speaks HTTP/1.1 only: with one call per connection, a dead
-// connection fails one call, not all of them.
+// newTransport returns a transport that speaks HTTP/2 where the server offers it over TLS, else HTTP/1.1.
 func newTransport(cfg Config, dial dialFunc) *http.Transport {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.TLS != nil {
 		tlsConfig = cfg.TLS.Clone()
@@ -31,11 +33,19 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    10 * time.Second,
 		Protocols:              protocols,
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		MaxIdleConnsPerHost:    16,
 		IdleConnTimeout:        30 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 	}
 }
+
+// An HTTP/2 connection that brought nothing for pingAfter has to answer a ping within pingTimeout. Else it is closed:
+// where packets are dropped silently, net/http would give it new requests for as long as the kernel repeats the old ones.
+const (
+	pingAfter   = 15 * time.Second
+	pingTimeout = 15 * time.Second
+)
 
 // idleLife is how long a connection may have been idle that a POST is sent by. It is shorter than the idle timeout
 // of any gateway known to us (Gunicorn's, the shortest, is 2 s): should that hit just when the POST is written, its
@@ -43,12 +53,45 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 const idleLife = time.Second
 
 // newPostTransport returns the transport of Create, with a fence around each request. net/http repeats no POST by
-// itself but one of which it wrote nothing, and for that it would need GetBody, which request leaves out.
-func newPostTransport(cfg Config) *http.Transport {
+// itself but one of which it wrote nothing: for what a server refuses (GOAWAY, REFUSED_STREAM) it would need GetBody,
+// which request leaves out, and the body can be read only once. The second try has the same fence.
+func newPostTransport(cfg Config) http.RoundTripper {
 	t := newTransport(cfg, fencedDial(cfg.DialContext))
 	t.IdleConnTimeout = idleLife
 	t.MaxIdleConnsPerHost = maxIdle
-	return t
+	return &fewDials{next: t, slots: make(chan struct{}, 16), http1: make(chan struct{})}
+}
+
+// fewDials lets few requests at a time wait for a connection. net/http dials one for each request that finds none with
+// room, and only then learns that HTTP/2 makes most of them useless: for 2,000 POSTs it dials 4,500 instead of 19. A
+// server that speaks HTTP/1.1 needs one for each, so there the limit ends with the first connection.
+type fewDials struct {
+	next  http.RoundTripper
+	slots chan struct{}
+	http1 chan struct{} // closed when the server was seen not to speak HTTP/2
+	once  sync.Once
+}
+
+// RoundTrip implements http.RoundTripper.
+func (d *fewDials) RoundTrip(r *http.Request) (*http.Response, error) {
+	release := func() {}
+	select {
+	case <-d.http1:
+	case d.slots <- struct{}{}:
+		release = sync.OnceFunc(func() { <-d.slots })
+	case <-r.Context().Done():
+		_ = r.Body.Close()
+		return nil, r.Context().Err()
+	}
+	defer release()
+	return d.next.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+		GotConn: func(got httptrace.GotConnInfo) {
+			if !speaksHTTP2(got.Conn) {
+				d.once.Do(func() { close(d.http1) })
+			}
+			release()
+		},
+	})))
 }
 
 // maxIdle is more than there are slots: connections are few where few POSTs are under way.

@@ -73,6 +73,6 @@ var allowed = map[string][]string{
 // forTests are what every package's tests may import on top of its own line: stand-ins and test libraries.
 var forTests = []string{"internal/provision", "internal/natstest", "internal/flow/flowtest", "internal/vault/vaulttest", "internal/vault/vaultdev",
 	"internal/ledger/ledgertest", "internal/tracing/tracingtest", "internal/canary", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
-	"github.com/nats-io/nkeys", "github.com/nats-io/jwt/v2", "gopkg.in/yaml.v3", "github.com/prometheus/common", "github.com/prometheus/client_model"}
+	"github.com/nats-io/nkeys", "github.com/nats-io/jwt/v2", "gopkg.in/yaml.v3", "golang.org/x/net", "github.com/prometheus/common", "github.com/prometheus/client_model"}
 
 var badNames = []string{"util", "utils", "common", "types", "errors", "logging", "helpers", "misc"}
