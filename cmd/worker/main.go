@@ -7,6 +7,8 @@ package main
 
 import (
 	"context"
+	"io"
+	"log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -15,6 +17,7 @@ import (
 )
 
 func main() {
+	log.SetOutput(io.Discard) // net/http prints there what a server sends unasked, which may echo a secret
 	ctx, stop := stopOnSignal()
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], environ.All, os.Stdin, os.Stdout, os.Stderr))

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -86,6 +87,8 @@ type Client struct {
 	onRetry   func(provision.Target, provision.Cause)
 	gate      provision.Gate
 	post      http.RoundTripper // for Create alone: see newPostTransport
+	postAnew  http.RoundTripper // likewise, with a new connection for every POST
+	anewUntil atomic.Int64      // until when postAnew is used, in Unix nanoseconds
 	get       http.RoundTripper // for what may be repeated
 	one       http.RoundTripper // for Get
 	ims       *ims
@@ -119,15 +122,22 @@ func New(cfg Config) (*Client, error) {
 }
 
 func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
-	post, shared := newPostTransport(cfg), newTransport(cfg, cfg.DialContext)
+	shared := newTransport(cfg, cfg.DialContext)
+	post, posts := newPostTransport(cfg)
+	anew, once := newPostTransport(cfg)
+	once.DisableKeepAlives = true
 	c := &Client{
 		base: base, postURL: base.JoinPath("connections").String(), timeout: cfg.Timeout,
 		userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
-		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
-		post:      cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
-		get:       cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
-		one:       cfg.Trace(serviceFlow, routeConnection, m.observe(opGet, shared)),
-		closeIdle: shared.CloseIdleConnections,
+		waits:    waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
+		post:     cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
+		postAnew: cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, anew)),
+		get:      cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
+		one:      cfg.Trace(serviceFlow, routeConnection, m.observe(opGet, shared)),
+		closeIdle: func() {
+			shared.CloseIdleConnections()
+			posts.CloseIdleConnections()
+		},
 	}
 	c.ims = &ims{
 		url:     imsURL.JoinPath("ims", "token", "v3").String(),
@@ -137,6 +147,22 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	c.tokens = newTokens(c.fetchToken)
 	return c
 }
+
+// poster returns what the next POST goes by.
+func (c *Client) poster() http.RoundTripper {
+	if time.Now().UnixNano() < c.anewUntil.Load() {
+		return c.postAnew
+	}
+	return c.post
+}
+
+// reuseRest is how long no connection is used again after a POST was lost on one that had been, or was told what
+// another one was.
+const reuseRest = 10 * time.Minute
+
+// avoidReuse is called when a POST got no answer, or another's, on a connection that had been used before: the server
+// may be one that closes connections after its answer without saying so, or answers twice.
+func (c *Client) avoidReuse() { c.anewUntil.Store(time.Now().Add(reuseRest).UnixNano()) }
 
 // Close gives up token requests that are under way, waits for their end and closes idle connections.
 // The client must not be used after it.

@@ -42,9 +42,21 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 	s := scrubberOf(as.Credentials, conn.AccessToken, g.token)
 	a, cerr := c.postOnce(ctx, as, g, conn, f, s)
 	if cerr != nil {
+		if reused := f.part(false); reused && cerr.Verdict == provision.VerdictUnknown && cerr.Cause == provision.CauseNetwork {
+			c.avoidReuse()
+		}
 		return provision.Connection{}, cerr
 	}
-	return c.created(as, g, a, s)
+	made, cerr := c.created(as, g, a, s)
+	if cerr == nil && f.repeats(made.ID) {
+		c.avoidReuse()
+		made, cerr = provision.Connection{}, &provision.CallError{
+			Verdict: provision.VerdictUnknown, Target: provision.TargetFlow, Cause: provision.CauseNetwork, Status: a.status,
+			Message: "the answer is that of another request on the same network connection",
+		}
+	}
+	f.part(cerr == nil)
+	return made, cerr
 }
 
 // postOnce sends the one POST.
@@ -63,7 +75,7 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 	if err != nil {
 		return answer{}, notAsked(err, s)
 	}
-	a, err := exchange(c.post, req, maxBody)
+	a, err := exchange(c.poster(), req, maxBody)
 	if err == nil {
 		f.release()
 		return a, nil

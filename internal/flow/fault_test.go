@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -87,8 +89,7 @@ func countingServer(t *testing.T) (s *httptest.Server, conns, posts *atomic.Int6
 	t.Helper()
 	conns, posts = new(atomic.Int64), new(atomic.Int64)
 	s = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		posts.Add(1)
-		reply(w, 201, `{"id":"c1"}`)
+		reply(w, 201, fmt.Sprintf(`{"id":"c%d"}`, posts.Add(1)))
 	}))
 	s.Config.ConnState = func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
@@ -236,4 +237,110 @@ func TestCancelWhileServerWorks(t *testing.T) {
 		t.Errorf("%+v: want unknown, canceled", cerr)
 	}
 	hits.want(t, postCall, 1)
+}
+
+// byHand serves HTTP/1.1 connections with answers written by hand, and counts requests and connections. The handler
+// returns whether the connection goes on.
+func byHand(t *testing.T, answer func(w io.Writer, n int64) bool) (url string, requests, conns *atomic.Int64) {
+	t.Helper()
+	requests, conns = new(atomic.Int64), new(atomic.Int64)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		_ = l.Close()
+		all.Wait()
+	})
+	all.Go(func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns.Add(1)
+			all.Go(func() {
+				defer conn.Close()
+				in := bufio.NewReader(conn)
+				for {
+					req, err := http.ReadRequest(in)
+					if err != nil {
+						return
+					}
+					_, _ = io.Copy(io.Discard, req.Body)
+					if !answer(conn, requests.Add(1)) {
+						return
+					}
+				}
+			})
+		}
+	})
+	return "http://" + l.Addr().String(), requests, conns
+}
+
+func writeAnswer(w io.Writer, status int, body string) {
+	fmt.Fprintf(w, "HTTP/1.1 %d X\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", status, len(body), body)
+}
+
+// TestAnsweredTwice: a server that answers a POST twice has the next one on the connection told what is not its own.
+// That is never believed: a success that repeats an id is unknown, and after a refusal the connection isn't used again.
+func TestAnsweredTwice(t *testing.T) {
+	t.Parallel()
+	for name, refused := range map[string]bool{"success": false, "refusal": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url, _, _ := byHand(t, func(w io.Writer, n int64) bool {
+				twice := 1 + n%2 // each second POST is answered once, some time after the repeat of the one before
+				for range twice {
+					if refused && n%2 == 1 {
+						writeAnswer(w, 400, fmt.Sprintf(`{"errorMessage":"no %d"}`, n))
+					} else {
+						writeAnswer(w, 201, fmt.Sprintf(`{"id":"c%d"}`, n))
+					}
+				}
+				return true
+			})
+			r := newRig(t, url)
+			seen := map[string]bool{}
+			for i := range 60 {
+				conn, err := r.create(t, staticAccount())
+				cerr := callError(t, err)
+				if cerr == nil && seen[conn.ID] {
+					t.Fatalf("POST %d: was told %s, as another one before", i, conn.ID)
+				}
+				if cerr == nil {
+					seen[conn.ID] = true
+				} else if cerr.Verdict == provision.VerdictRejected && !refused {
+					t.Errorf("POST %d: %+v", i, cerr)
+				}
+			}
+			if len(seen) == 0 {
+				t.Error("none was believed")
+			}
+			if refused && len(seen) != 30 {
+				t.Errorf("%d of 30 successes were believed: a refusal's connection was used again", len(seen))
+			}
+		})
+	}
+}
+
+// TestServerClosesInSilence: where connections are closed after an answer that doesn't say so, a few POSTs are lost at
+// first, and then each has a connection of its own.
+func TestServerClosesInSilence(t *testing.T) {
+	t.Parallel()
+	url, requests, _ := byHand(t, func(w io.Writer, n int64) bool {
+		writeAnswer(w, 201, fmt.Sprintf(`{"id":"c%d"}`, n))
+		return false
+	})
+	r := newRig(t, url)
+	lost := 0
+	for range 100 {
+		if _, err := r.create(t, staticAccount()); err != nil {
+			lost++
+		}
+	}
+	if lost > 3 || requests.Load() > 100 {
+		t.Errorf("%d of 100 POSTs lost, %d arrived", lost, requests.Load())
+	}
 }

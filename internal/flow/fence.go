@@ -32,6 +32,8 @@ type fence struct {
 	writing int         // Writes under way
 	sent    bool        // at least one byte was accepted by the network, or that can't be ruled out
 	shared  *fencedConn // the HTTP/2 connection that the request may still write to; nil with HTTP/1.1
+	own     *fencedConn // the HTTP/1.1 connection that the request has, until part
+	reused  bool        // own was used before
 }
 
 // newFence returns a fence that closes at notAfter, or at ctx's deadline if that is earlier.
@@ -72,11 +74,15 @@ func (f *fence) check() error {
 // without having written to it, tries another one.
 func (f *fence) arm(got httptrace.GotConnInfo) {
 	f.armOn(fencedConnOf(got.Conn), speaksHTTP2(got.Conn))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reused = got.Reused
 }
 
 func (f *fence) armOn(c *fencedConn, http2 bool) {
 	f.written(httptrace.WroteRequestInfo{}) // to the first connection nothing is written any more
-	var shared *fencedConn
+	f.part(false)
+	var shared, own *fencedConn
 	var err error
 	switch {
 	case c == nil:
@@ -85,13 +91,15 @@ func (f *fence) armOn(c *fencedConn, http2 bool) {
 		c.share(f)
 		shared = c
 	default:
-		err = c.use(f)
+		if err = errTooLate; c.take(f.mono) {
+			err, own = c.use(f), c
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sent = f.sent || err != nil
 	f.armed = true
-	f.shared = shared
+	f.shared, f.own = shared, own
 }
 
 // written takes the fence off an HTTP/2 connection. There net/http reports the request as written after its last byte
@@ -156,6 +164,34 @@ func (f *fence) release() {
 	f.sealed = f.sealed || f.shared == nil
 }
 
+// repeats reports whether id is what the request before on the same HTTP/1.1 connection was told, too: then the server
+// answered that one twice, and the answer is not this request's.
+func (f *fence) repeats(id string) bool {
+	f.mu.Lock()
+	c := f.own
+	f.mu.Unlock()
+	return c != nil && !c.told(id)
+}
+
+// part ends the use of an HTTP/1.1 connection. One that is not kept is closed, lest what else the server sends on it
+// be taken for the answer to the next request; that is so after all but a plain success. It reports whether the
+// connection had been used before.
+func (f *fence) part(keep bool) (reused bool) {
+	f.mu.Lock()
+	c := f.own
+	f.own = nil
+	reused = f.reused
+	f.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	if !keep {
+		c.end()
+	}
+	c.leave()
+	return reused
+}
+
 // enter begins a Write. A Write that fails to enter sends nothing.
 func (f *fence) enter() error {
 	f.mu.Lock()
@@ -204,7 +240,7 @@ func fencedDial(dial dialFunc) dialFunc {
 		if err != nil {
 			return nil, err
 		}
-		c := &fencedConn{Conn: conn}
+		c := newFencedConn(conn)
 		// No byte of a request is written before arm. The fence here is not the call's own, which may be sealed when
 		// others already wait for this connection.
 		if err := c.use(&fence{wall: f.wall, mono: f.mono}); err != nil {

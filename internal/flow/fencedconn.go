@@ -19,10 +19,46 @@ import (
 type fencedConn struct {
 	net.Conn
 
+	taken chan struct{} // holds a value while an HTTP/1.1 request has it, until its answer is judged
+
 	mu     sync.Mutex
 	fences []*fence
-	http2  bool // several fences at once
-	ended  bool // nothing is written any more
+	http2  bool   // several fences at once
+	ended  bool   // nothing is written any more
+	last   string // the connection id that was last answered on it
+}
+
+func newFencedConn(conn net.Conn) *fencedConn {
+	return &fencedConn{Conn: conn, taken: make(chan struct{}, 1)}
+}
+
+// take waits until the answer to the HTTP/1.1 request before is judged, which it is within microseconds of net/http's
+// giving the connection away. It returns false if that does not come in time.
+func (c *fencedConn) take(until time.Time) bool {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case c.taken <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+func (c *fencedConn) leave() {
+	select {
+	case <-c.taken:
+	default:
+	}
+}
+
+// told notes the id that a request was answered with. It returns false where that was the last one's, too.
+func (c *fencedConn) told(id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	repeated := c.last == id
+	c.last = id
+	return !repeated
 }
 
 // use puts f on the connection, instead of what was on it.

@@ -108,7 +108,8 @@ func TestRetryTakesTheFenceAlong(t *testing.T) {
 
 // sharedBy returns an HTTP/2 connection with fences on it.
 func sharedBy(conn net.Conn, fences ...*fence) *fencedConn {
-	c := &fencedConn{Conn: conn, http2: true}
+	c := newFencedConn(conn)
+	c.http2 = true
 	for _, f := range fences {
 		f.armOn(c, true)
 	}

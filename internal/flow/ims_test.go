@@ -21,6 +21,7 @@ import (
 type adobe struct {
 	issued atomic.Int64
 	refuse atomic.Int64 // tokens up to that number are not accepted
+	made   atomic.Int64 // connections
 }
 
 func (a *adobe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -34,7 +35,7 @@ func (a *adobe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case err != nil || n <= a.refuse.Load():
 		reply(w, 401, `{"error_code":"401013","message":"Oauth token is not valid: `+r.Header.Get("Authorization")+`"}`)
 	case r.Method == http.MethodPost:
-		reply(w, 201, `{"id":"c1"}`)
+		reply(w, 201, fmt.Sprintf(`{"id":"c%d"}`, a.made.Add(1)))
 	default:
 		reply(w, 200, `{"items":[{"id":"c1"}]}`)
 	}

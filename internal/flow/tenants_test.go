@@ -16,6 +16,7 @@ type mixup struct {
 	tokens map[string]int    // :: client id and secret → how many tokens it was given
 	seen   map[string]string // :: organisation → Authorization and API key
 	wrong  []string
+	made   int
 }
 
 func (m *mixup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -32,7 +33,8 @@ func (m *mixup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		m.wrong = append(m.wrong, org+" came with "+before+" and with "+came)
 	}
 	m.seen[org] = came
-	reply(w, 201, `{"id":"c-1","etag":"e-1"}`)
+	m.made++
+	reply(w, 201, fmt.Sprintf(`{"id":"c-%d","etag":"e-1"}`, m.made))
 }
 
 // TestTokensNeverCrossTenants has tenants whose credentials differ in one part only call all at once.

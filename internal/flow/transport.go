@@ -55,11 +55,11 @@ const idleLife = time.Second
 // newPostTransport returns the transport of Create, with a fence around each request. net/http repeats no POST by
 // itself but one of which it wrote nothing: for what a server refuses (GOAWAY, REFUSED_STREAM) it would need GetBody,
 // which request leaves out, and the body can be read only once. The second try has the same fence.
-func newPostTransport(cfg Config) http.RoundTripper {
+func newPostTransport(cfg Config) (http.RoundTripper, *http.Transport) {
 	t := newTransport(cfg, fencedDial(cfg.DialContext))
 	t.IdleConnTimeout = idleLife
 	t.MaxIdleConnsPerHost = maxIdle
-	return &fewDials{next: t, slots: make(chan struct{}, 16), http1: make(chan struct{})}
+	return &fewDials{next: t, slots: make(chan struct{}, 16), http1: make(chan struct{})}, t
 }
 
 // fewDials lets few requests at a time wait for a connection. net/http dials one for each request that finds none with
