@@ -33,11 +33,6 @@ var adobeFields = map[string]string{ // :: folded name → ours
 	"scopes": fieldScopes, "scope": fieldScopes, "accesstoken": fieldAccessToken, "apikey": fieldAPIKey,
 }
 
-// foldName returns a field's name without what its spellings differ in: clientId, client_id and CLIENT_ID.
-func foldName(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
-}
-
 var orgID = regexp.MustCompile(`^[A-Za-z0-9]+@AdobeOrg$`)
 
 // credentialsIn reads the secret with a tenant's Adobe credentials.

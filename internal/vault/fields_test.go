@@ -70,6 +70,31 @@ func TestDomainOfASecret(t *testing.T) {
 	}
 }
 
+// The field binds the secret to its host however its name is spelled: one that is overlooked lets the token go to
+// any host. The field that a reference names is that very one.
+func TestSpellingsOfADomain(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"Domain", "DOMAIN", "domain ", " domain", "\ufeffdomain", "do_main", "do-main", "\"domain\"", "domain:", "domain\u200b", "domain\n"} {
+		fields := map[string]any{"f": "x", name: "https://a"}
+		if got, err := secretIn(storedOf(fields), "f"); err != nil || got.Domain != "https://a" {
+			t.Errorf("%q: got %+v, %v", name, got, err)
+		}
+		if got, err := secretIn(storedOf(with(fields, "domain", "https://a")), "f"); err != nil || got.Domain != "https://a" {
+			t.Errorf("%q twice: got %+v, %v", name, got, err)
+		}
+		_, err := secretIn(storedOf(with(fields, "domain", "https://b")), "f")
+		checkProblem(t, err.public(), provision.SecretMissing, fmt.Sprintf("%q", name), `"domain"`, "different hosts")
+		if _, err := secretIn(storedOf(with(fields, name, nil)), "f"); err == nil {
+			t.Errorf("%q: null passes for no domain", name)
+		}
+		_, err = secretIn(storedOf(map[string]any{"F": "x"}), "f")
+		checkProblem(t, err.public(), provision.SecretMissing, "no field f")
+	}
+	if got, err := secretIn(storedOf(map[string]any{"f": "x", "domains": "https://a", "domain2": 1}), "f"); err != nil || got.Domain != "" {
+		t.Errorf("other fields: got %+v, %v", got, err)
+	}
+}
+
 func TestCredentialsIn(t *testing.T) {
 	t.Parallel()
 	oauth := map[string]any{"orgId": "A@AdobeOrg", "clientId": "id", "clientSecret": "s-" + canary}
