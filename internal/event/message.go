@@ -28,6 +28,7 @@ type attribute struct {
 type message struct {
 	form    form
 	headers headers
+	sent    map[string][]string  // the headers as they came
 	attrs   map[string]attribute // :: name → as sent
 	root    *node                // the body; nil where it could not be parsed
 	closed  bool                 // root, if any, is only the top level of a body that is not read further
@@ -40,7 +41,7 @@ type message struct {
 // opened takes a message apart. A body longer than max bytes is not looked into. A byte order mark before it
 // is no part of it.
 func opened(in map[string][]string, body []byte, max int) *message {
-	m := &message{headers: fold(in), attrs: map[string]attribute{}, dataRaw: body}
+	m := &message{headers: fold(in), sent: in, attrs: map[string]attribute{}, dataRaw: body}
 	if len(body) > max {
 		m.bad.add("body", "%d bytes long; at most %d are allowed", len(body), max)
 		m.open(nil)
@@ -239,7 +240,11 @@ func (m *message) openHeaders() {
 func (m *message) headerAttribute(name string) attribute {
 	value, _, err := m.headers.get(attributePrefix + name)
 	if err != nil {
-		return attribute{fault: err.Error()}
+		fault := err.Error()
+		if names := spellings(m.sent, name); names != nil {
+			fault += ", as the headers " + strings.Join(names, " and ") + "; send one of them"
+		}
+		return attribute{fault: fault}
 	}
 	if value, err = unescape(value); err != nil {
 		return attribute{fault: err.Error()}
