@@ -50,7 +50,7 @@ func (m *message) checkAttributes() {
 			m.bad.addAs(reasonOf(a.fault), under("", name), a.fault)
 		}
 	}
-	if m.form == formBare || m.form == formStructured && m.root == nil {
+	if m.form == formBare || m.form == formStructured && (m.root == nil || m.root.kind != kindObject) {
 		return
 	}
 	m.need("specversion", func(v string) string {
@@ -79,7 +79,15 @@ func unless(ok bool, text string) string {
 // need checks an attribute that must be there.
 func (m *message) need(name string, verdict func(string) string) {
 	if _, ok := m.attrs[name]; !ok {
-		m.bad.add("/"+name, "required")
+		text := "required"
+		switch sent := m.root.misspelled(name); {
+		case m.form != formStructured:
+		case sent != "":
+			text = fmt.Sprintf("required; it was sent as %q, but names of attributes are in small letters", sent)
+		case name == "specversion":
+			text = `required; it is missing: every event has "specversion":"` + specVersion + `"`
+		}
+		m.bad.add("/"+name, "%s", text)
 	}
 	m.check(name, verdict)
 }
