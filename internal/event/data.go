@@ -113,6 +113,8 @@ func (c dataCheck) token(n *node) {
 		meant = "; send " + strconv.Quote(m)
 	}
 	switch {
+	case meant != "" && errors.Is(err, provision.ErrPlaintextSecret) && !scrub.HoldsToken(n.text):
+		c.bad.add(atToken, "%s%s", provision.ErrBadRef, meant)
 	case n.kind != kindString, errors.Is(err, provision.ErrPlaintextSecret):
 		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, provision.ErrPlaintextSecret.Error()+meant)
 	case errors.Is(err, provision.ErrForbiddenRef):
