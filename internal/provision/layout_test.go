@@ -186,11 +186,13 @@ func TestSecretsDomainIsComparedAsItsOwnerMeansIt(t *testing.T) {
 	t.Parallel()
 	const asked = "https://adb-1.example.net"
 	for pinned, want := range map[string]bool{
+		asked + "/?o=1#job/7": true, asked + "#x": true, asked + "/?o=1&x=2": true, `"` + asked + `"`: true, asked + "?o=1@evil.example": true,
+		"evil.example?x=" + asked: false, "evil.example#" + asked: false, "evil.example#@adb-1.example.net": false, asked + "\\@evil.example": false, asked + ",https://evil.example": false, "https://adb-1.example.net.evil.example#x": false, "adb-1.example.\u0131et": false,
 		asked: true, "adb-1.example.net": true, "ADB-1.example.net/": true, asked + "/?o=6280049833385130": true, "adb-1.example.net:443": true, " " + asked + "/ ": true, "adb-1.example.net?o=1": true,
 		"http://adb-1.example.net": false, asked + "/x": false, asked + ":8443": false, asked + ".": false, "adb-1.example.net@evil.example": false, "evil.example/?o=1": false, "https://adb-2.example.net": false,
 		"": false, "*": false, "https://https://adb-1.example.net": false,
 	} {
-		if sameHost(pinned, asked) != want {
+		if got := ownerHost(pinned); (got == asked) != want {
 			t.Errorf("%q: want %v", pinned, want)
 		}
 	}
