@@ -238,6 +238,9 @@ func (c dataCheck) name(text string) {
 	if strings.TrimSpace(text) != text {
 		c.bad.add(atName, "has blanks at its ends")
 	}
+	if strings.HasPrefix(text, "\ufeff") || strings.HasSuffix(text, "\ufeff") {
+		c.bad.add(atName, "has a byte order mark (U+FEFF) at its ends; take it out")
+	}
 	if text != "" && !strings.ContainsFunc(text, visible) {
 		c.bad.add(atName, "has no visible character")
 	}

@@ -90,3 +90,26 @@ func TestTokensInAnyBase64(t *testing.T) {
 		}
 	}
 }
+
+// A time in another spelling is refused with the one to send.
+func TestTimesToSendAreQuoted(t *testing.T) {
+	t.Parallel()
+	for sent, want := range map[string]string{
+		" 2026-11-22T03:00:00Z ": "2026-11-22T03:00:00Z", "2026-11-22t03:00:00z": "2026-11-22T03:00:00Z", "2026-11-22T03:00:00+0100": "2026-11-22T03:00:00+01:00",
+		"2026-11-22 03:00:00Z": "2026-11-22T03:00:00Z", "2026-11-22T03:00:00.5+0000": "2026-11-22T03:00:00.5Z",
+	} {
+		wantInvalid(t, decode(nil, structured(t, goodData, map[string]any{"expirytime": sent})), provision.ReasonInvalidRequest, "/expirytime: not a time", `; send "`+want+`"`)
+	}
+	for _, sent := range []string{"tomorrow", "2026-11-22", "2026-13-22T03:00:00Z"} {
+		if got := checkTime(sent); got == "" || strings.Contains(got, "; send") {
+			t.Errorf("%q: %s", sent, got)
+		}
+	}
+}
+
+func TestANameWithAByteOrderMark(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"\ufeffn", "n\ufeff"} {
+		wantInvalid(t, decode(nil, with(t, goodData, map[string]any{"name": name})), provision.ReasonInvalidRequest, "/data/name: has a byte order mark")
+	}
+}
