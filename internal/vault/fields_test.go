@@ -3,6 +3,8 @@ package vault
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -264,6 +266,20 @@ func TestStoredDoesNotPrint(t *testing.T) {
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		if text := fmt.Sprintf(format, s); strings.Contains(text, canary) {
 			t.Errorf("%s prints %s", format, text)
+		}
+	}
+}
+
+// A credential's file may be the JSON of one.
+func TestQuotesInACredentialsFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "token")
+	for _, content := range []string{canary, `"` + canary + `"`, "'" + canary + "'\n", "\ufeff\"" + canary + "\"\r\n"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readTokenFile(path); got != canary || err != nil {
+			t.Errorf("%q: got %q, %v", content, got, err)
 		}
 	}
 }
