@@ -58,6 +58,9 @@ func explained(ctx context.Context, js jetstream.JetStream, err error) error {
 		if domain := js.Options().Domain; domain != "" {
 			return fmt.Errorf("%w: no JetStream answers for the domain %q: is it the hub's (jetstream { domain: … }), is the way there up, and do accounts and leaf nodes let $JS.%s.API.> pass? See NATS_JS_DOMAIN", err, domain, domain)
 		}
+		if prefix := js.Options().APIPrefix; prefix != "" && prefix != jetstream.DefaultAPIPrefix {
+			return fmt.Errorf("%w: no JetStream answers below the prefix %q: is NATS_JS_API_PREFIX the one that this account imports it with? Leave it out for the account's own JetStream", err, prefix)
+		}
 		return fmt.Errorf("%w: this server has no JetStream; enable it (nats-server -js), or, on a leaf node, set NATS_JS_DOMAIN to the domain that has it", err)
 	case errors.As(err, &api) && remedies[api.ErrorCode] != "":
 		return fmt.Errorf("%w: %s", err, remedies[api.ErrorCode])

@@ -211,6 +211,13 @@ func TestObjectsThatCanNotBeMade(t *testing.T) {
 	if _, err = consumer.EnsureObjects(testContext(t), hub, consumer.ObjectsConfig{Manage: true}); err == nil || !strings.Contains(err.Error(), `no JetStream answers for the domain "hub"`) {
 		t.Errorf("without that domain: %v", err)
 	}
+	foreign, err := consumer.ConnConfig{APIPrefix: "FOO.API"}.JetStream(js.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err = consumer.EnsureObjects(testContext(t), foreign, consumer.ObjectsConfig{Manage: true}); err == nil || !strings.Contains(err.Error(), `below the prefix "FOO.API"`) || strings.Contains(err.Error(), "this server has no JetStream") {
+		t.Errorf("with a prefix that nobody answers: %v", err)
+	}
 }
 
 // A size is set where there is none to be made, raised to at least what is asked for, and never shrunk.

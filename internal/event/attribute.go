@@ -2,6 +2,7 @@ package event
 
 import (
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func (m *message) checkAttributes() {
 			m.bad.addAs(reasonOf(a.fault), under("", name), a.fault)
 		}
 	}
-	if m.form == formBare || m.form == formStructured && m.root == nil {
+	if m.form == formBare || m.form == formStructured && (m.root == nil || m.root.kind != kindObject) {
 		return
 	}
 	m.need("specversion", func(v string) string {
@@ -79,7 +80,15 @@ func unless(ok bool, text string) string {
 // need checks an attribute that must be there.
 func (m *message) need(name string, verdict func(string) string) {
 	if _, ok := m.attrs[name]; !ok {
-		m.bad.add("/"+name, "required")
+		text := "required"
+		switch sent := m.root.misspelled(name); {
+		case m.form != formStructured:
+		case sent != "":
+			text = fmt.Sprintf("required; it was sent as %q, but names of attributes are in small letters", sent)
+		case name == "specversion":
+			text = `required; it is missing: every event has "specversion":"` + specVersion + `"`
+		}
+		m.bad.add("/"+name, "%s", text)
 	}
 	m.check(name, verdict)
 }
@@ -112,9 +121,23 @@ func checkIDLen(v string) string {
 func validID(v string) bool { return v != "" && len(v) <= maxIDLen }
 
 func checkTime(v string) string {
-	_, err := time.Parse(time.RFC3339, v)
-	return unless(err == nil, "not a time; want RFC 3339, such as 2026-11-22T03:00:00Z")
+	if _, err := time.Parse(time.RFC3339, v); err == nil {
+		return ""
+	}
+	wrong := "not a time; want RFC 3339, such as 2026-11-22T03:00:00Z"
+	meant := bareOffset.ReplaceAllString(strings.ToUpper(strings.Trim(v, " \t\"'")), "$1:$2")
+	meant = dateBlank.ReplaceAllString(meant, "${1}T")
+	if t, err := time.Parse(time.RFC3339, meant); err == nil {
+		wrong += "; send " + strconv.Quote(t.Format(time.RFC3339Nano))
+	}
+	return wrong
 }
+
+// What is written otherwise than in RFC 3339: an offset without a colon, and a blank between date and time.
+var (
+	bareOffset = regexp.MustCompile(`([+-][0-9]{2})([0-9]{2})$`)
+	dateBlank  = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2}) `)
+)
 
 // ofOurType reports whether the data is to be held against our schema. Where the type is missing it
 // is; where it is another one, complaints about the data would only mislead.

@@ -56,6 +56,9 @@ func (c dataCheck) run(data *node) {
 		return
 	}
 	c.data = data
+	if data.kind == kindArray {
+		c.bad.add(atData, "%s", hintBatch)
+	}
 	c.walk(data, createSchema(), atData)
 	var invalid *jsonschema.ValidationError
 	if err := createSchema().Validate(data.plain()); errors.As(err, &invalid) {
@@ -110,6 +113,8 @@ func (c dataCheck) token(n *node) {
 		meant = "; send " + strconv.Quote(m)
 	}
 	switch {
+	case meant != "" && errors.Is(err, provision.ErrPlaintextSecret) && !scrub.HoldsToken(n.text):
+		c.bad.add(atToken, "%s%s", provision.ErrBadRef, meant)
 	case n.kind != kindString, errors.Is(err, provision.ErrPlaintextSecret):
 		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, provision.ErrPlaintextSecret.Error()+meant)
 	case errors.Is(err, provision.ErrForbiddenRef):
@@ -123,12 +128,24 @@ func (c dataCheck) token(n *node) {
 
 // asText judges data that is a string: mostly the JSON of the data, encoded once too often, as text or in base64.
 func (c dataCheck) asText(text string) {
+	hint, secret := c.inside(text)
+	if secret {
+		c.bad.addAs(provision.ReasonPlaintextSecret, atData, hint+"; "+hintSecret)
+		return
+	}
+	c.bad.add(atData, "%s", hint)
+}
+
+const hintSecret = "it holds what looks like a token or a password: write that to Vault and send its reference as " + atToken
+
+// inside looks for JSON in a text, in any base64 or none, and reports whether there is a secret in it.
+func (c dataCheck) inside(text string) (hint string, secret bool) {
 	var inner violations
-	hint := "got string, want object"
-	token := scrub.HoldsToken(text)
+	hint = "got string, want object"
+	secret = scrub.HoldsToken(text)
 	for range 3 {
 		n, err := parse([]byte(text))
-		if raw, notBase64 := base64.StdEncoding.DecodeString(text); err != nil && notBase64 == nil {
+		if raw, ok := anyBase64(text); err != nil && ok {
 			n, err = parse(raw)
 		}
 		if err != nil {
@@ -136,7 +153,7 @@ func (c dataCheck) asText(text string) {
 		}
 		if n.kind == kindObject {
 			hint = "JSON inside a string; send the object itself as data, without quotes around it"
-			if n.member("specversion") != nil {
+			if n.member("specversion") != nil || n.likeEvent() {
 				hint = "a whole event inside a string; send the event itself, and its data as an object"
 				n = n.member("data")
 			}
@@ -146,14 +163,22 @@ func (c dataCheck) asText(text string) {
 			break
 		}
 		text = n.text
-		token = token || scrub.HoldsToken(text)
+		secret = secret || scrub.HoldsToken(text)
 	}
-	if token || slices.ContainsFunc(inner, func(v violation) bool { return v.reason == provision.ReasonPlaintextSecret }) {
-		c.bad.addAs(provision.ReasonPlaintextSecret, atData, hint+"; it holds what looks like a token or a password: write that to Vault and send its reference as "+atToken)
-		return
-	}
-	c.bad.add(atData, "%s", hint)
+	isSecret := func(v violation) bool { return v.reason == provision.ReasonPlaintextSecret }
+	return hint, secret || slices.ContainsFunc(inner, isSecret)
 }
+
+// anyBase64 decodes base64 of either alphabet, with padding or without and broken into lines or not. It is for
+// looking into what is refused.
+func anyBase64(text string) ([]byte, bool) {
+	text = strings.NewReplacer("-", "+", "_", "/", "=", "", " ", "", "\t", "").Replace(text)
+	raw, err := base64.RawStdEncoding.DecodeString(text)
+	return raw, err == nil
+}
+
+// hintBatch is what to do with a batch, of events or of their data.
+const hintBatch = "got array, want object: a list, such as a batch of events; send each one as a message of its own, without the brackets around it"
 
 // literal refuses a secret in the place of something else.
 func (c dataCheck) literal(at, text string) {
@@ -212,6 +237,9 @@ func holdsControl(at, text string) bool {
 func (c dataCheck) name(text string) {
 	if strings.TrimSpace(text) != text {
 		c.bad.add(atName, "has blanks at its ends")
+	}
+	if strings.HasPrefix(text, "\ufeff") || strings.HasSuffix(text, "\ufeff") {
+		c.bad.add(atName, "has a byte order mark (U+FEFF) at its ends; take it out")
 	}
 	if text != "" && !strings.ContainsFunc(text, visible) {
 		c.bad.add(atName, "has no visible character")

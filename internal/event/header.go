@@ -3,6 +3,8 @@ package event
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -28,16 +30,56 @@ const ContentType = "application/cloudevents+json"
 // headers are a message's headers by lower-case name, so that they can be read without case.
 type headers map[string][]string // :: lower-case name → values
 
+// otherPrefixes stand before an attribute's name in other bindings than that of NATS: Kafka's, and AMQP's and JMS's.
+// A bridge from there leaves them as they are. They are read, and kept, as attributePrefix.
+var otherPrefixes = []string{"ce_", "cloudevents_"}
+
 func fold(in map[string][]string) headers {
 	out := make(headers, len(in))
-	for name, values := range in {
+	var others []string
+	for _, name := range slices.Sorted(maps.Keys(in)) {
 		lower := strings.ToLower(name)
-		out[lower] = append(out[lower], values...)
+		if _, ok := otherBinding(lower); ok {
+			others = append(others, name)
+			continue
+		}
+		out[lower] = append(out[lower], in[name]...)
+	}
+	for _, name := range others {
+		attr, _ := otherBinding(strings.ToLower(name))
+		if at := attributePrefix + attr; !slices.Equal(out[at], in[name]) { // else both spellings say the same
+			out[at] = append(out[at], in[name]...)
+		}
 	}
 	return out
 }
 
+// otherBinding returns the attribute that a header in lower case is of in another binding.
+func otherBinding(lower string) (attr string, ok bool) {
+	for _, prefix := range otherPrefixes {
+		if attr, ok = strings.CutPrefix(lower, prefix); ok {
+			return attr, true
+		}
+	}
+	return "", false
+}
+
 var errTwice = errors.New("given more than once")
+
+// spellings returns how the names of an attribute's headers are written, where there is more than one.
+func spellings(in map[string][]string, attr string) []string {
+	var names []string
+	for _, name := range slices.Sorted(maps.Keys(in)) {
+		lower := strings.ToLower(name)
+		if other, ok := otherBinding(lower); lower == attributePrefix+attr || ok && other == attr {
+			names = append(names, name)
+		}
+	}
+	if len(names) < 2 {
+		return nil
+	}
+	return names
+}
 
 // get returns the header's only value. It fails where there are several: readers differ in which
 // one they take.

@@ -3,8 +3,10 @@ package event
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
@@ -28,6 +30,7 @@ type attribute struct {
 type message struct {
 	form    form
 	headers headers
+	sent    map[string][]string  // the headers as they came
 	attrs   map[string]attribute // :: name → as sent
 	root    *node                // the body; nil where it could not be parsed
 	closed  bool                 // root, if any, is only the top level of a body that is not read further
@@ -40,7 +43,7 @@ type message struct {
 // opened takes a message apart. A body longer than max bytes is not looked into. A byte order mark before it
 // is no part of it.
 func opened(in map[string][]string, body []byte, max int) *message {
-	m := &message{headers: fold(in), attrs: map[string]attribute{}, dataRaw: body}
+	m := &message{headers: fold(in), sent: in, attrs: map[string]attribute{}, dataRaw: body}
 	if len(body) > max {
 		m.bad.add("body", "%d bytes long; at most %d are allowed", len(body), max)
 		m.open(nil)
@@ -111,8 +114,30 @@ func (m *message) whichForm() form {
 		return formStructured
 	case event, found && !retry:
 		return formBinary
+	case m.root.likeEvent():
+		return formStructured
 	}
 	return formBare
+}
+
+// likeEvent reports whether n must be meant as an event, for all that its specversion is missing: our data has none
+// of these names.
+func (n *node) likeEvent() bool {
+	return (n.member("data") != nil || n.member("data_base64") != nil) &&
+		slices.ContainsFunc([]string{"specversion", "id", "source", "type"}, func(name string) bool { return n.member(name) != nil || n.misspelled(name) != "" })
+}
+
+// misspelled returns the name of a member that is an attribute's but for its case, or nothing.
+func (n *node) misspelled(attr string) string {
+	if n == nil || n.kind != kindObject {
+		return ""
+	}
+	for _, each := range n.members {
+		if each.name != attr && strings.EqualFold(each.name, attr) {
+			return each.name
+		}
+	}
+	return ""
 }
 
 func (m *message) openStructured() {
@@ -124,7 +149,11 @@ func (m *message) openStructured() {
 		return
 	}
 	if m.root.kind != kindObject {
-		m.bad.add("body", "not a CloudEvent; want a JSON object")
+		text := "want a JSON object"
+		if m.root.kind == kindArray {
+			text = hintBatch
+		}
+		m.bad.add("body", "not a CloudEvent; %s", text)
 		return
 	}
 	for i, each := range m.root.members {
@@ -187,7 +216,11 @@ func (m *message) openBase64(encoded *node) {
 	m.dataRaw = encoded.raw
 	raw, err := base64.StdEncoding.DecodeString(encoded.text)
 	if encoded.kind != kindString || encoded.flaw != "" || err != nil {
-		m.bad.add("/data_base64", "not standard base64 given once")
+		if _, secret := (dataCheck{}).inside(encoded.text); secret {
+			m.bad.addAs(provision.ReasonPlaintextSecret, "/data_base64", "not standard base64; "+hintSecret)
+			return
+		}
+		m.bad.add("/data_base64", "not standard base64 given once; want the alphabet with + and /, and = at the end")
 		return
 	}
 	if m.dataRaw, err = PlainText(raw); err == nil {
@@ -239,7 +272,11 @@ func (m *message) openHeaders() {
 func (m *message) headerAttribute(name string) attribute {
 	value, _, err := m.headers.get(attributePrefix + name)
 	if err != nil {
-		return attribute{fault: err.Error()}
+		fault := err.Error()
+		if names := spellings(m.sent, name); names != nil {
+			fault += ", as the headers " + strings.Join(names, " and ") + "; send one of them"
+		}
+		return attribute{fault: fault}
 	}
 	if value, err = unescape(value); err != nil {
 		return attribute{fault: err.Error()}

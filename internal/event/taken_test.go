@@ -311,7 +311,13 @@ func TestReferencesAreQuotedAsTheyShouldBe(t *testing.T) {
 	for _, ref := range []string{"vault:secret/data/flow/tenants/acme/databricks/acme#accessToken", "vault:data/databricks/acme#accessToken"} {
 		wantInvalid(t, at(ref), provision.ReasonInvalidRequest, want+"malformed secret reference", `; send "vault:databricks/acme#accessToken"`)
 	}
-	wantInvalid(t, at("Vault:databricks/acme#x"), provision.ReasonPlaintextSecret, want, `; send "vault:databricks/acme#x"`)
+	for _, ref := range []string{"Vault:databricks/acme#x", `"vault:databricks/acme#x"`, "\ufeffvault:databricks/acme#x", "${vault:databricks/acme#x}", "$ vault kv get -field=x secret/databricks/acme"} {
+		wantInvalid(t, at(ref), provision.ReasonInvalidRequest, want+"malformed secret reference", `; send "vault:databricks/acme#x"`)
+	}
+	wantInvalid(t, at("vault:databricks/acme@1#x"), provision.ReasonInvalidRequest, want+"malformed secret reference", `; send "vault:databricks/acme?version=1#x"`)
+	wantInvalid(t, at("vault:databricks/acme"), provision.ReasonInvalidRequest, "#<field> is missing", `; send "vault:databricks/acme#<field>"`)
+	wantInvalid(t, at("ref+vault://secret/Hunter2"), provision.ReasonPlaintextSecret)
+	wantInvalid(t, at("vault kv get -field=x -token=hvs.CAESIJ0123456789abcdefghijklmnop secret/databricks/acme"), provision.ReasonPlaintextSecret)
 	d := at("vault:secret/data/flow/tenants/globex/databricks/globex#accessToken")
 	if wantInvalid(t, d, provision.ReasonSecretForbidden, want+"reference outside what the tenant may name"); strings.Contains(d.Invalid.Message, "globex") || strings.Contains(d.Invalid.Message, "send") {
 		t.Errorf("tells of another tenant: %s", d.Invalid)

@@ -25,8 +25,8 @@ func WorkspaceURL(domain string) (url string, ok bool) {
 	return "https://" + lowerASCII(m[1]), true
 }
 
-// sameHost compares a secret's own field "domain" with a request's, as their owners mean them: with or without
-// scheme and blanks around it, and what WorkspaceURL takes off.
+// sameHost compares the domain that the Flow Service stores with a request's: with or without scheme and blanks
+// around it, and what WorkspaceURL takes off.
 func sameHost(a, b string) bool {
 	norm := func(s string) string {
 		s = strings.TrimSpace(s)
@@ -40,6 +40,22 @@ func sameHost(a, b string) bool {
 	}
 	return norm(a) == norm(b)
 }
+
+// ownerHost returns the URL of the one host that a secret's own field "domain" names, or nothing: https://<host> or
+// <host>, with blanks or quotes around it and whatever query and fragment a browser's address line shows. Another
+// scheme, a list, a pattern, user info, another port, a path and a dot at the end are for its owner to take out.
+func ownerHost(pinned string) string {
+	m := pinnedHost.FindStringSubmatch(strings.Trim(pinned, " \t\r\n\"'<>\ufeff"))
+	if m == nil || len(pinned) > maxPinned {
+		return ""
+	}
+	return "https://" + lowerASCII(m[1])
+}
+
+// maxPinned is the length of the longest such field that is looked at: a query may be long.
+const maxPinned = 2048
+
+var pinnedHost = regexp.MustCompile(`^(?:(?i:https)://)?([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::443)?/?(?:\?[^\s\\]*)?(?:#[^\s\\]*)?$`)
 
 // lowerASCII changes ASCII only: a "K" that is a Kelvin sign is no "k".
 func lowerASCII(s string) string {

@@ -52,7 +52,30 @@ var references = []struct {
 	{"vault kv get -mount=secret -field accessToken -version=2 flow/tenants/acme/databricks/acme", "vault:databricks/acme?version=2#accessToken", ErrPlaintextSecret},
 	{"vault read -field=accessToken secret/data/flow/tenants/acme/databricks/acme", "vault:databricks/acme#accessToken", ErrPlaintextSecret},
 	{"vault kv get secret/flow/tenants/acme/databricks/acme", "vault:databricks/acme#<field>", ErrPlaintextSecret},
+	{"vault:databricks/acme", "vault:databricks/acme#<field>", ErrBadRef},
+	{"vault:databricks/acme:accessToken", "vault:databricks/acme#accessToken", ErrBadRef},
+	{"vault:databricks/acme@1#accessToken", "vault:databricks/acme?version=1#accessToken", ErrBadRef},
+	{"vault:databricks/acme#accessToken@2", "vault:databricks/acme?version=2#accessToken", ErrBadRef},
+	{"\"vault:databricks/acme#x\"", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"'vault:databricks/acme#x',", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"\\\"vault:databricks/acme#x\\\"", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"\u201cvault:databricks/acme#x\u201d", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"\ufeffvault:databricks/acme#x", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"\u200bvault:databricks/acme#x\u200b", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"vault:databricks/acme#x\u200b", "vault:databricks/acme#x", ErrBadRef},
+	{"${vault:databricks/acme#x}", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"{{ vault:databricks/acme#x }}", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"\"{{vault:secret/data/databricks/acme#x}}\"", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"<vault:databricks/acme#x>", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"$ vault kv get -field=x secret/databricks/acme", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"$(vault kv get -field=x secret/databricks/acme)", "vault:databricks/acme#x", ErrPlaintextSecret},
+	{"ref+vault://secret/databricks/acme#/x", "vault:databricks/acme#x", ErrPlaintextSecret},
 	// Another tenant's place is not quoted.
+	{"\"vault:flow/tenants/globex/x#y\"", "", ErrPlaintextSecret},
+	{"${vault:../globex/x#y}", "", ErrPlaintextSecret},
+	{"vault:globex@1/../x#y", "", ErrForbiddenRef},
+	{"vault:adobe@1#x", "", ErrForbiddenRef},
+	{"vault:.\u200b./globex#x", "", ErrForbiddenRef},
 	{"vault:secret/data/flow/tenants/globex/databricks/globex#accessToken", "", ErrForbiddenRef},
 	{"vault:flow/tenants/globex/x#y", "", ErrForbiddenRef},
 	{"vault:flow/tenants/acme2/x#y", "", ErrForbiddenRef},
@@ -68,6 +91,14 @@ var references = []struct {
 	{"vault:hunter2", "", ErrBadRef},
 	{"hunter2", "", ErrPlaintextSecret},
 	{"secret/data/flow/tenants/acme/x#y", "", ErrPlaintextSecret},
+	{"ref+vault://secret/Hunter2", "", ErrPlaintextSecret},
+	{"ref+vault://secret/Hunter2#x", "", ErrPlaintextSecret},
+	{"ref+vault://Hunter2/x", "", ErrPlaintextSecret},
+	{"vault:secret/Hunter2", "", ErrBadRef},
+	{"vault:admin:hunter", "", ErrBadRef},
+	{"vault:a/Hunter2:x", "", ErrBadRef},
+	{"vault kv get secret/Hunter2", "", ErrPlaintextSecret},
+	{"'hunter2'", "", ErrPlaintextSecret},
 	{"vault:a?b#c", "", ErrBadRef},
 	{"vault:a b#c", "", ErrForbiddenRef},
 	{"vault:", "", ErrBadRef},
@@ -155,11 +186,13 @@ func TestSecretsDomainIsComparedAsItsOwnerMeansIt(t *testing.T) {
 	t.Parallel()
 	const asked = "https://adb-1.example.net"
 	for pinned, want := range map[string]bool{
+		asked + "/?o=1#job/7": true, asked + "#x": true, asked + "/?o=1&x=2": true, `"` + asked + `"`: true, asked + "?o=1@evil.example": true,
+		"evil.example?x=" + asked: false, "evil.example#" + asked: false, "evil.example#@adb-1.example.net": false, asked + "\\@evil.example": false, asked + ",https://evil.example": false, "https://adb-1.example.net.evil.example#x": false, "adb-1.example.\u0131et": false,
 		asked: true, "adb-1.example.net": true, "ADB-1.example.net/": true, asked + "/?o=6280049833385130": true, "adb-1.example.net:443": true, " " + asked + "/ ": true, "adb-1.example.net?o=1": true,
 		"http://adb-1.example.net": false, asked + "/x": false, asked + ":8443": false, asked + ".": false, "adb-1.example.net@evil.example": false, "evil.example/?o=1": false, "https://adb-2.example.net": false,
 		"": false, "*": false, "https://https://adb-1.example.net": false,
 	} {
-		if sameHost(pinned, asked) != want {
+		if got := ownerHost(pinned); (got == asked) != want {
 			t.Errorf("%q: want %v", pinned, want)
 		}
 	}

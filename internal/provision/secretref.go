@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // SecretRef names one field of one secret below the tenant's own Vault prefix. It has no way to name
@@ -48,7 +49,10 @@ func ParseSecretRef(s string) (SecretRef, error) {
 		return SecretRef{}, fmt.Errorf("%w: longer than %d bytes", ErrBadRef, maxRefLen)
 	}
 	where, field, ok := strings.Cut(rest, "#")
-	if !ok || !refField.MatchString(field) {
+	if !ok {
+		return SecretRef{}, fmt.Errorf("%w; #<field> is missing", ErrBadRef)
+	}
+	if !refField.MatchString(field) {
 		return SecretRef{}, ErrBadRef
 	}
 	path, query, versioned := strings.Cut(where, "?")
@@ -67,7 +71,13 @@ func ParseSecretRef(s string) (SecretRef, error) {
 // checkRefPath refuses what Vault's client would resolve to another path: it joins with path.Join,
 // which resolves "..", so a check by prefix is not enough.
 func checkRefPath(path string) error {
+	var malformed error
 	for seg := range strings.SplitSeq(path, "/") {
+		name, version, at := strings.Cut(seg, "@")
+		if at && refSegment.MatchString(name) && refSegment.MatchString(version) && !strings.EqualFold(name, AdobeSecret) {
+			malformed = fmt.Errorf("%w; a version is not written with \"@\"", ErrBadRef)
+			continue
+		}
 		switch {
 		case seg == "" || seg == "." || seg == "..":
 			return fmt.Errorf("%w: empty, \".\" and \"..\" segments are refused", ErrForbiddenRef)
@@ -77,7 +87,7 @@ func checkRefPath(path string) error {
 			return fmt.Errorf("%w: path segments are made of letters, digits, \"_\", \".\" and \"-\"", ErrForbiddenRef)
 		}
 	}
-	return nil
+	return malformed
 }
 
 // AdobeSecret is the name, below the tenant's prefix, of the secret with its Adobe credentials.
@@ -142,19 +152,23 @@ func (l Layout) relative(tenant, path string) (rest string, foreign bool) {
 }
 
 // Meant returns the reference that a text in another form plainly stands for, to be quoted to its author, or nothing.
-// Such forms are the paths, commands and URLs that Vault's own tools print, and the references of other programs. What it
-// returns is well formed, passes Check, and differs from the text. It does not look for tokens in it.
+// Such forms are the paths, commands and URLs that Vault's own tools print, and the references of other programs, also
+// within quotes or a template's braces. What it returns is well formed, passes Check, and differs from the text. It does
+// not look for tokens in it. What may be a password is not quoted unless it is below the tenant's own place: see plainPath.
 func (l Layout) Meant(tenant, text string) string {
 	if len(text) > maxRefLen {
 		return ""
 	}
-	ref, ok := fromCommand(strings.Fields(text))
+	bare := unwrapped(text)
+	ref, ok := fromCommand(strings.Fields(bare))
+	sure := ok
 	if !ok {
-		ref, ok = fromText(strings.TrimSpace(text))
+		ref, sure, ok = fromText(bare)
 	}
 	written := strings.Join(strings.FieldsFunc(ref.Path, func(r rune) bool { return r == '/' }), "/")
 	path, foreign := l.relative(tenant, written)
-	if !ok || foreign || ref.Field == "" && path == written { // without either it may be a password
+	own := strings.HasSuffix(written, cmp.Or(strings.Trim(l.Prefix, "/"), "flow/tenants")+"/"+tenant+"/"+path)
+	if !ok || foreign || (ref.Field == "" || !sure) && !own && !plainPath.MatchString(path) {
 		return ""
 	}
 	ref.Path = path
@@ -175,21 +189,57 @@ func (l Layout) Meant(tenant, text string) string {
 var (
 	otherScheme  = regexp.MustCompile(`^(?i:ref\+vault|vault):`)
 	vaultAddress = regexp.MustCompile(`^https?://[^/]*/v1/`)
-	fieldVersion = regexp.MustCompile(`^/?([A-Za-z0-9_.-]*)(?:(?:\?version=|#)([1-9][0-9]{0,8}))?$`)
-	pathVersion  = regexp.MustCompile(`^([^?]*)(?:\?version=([1-9][0-9]{0,8}))?$`)
+	fieldVersion = regexp.MustCompile(`^/?([A-Za-z0-9_.-]*)(?:(?:\?version=|#|@)([1-9][0-9]{0,8}))?$`)
+	pathVersion  = regexp.MustCompile(`^([^?@]*)(?:(?:\?version=|@)([1-9][0-9]{0,8}))?$`)
+	colonField   = regexp.MustCompile(`^([^:?#]+/[^:?#]+):([A-Za-z_-]+)$`)
+	prompt       = regexp.MustCompile(`^[$#>%] +`)
+
+	// plainPath is a path of two or more segments of small letters, which is hardly a password.
+	plainPath = regexp.MustCompile(`^[a-z]+([._-][a-z]+)*(/[a-z]+([._-][a-z]+)*)+$`)
 )
 
-// fromText reads a reference that has a scheme.
-func fromText(text string) (ref SecretRef, ok bool) {
+// wrappers stand around a reference in other programs' files.
+var wrappers = [][2]string{{"${", "}"}, {"$(", ")"}, {"{{", "}}"}, {"{", "}"}, {"<", ">"}, {"(", ")"}, {"[", "]"}}
+
+// unwrapped returns a text without invisible characters and without the quotes, braces and prompts around it.
+func unwrapped(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.Is(unicode.Cf, r) {
+			return -1
+		}
+		return r
+	}, text)
+	for before := ""; before != text; {
+		before = text
+		text = strings.TrimRight(strings.TrimSpace(text), ",;")
+		text = strings.Trim(text, "\"'`\\\u2018\u2019\u201c\u201d\u00ab\u00bb")
+		text = prompt.ReplaceAllString(text, "")
+		for _, w := range wrappers {
+			inner, opened := strings.CutPrefix(text, w[0])
+			if inner, closed := strings.CutSuffix(inner, w[1]); opened && closed {
+				text = inner
+			}
+		}
+	}
+	return text
+}
+
+// fromText reads a reference that has a scheme. It is sure of one that differs from ours in little.
+func fromText(text string) (ref SecretRef, sure, ok bool) {
 	scheme := otherScheme.FindString(text)
-	where, field, _ := strings.Cut(vaultAddress.ReplaceAllString(text[len(scheme):], ""), "#")
+	sure = len(scheme) == len(RefScheme)
+	rest := vaultAddress.ReplaceAllString(text[len(scheme):], "")
+	where, field, _ := strings.Cut(rest, "#")
+	if m := colonField.FindStringSubmatch(rest); m != nil {
+		where, field, sure = m[1], m[2], false
+	}
 	p, f := pathVersion.FindStringSubmatch(where), fieldVersion.FindStringSubmatch(field)
 	if scheme == "" || p == nil || f == nil {
-		return ref, false
+		return ref, false, false
 	}
 	ref = SecretRef{Path: p[1], Field: f[1]}
 	ref.Version, _ = strconv.Atoi(cmp.Or(p[2], f[2], "0"))
-	return ref, true
+	return ref, sure, true
 }
 
 // fromCommand reads a command line such as "vault kv get -field=accessToken secret/databricks/acme".

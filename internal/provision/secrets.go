@@ -25,8 +25,11 @@ func (t *task) prepare(ctx context.Context) step {
 			t.fresh = true
 			return t.prepare
 		}
-		t.fail(Fail(ReasonSecretForbidden, "the secret's own field \"domain\" names another host than the request's auth.params.domain; "+
-			"send it where its owner said, or have its owner change the field"))
+		said := "names another host than the request's auth.params.domain; send it where its owner said, or have its owner change the field"
+		if ownerHost(t.secret.Domain) == "" {
+			said = "is not https://<host>, so it allows no host; have its owner write one host there, without another scheme, port, path, list, pattern or dot at the end"
+		}
+		t.fail(Fail(ReasonSecretForbidden, "the secret's own field \"domain\" "+said))
 		return t.conclude
 	}
 	if err := t.hub.Connections.Authorize(t.call(ctx), t.account()); err != nil {
@@ -38,7 +41,7 @@ func (t *task) prepare(ctx context.Context) step {
 // wrongDomain reports whether the secret says itself that it is for another host than the request's.
 func (t *task) wrongDomain() bool {
 	d := t.secret.Domain
-	return d != "" && !sameHost(d, t.d.Request.Data.Auth.Params.Domain)
+	return d != "" && ownerHost(d) != t.d.Request.Data.Auth.Params.Domain
 }
 
 // unauthorized goes on after the tenant got no token: nothing was sent.

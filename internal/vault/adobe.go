@@ -2,12 +2,16 @@ package vault
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // defaultScopes is what Adobe Experience Platform wants of an OAuth server-to-server credential.
@@ -33,11 +37,6 @@ var adobeFields = map[string]string{ // :: folded name → ours
 	"scopes": fieldScopes, "scope": fieldScopes, "accesstoken": fieldAccessToken, "apikey": fieldAPIKey,
 }
 
-// foldName returns a field's name without what its spellings differ in: clientId, client_id and CLIENT_ID.
-func foldName(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(name))
-}
-
 var orgID = regexp.MustCompile(`^[A-Za-z0-9]+@AdobeOrg$`)
 
 // credentialsIn reads the secret with a tenant's Adobe credentials.
@@ -46,13 +45,16 @@ func credentialsIn(s *stored) (provision.Credentials, *failure) {
 	if err != nil {
 		return provision.Credentials{}, err
 	}
+	if a.has(fieldClientSecret) && !a.has(fieldClientID) && !a.has(fieldAccessToken) && a.has(fieldAPIKey) {
+		a.values[fieldClientID] = a.values[fieldAPIKey] // so the console calls it for other tools
+	}
 	oauth := a.has(fieldClientID) || a.has(fieldClientSecret)
 	token := a.has(fieldAccessToken) || a.has(fieldAPIKey)
 	if a.has(fieldClientID) && a.has(fieldClientSecret) && !a.has(fieldAccessToken) && a.one(fieldAPIKey) == a.one(fieldClientID) {
 		token = false // it is the same thing at Adobe
 	}
 	if oauth == token {
-		return provision.Credentials{}, missing("%s: want what Adobe's console exports, or orgId and either clientId with clientSecret or accessToken with apiKey, one pair and not both", s.at)
+		return provision.Credentials{}, missing("%s: want what Adobe's console exports, or orgId and either clientId with clientSecret or accessToken with apiKey, one pair and not both; it has %s", s.at, a.found())
 	}
 	need := []string{fieldOrgID, fieldAccessToken, fieldAPIKey}
 	if oauth {
@@ -60,7 +62,7 @@ func credentialsIn(s *stored) (provision.Credentials, *failure) {
 	}
 	for _, field := range need {
 		if !a.has(field) {
-			return provision.Credentials{}, missing("%s has no field %s, or an empty one", s.at, field)
+			return provision.Credentials{}, missing("%s has no field %s, or an empty one; it has %s", s.at, field, a.found())
 		}
 	}
 	if !orgID.MatchString(a.one(fieldOrgID)) {
@@ -89,7 +91,32 @@ func credentialsIn(s *stored) (provision.Credentials, *failure) {
 type adobe struct {
 	values  map[string][]string // :: our name → its values, one but for scopes and client secrets
 	spelled map[string]string   // :: our name → the name in the secret
+	names   []string            // of all fields in the secret
 }
+
+// found returns what there is in words: the names of the fields and no value.
+func (a adobe) found() string {
+	var names []string
+	for _, name := range a.names {
+		if len(name) > maxName || scrub.HoldsToken(name) {
+			name = provision.Redacted
+		}
+		names = append(names, strconv.Quote(name))
+	}
+	switch {
+	case len(names) == 0:
+		return "no fields"
+	case len(names) > maxNames:
+		return fmt.Sprintf("the fields %s and %d more", strings.Join(names[:maxNames], ", "), len(names)-maxNames)
+	}
+	return "the fields " + strings.Join(names, ", ")
+}
+
+// What is told of the names in a secret.
+const (
+	maxName  = 64 // bytes of one
+	maxNames = 12
+)
 
 func (a adobe) has(field string) bool { return len(a.values[field]) > 0 }
 
@@ -103,8 +130,12 @@ func (a adobe) one(field string) string {
 // adobeIn reads the fields of an Adobe secret, however they are spelled. What it doesn't know it leaves.
 func adobeIn(s *stored) (adobe, *failure) {
 	a := adobe{values: map[string][]string{}, spelled: map[string]string{}}
-	fields := unpacked(s.fields)
-	for _, name := range slices.Sorted(maps.Keys(fields)) {
+	fields, bad := s.unpacked()
+	if bad != nil {
+		return a, bad
+	}
+	a.names = slices.Sorted(maps.Keys(fields))
+	for _, name := range a.names {
 		ours, known := adobeFields[foldName(name)]
 		if !known {
 			continue
@@ -133,66 +164,132 @@ func within(some, all []string) bool {
 }
 
 // unpacked returns the fields of a secret that was written as a whole into its only field, as an object or
-// as the text of one; else the fields as they are.
-func unpacked(fields map[string]any) map[string]any {
-	if len(fields) != 1 {
-		return fields
-	}
-	for _, only := range fields {
-		switch v := only.(type) {
-		case map[string]any:
-			return v
-		case string:
-			var inner map[string]any
-			if v = trimmed(v); strings.HasPrefix(v, "{") && json.Unmarshal([]byte(v), &inner) == nil {
-				return inner
+// as the text of one, and those of the files that Adobe's console has for download; else the fields as they are.
+func (s *stored) unpacked() (map[string]any, *failure) {
+	fields := s.fields
+	if len(fields) == 1 {
+		for _, only := range fields {
+			switch v := only.(type) {
+			case map[string]any:
+				if _, project := fields["project"]; !project {
+					fields = v
+				}
+			case string:
+				var inner map[string]any
+				if v = trimmed(v); strings.HasPrefix(v, "{") && json.Unmarshal([]byte(v), &inner) == nil {
+					fields = inner
+				}
 			}
 		}
 	}
+	if list, ok := fields["values"].([]any); ok {
+		return postman(list), nil
+	}
+	if project, ok := fields["project"].(map[string]any); ok {
+		return s.project(project)
+	}
+	return fields, nil
+}
+
+// postman returns the variables of a Postman environment.
+func postman(list []any) map[string]any {
+	fields := map[string]any{}
+	for _, each := range list {
+		variable, _ := each.(map[string]any)
+		if key, ok := variable["key"].(string); ok && variable["enabled"] != false {
+			fields[key] = variable["value"]
+		}
+	}
 	return fields
+}
+
+// project returns the fields in the file of a whole project of Adobe's console.
+func (s *stored) project(project map[string]any) (map[string]any, *failure) {
+	below := func(m map[string]any, name string) map[string]any {
+		inner, _ := m[name].(map[string]any)
+		return inner
+	}
+	fields, found := map[string]any{}, 0
+	list, _ := below(below(project, "workspace"), "details")["credentials"].([]any)
+	for _, each := range list {
+		credential, _ := each.(map[string]any)
+		if oauth := below(credential, "oauth_server_to_server"); oauth != nil {
+			fields = maps.Clone(oauth)
+			found++
+		}
+	}
+	if found != 1 {
+		return nil, missing("%s: the project holds %d OAuth server-to-server credentials; want one, or its clientId, clientSecret and orgId as fields", s.at, found)
+	}
+	fields["ims_org_id"] = below(project, "org")["ims_org_id"]
+	return fields, nil
 }
 
 // list returns the values of a field: several of scopes and client secrets, which may be a list or the text of
 // one, else one. None stands for a field that is null or empty.
 func (s *stored) list(ours, name string, value any) ([]string, *failure) {
 	several := ours == fieldScopes || ours == fieldClientSecret
-	items := []any{value}
+	items, listed := []any{value}, false
 	switch v := value.(type) {
-	case nil:
-		return nil, nil
 	case []any:
 		if several {
-			items = v
+			items, listed = v, true
 		}
 	case string:
-		var inner []any
-		if text := trimmed(v); several && strings.HasPrefix(text, "[") {
-			if json.Unmarshal([]byte(text), &inner) != nil {
+		if text := unquoted(v); several && strings.HasPrefix(text, "[") {
+			items, listed = nil, true
+			if json.Unmarshal([]byte(text), &items) != nil {
 				return nil, missing("%s: field %s begins like a list in JSON and is none; write the list, or the values separated by commas", s.at, name)
 			}
-			items = inner
 		}
 	}
 	var values []string
+	given := false
 	for _, item := range items {
-		if text, ok := item.(string); ok && trimmed(text) == "" {
-			continue
+		parts := []any{item}
+		if text, ok := item.(string); ok {
+			text = unquoted(text)
+			given = given || text != ""
+			parts = []any{text}
+			if ours == fieldScopes || several && !listed { // a client secret in a list is one, whatever is in it
+				parts = separated(text)
+			}
 		}
-		text, err := s.usable(name, item)
-		if err != nil {
-			return nil, err
-		}
-		if several {
-			values = append(values, strings.FieldsFunc(text, func(c rune) bool { return c == ',' || c == ' ' })...)
-		} else {
-			values = append(values, text)
+		for _, part := range parts {
+			if part == nil || part == "" {
+				continue
+			}
+			text, err := s.usable(name, part)
+			if err != nil {
+				return nil, err
+			}
+			values = append(values, unquoted(text))
 		}
 	}
 	if ours == fieldClientSecret && len(values) > maxClientSecrets {
 		return nil, missing("%s: field %s holds %d client secrets; at most %d are tried", s.at, name, len(values), maxClientSecrets)
 	}
-	if several && len(values) == 0 && len(items) > 0 && items[0] != "" {
+	if several && len(values) == 0 && given {
 		return nil, missing("%s: field %s holds no value; leave it out or separate the values by commas", s.at, name)
 	}
 	return values, nil
+}
+
+// separated returns the parts of a text between commas, blanks and line breaks.
+func separated(text string) (parts []any) {
+	for part := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		parts = append(parts, unquoted(part))
+	}
+	return parts
+}
+
+// unquoted returns a text without what is left around it by files and editors, and without a pair of quotes.
+func unquoted(text string) string {
+	text = trimmed(text)
+	for _, quote := range []string{`"`, "'"} {
+		if inner, ok := strings.CutPrefix(text, quote); ok && strings.HasSuffix(inner, quote) {
+			return trimmed(strings.TrimSuffix(inner, quote))
+		}
+	}
+	return text
 }

@@ -2,6 +2,8 @@ package vault
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -18,13 +20,41 @@ func secretIn(s *stored, field string) (provision.Secret, *failure) {
 		return provision.Secret{}, err
 	}
 	out := provision.Secret{Value: provision.NewSensitive(value), Version: s.version}
-	if s.has("domain") {
-		// A domain that can't be read must not pass for none: the token would then go anywhere.
-		if out.Domain, err = s.text("domain"); err != nil {
-			return provision.Secret{}, err
-		}
+	if out.Domain, err = s.domain(); err != nil {
+		return provision.Secret{}, err
 	}
 	return out, nil
+}
+
+// domain returns the field that says where the secret may go, however its name is spelled, or nothing. One that
+// can't be read, and spellings that differ, must not pass for none: the token would then go anywhere.
+func (s *stored) domain() (string, *failure) {
+	domain, before := "", ""
+	for _, name := range slices.Sorted(maps.Keys(s.fields)) {
+		if foldName(name) != "domain" {
+			continue
+		}
+		text, err := s.text(name)
+		switch {
+		case err != nil:
+			return "", err
+		case before != "" && text != domain:
+			return "", missing("%s: the fields %q and %q say different hosts; keep one of them", s.at, before, name)
+		}
+		domain, before = text, name
+	}
+	return domain, nil
+}
+
+// foldName returns a field's name without what its spellings differ in: clientId, client_id, CLIENT_ID, and a
+// byte order mark or blanks around it.
+func foldName(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, name)
 }
 
 // has reports whether the secret has the field, whatever is in it.

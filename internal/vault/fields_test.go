@@ -3,6 +3,8 @@ package vault
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -70,6 +72,31 @@ func TestDomainOfASecret(t *testing.T) {
 	}
 }
 
+// The field binds the secret to its host however its name is spelled: one that is overlooked lets the token go to
+// any host. The field that a reference names is that very one.
+func TestSpellingsOfADomain(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"Domain", "DOMAIN", "domain ", " domain", "\ufeffdomain", "do_main", "do-main", "\"domain\"", "domain:", "domain\u200b", "domain\n"} {
+		fields := map[string]any{"f": "x", name: "https://a"}
+		if got, err := secretIn(storedOf(fields), "f"); err != nil || got.Domain != "https://a" {
+			t.Errorf("%q: got %+v, %v", name, got, err)
+		}
+		if got, err := secretIn(storedOf(with(fields, "domain", "https://a")), "f"); err != nil || got.Domain != "https://a" {
+			t.Errorf("%q twice: got %+v, %v", name, got, err)
+		}
+		_, err := secretIn(storedOf(with(fields, "domain", "https://b")), "f")
+		checkProblem(t, err.public(), provision.SecretMissing, fmt.Sprintf("%q", name), `"domain"`, "different hosts")
+		if _, err := secretIn(storedOf(with(fields, name, nil)), "f"); err == nil {
+			t.Errorf("%q: null passes for no domain", name)
+		}
+		_, err = secretIn(storedOf(map[string]any{"F": "x"}), "f")
+		checkProblem(t, err.public(), provision.SecretMissing, "no field f")
+	}
+	if got, err := secretIn(storedOf(map[string]any{"f": "x", "domains": "https://a", "domain2": 1}), "f"); err != nil || got.Domain != "" {
+		t.Errorf("other fields: got %+v, %v", got, err)
+	}
+}
+
 func TestCredentialsIn(t *testing.T) {
 	t.Parallel()
 	oauth := map[string]any{"orgId": "A@AdobeOrg", "clientId": "id", "clientSecret": "s-" + canary}
@@ -126,6 +153,9 @@ func TestSpellingsOfCredentials(t *testing.T) {
 	for name, v := range export {
 		small[strings.ToLower(name)] = v
 	}
+	project := map[string]any{"project": map[string]any{"id": "1", "org": map[string]any{"ims_org_id": "A@AdobeOrg"}, "workspace": map[string]any{
+		"details": map[string]any{"credentials": []any{map[string]any{"id": "2", "jwt": map[string]any{"client_id": "old"}}, map[string]any{"id": "3", "oauth_server_to_server": map[string]any{
+			"client_id": "id", "client_secrets": []any{one, two}, "technical_account_id": "t@techacct.adobe.com", "scopes": []any{"openid", "AdobeID", "session"}}}}}}}}
 	for name, fields := range map[string]map[string]any{
 		"the console's export":         export,
 		"in small letters":             small,
@@ -144,7 +174,18 @@ func TestSpellingsOfCredentials(t *testing.T) {
 		"null for what is not needed":  with(with(export, "apiKey", nil), "ACCESS_TOKEN", nil),
 		"empty for what is not needed": with(with(export, "API_KEY", ""), "ACCESS_TOKEN", " "),
 		"the api key is the client id": with(export, "API_KEY", "id"),
-		"an empty second secret":       with(export, "CLIENT_SECRETS", []any{one, "", two}),
+		"null in a list":               with(export, "CLIENT_SECRETS", []any{one, nil, two}),
+		"line breaks between scopes":   with(export, "SCOPES", "openid,\r\nAdobeID\n session\n"),
+		"quotes around values":         with(with(with(export, "CLIENT_ID", `"id"`), "ORG_ID", "'A@AdobeOrg'"), "SCOPES", `"openid","AdobeID",session`),
+		"quotes around lists":          with(export, "CLIENT_SECRETS", "'"+inJSON([]string{one, two})+"'"),
+		"marks before the names":       {"\ufeffCLIENT_ID": "id", " CLIENT_SECRETS": []any{one, two}, "ORG_ID\n": "A@AdobeOrg", "SCOPES": scopes},
+		"the client id as API_KEY":     {"API_KEY": "id", "CLIENT_SECRETS": []any{one, two}, "IMS_ORG": "A@AdobeOrg", "SCOPES": scopes, "ACCESS_TOKEN": ""},
+		"the project's download":       project,
+		"the project's file in one":    {"json": inJSON(project)},
+		"Postman's environment": {"id": "1", "name": "OAuth", "values": []any{
+			map[string]any{"key": "CLIENT_ID", "value": "id", "enabled": true}, map[string]any{"key": "CLIENT_SECRETS", "value": inJSON([]string{one, two})},
+			map[string]any{"key": "IMS_ORG", "value": "A@AdobeOrg"}, map[string]any{"key": "SCOPES", "value": scopes}, map[string]any{"key": "API_KEY", "value": "off", "enabled": false}}},
+		"an empty second secret": with(export, "CLIENT_SECRETS", []any{one, "", two}),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -155,6 +196,18 @@ func TestSpellingsOfCredentials(t *testing.T) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		})
+	}
+}
+
+// A client secret in a list is one, whatever is in it; in a text, commas are between two.
+func TestAClientSecretWithAComma(t *testing.T) {
+	t.Parallel()
+	fields := map[string]any{"CLIENT_ID": "id", "ORG_ID": "A@AdobeOrg", "CLIENT_SECRETS": []any{"p8,e " + canary}}
+	for _, list := range []any{fields["CLIENT_SECRETS"], `["p8,e ` + canary + `"]`} {
+		got, err := credentialsIn(storedOf(with(fields, "CLIENT_SECRETS", list)))
+		if err != nil || got.ClientSecret.Reveal() != "p8,e "+canary || len(got.OtherSecrets) != 0 {
+			t.Errorf("got %+v, %v", got, err)
+		}
 	}
 }
 
@@ -182,6 +235,8 @@ func TestUnusableSpellingsOfCredentials(t *testing.T) {
 		"too many":             {with(export, "CLIENT_SECRETS", many), []string{"CLIENT_SECRETS", "9 client secrets", "at most 8"}},
 		"another api key":      {with(export, "API_KEY", "other"), []string{"not both"}},
 		"no organization":      {with(export, "ORG_ID", "A@techacct.adobe.com"), []string{"ORG_ID", "@AdobeOrg"}},
+		"what is missing":      {map[string]any{"ORG_ID": "A@AdobeOrg", "CLIENT_ID": "id", "note": canary}, []string{"no field clientSecret", `it has the fields "CLIENT_ID", "ORG_ID", "note"`}},
+		"a project without":    {map[string]any{"project": map[string]any{"org": map[string]any{"ims_org_id": "A@AdobeOrg"}}}, []string{"0 OAuth server-to-server credentials"}},
 		"something else":       {map[string]any{"value": canary}, []string{"Adobe's console"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -211,6 +266,20 @@ func TestStoredDoesNotPrint(t *testing.T) {
 	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
 		if text := fmt.Sprintf(format, s); strings.Contains(text, canary) {
 			t.Errorf("%s prints %s", format, text)
+		}
+	}
+}
+
+// A credential's file may be the JSON of one.
+func TestQuotesInACredentialsFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "token")
+	for _, content := range []string{canary, `"` + canary + `"`, "'" + canary + "'\n", "\ufeff\"" + canary + "\"\r\n"} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := readTokenFile(path); got != canary || err != nil {
+			t.Errorf("%q: got %q, %v", content, got, err)
 		}
 	}
 }

@@ -64,7 +64,8 @@ func decidesNothing(status int) bool {
 // genuine returns a *foreignAnswer or errWrapped where an answer to a request for path is not Vault's own.
 //
 // Vault's success has a request_id. Its refusal is a list of errors, perhaps with data and warnings, and
-// nothing else; a 404 may be a success without errors, whose data or warnings say what there is instead.
+// nothing else; a 404 may be a success without errors, whose data or warnings say what there is instead, in the
+// frame of one.
 // Its health is told without any frame.
 func genuine(path string, status int, body []byte) error {
 	foreign := func(what string) error { return &foreignAnswer{status: status, what: what} }
@@ -125,10 +126,7 @@ func refused4xx(fields map[string]json.RawMessage) bool {
 func refusal404(fields map[string]json.RawMessage, status int, framed bool) bool {
 	var data map[string]json.RawMessage
 	var warnings []string
-	if status != http.StatusNotFound {
-		return false
-	}
-	if _, refused := fields["errors"]; refused && !framed {
+	if status != http.StatusNotFound || !framed {
 		return false
 	}
 	_ = json.Unmarshal(fields["data"], &data)

@@ -23,6 +23,8 @@ var foreignAnswers = map[string]vaulttest.Outage{
 	"errors are a text":        {Status: 404, Body: `{"errors":"Not Found"}`},
 	"errors are null":          {Status: 404, Body: `{"errors":null}`},
 	"data is null":             {Status: 404, Body: `{"data":null}`},
+	"a deprecated route":       {Status: 404, Body: `{"warnings":["deprecated route"]}`},
+	"metadata of no Vault":     {Status: 404, Body: `{"data":{"data":null,"metadata":{"version":3,"destroyed":true}}}`},
 	"data is empty":            {Status: 404, Body: `{"data":{}}`},
 	"no JSON to the end":       {Status: 404, Body: `{"errors":[]`},
 	"a captive portal":         {Status: 200, Body: "<html>please log in</html>"},
@@ -67,6 +69,75 @@ func TestForeignAnswersDecideNothing(t *testing.T) {
 			})
 		}
 	}
+}
+
+// An answer with Vault's frame that is no KV engine's says nothing of a secret, whether it is there or not.
+func TestAnswersThatAreNoKVReadsDecideNothing(t *testing.T) {
+	t.Parallel()
+	const fields = `{"request_id":"x","data":{"data":{"accessToken":"c4n4ry"},"metadata":{"version":`
+	for _, kv := range []int{1, 2} {
+		for body, status := range map[string]int{
+			`{"request_id":"x","message":"login required"}`:                         200,
+			`{"request_id":"x","data":null}`:                                        200,
+			`{"request_id":"x","data":{}}`:                                          200,
+			`{"request_id":"x","warnings":["deprecated"]}`:                          200,
+			`{"request_id":"x","data":{"metadata":{}}}`:                             404,
+			`{"request_id":"x","data":{"metadata":{"version":3}}}`:                  404,
+			`{"request_id":"x","data":{"data":null,"metadata":{"version":3}}}`:      404,
+			`{"request_id":"x","data":{"data":{"f":"v"},"metadata":{"version":3}}}`: 404,
+		} {
+			checkAnswered(t, kv, status, body, "not Vault's own")
+		}
+	}
+	for body, status := range map[string]int{
+		`{"request_id":"x","data":{"error":"upstream timeout"}}`:               200,
+		`{"request_id":"x","data":{"data":{"accessToken":"c4n4ry"}}}`:          200,
+		`{"request_id":"x","data":{"data":"c4n4ry","metadata":{"version":1}}}`: 200,
+		`{"request_id":"x","data":{"metadata":{"version":1}}}`:                 200,
+		`{"request_id":"x","warnings":["deprecated route"]}`:                   404,
+		fields + `"3"}}}`: 200, fields + `1.5}}}`: 200, fields + `0}}}`: 200, fields + `null}}}`: 200,
+	} {
+		checkAnswered(t, 2, status, body, "not Vault's own")
+	}
+}
+
+// checkAnswered expects that what answers reads in Vault's place decides nothing.
+func checkAnswered(t *testing.T, kv, status int, body string, parts ...string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		server := serverOf(vaulttest.Config{KVVersion: kv})
+		server.SetOutage(vaulttest.Outage{Status: status, Body: body, Path: "/v1/secret/"})
+		h := start(t, server, Config{})
+		pinned := ref("databricks/acme", "accessToken")
+		_, err := h.resolveRef(pinned, false)
+		checkProblem(t, err, provision.SecretUnavailable, parts...)
+		_, err = h.client.Credentials(t.Context(), "acme", false)
+		checkProblem(t, err, provision.SecretUnavailable, parts...)
+	})
+}
+
+// Another version than the one that was asked for is no answer: its token must not be posted.
+func TestAnotherVersionIsNotTaken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		server := serverOf(vaulttest.Config{})
+		const newest = `{"request_id":"x","data":{"data":{"accessToken":"c4n4ry"},"metadata":{"version":3,"deletion_time":"","destroyed":false}}}`
+		server.SetOutage(vaulttest.Outage{Status: 200, Path: "/v1/secret/", Body: newest})
+		h := start(t, server, Config{})
+		pinned := ref("databricks/acme", "accessToken")
+		pinned.Version = 2
+		_, err := h.resolveRef(pinned, false)
+		checkProblem(t, err, provision.SecretUnavailable, "version 3 where version 2 was asked for")
+		server.SetOutage(vaulttest.Outage{Status: 404, Path: "/v1/secret/", Body: `{"request_id":"x","data":{"data":null,"metadata":{"version":3,"destroyed":true}}}`})
+		_, err = h.resolveRef(pinned, false)
+		checkProblem(t, err, provision.SecretUnavailable, "version 3 where version 2 was asked for")
+		pinned.Version = 3
+		_, err = h.resolveRef(pinned, false)
+		checkProblem(t, err, provision.SecretMissing, "has been destroyed")
+		server.SetOutage(vaulttest.Outage{Status: 200, Path: "/v1/secret/", Body: newest})
+		got, err := h.resolveRef(pinned, false)
+		checkValue(t, got, err, canary)
+	})
 }
 
 // Where a proxy lets reads through and nothing else, the engine's version is found by reading.
@@ -148,7 +219,6 @@ func TestGenuineAnswers(t *testing.T) {
 		{"/v1/secret/data/x", 404, `{"errors":[]}`},
 		{"/v1/nowhere/x", 404, `{"errors":["no handler for route"]}`},
 		{"/v1/secret/data/x", 404, deleted},
-		{"/v1/secret/data/x", 404, strings.Replace(deleted, `"request_id":"1",`, "", 1)},
 		{"/v1/secret/x", 404, `{"request_id":"1","data":null,"warnings":["Invalid path for a versioned K/V secrets engine."]}`},
 		{"/v1/secret/data/x", 403, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`},
 		{"/v1/auth/token/renew-self", 400, `{"errors":["lease is not renewable"],"data":null}`},
@@ -159,6 +229,9 @@ func TestGenuineAnswers(t *testing.T) {
 		if err := genuine(tc.path, tc.status, []byte(tc.body)); err != nil {
 			t.Errorf("%s %d %s: %v", tc.path, tc.status, tc.body, err)
 		}
+	}
+	if err := genuine("/v1/secret/data/x", 404, []byte(strings.Replace(deleted, `"request_id":"1",`, "", 1))); err == nil {
+		t.Error("a deleted version without Vault's frame passes")
 	}
 	for _, status := range []int{http.StatusRequestTimeout, http.StatusPreconditionFailed, http.StatusTooManyRequests, 500, 503} {
 		if !decidesNothing(status) {

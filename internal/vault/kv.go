@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"strconv"
 	"sync/atomic"
 
@@ -95,7 +96,11 @@ func (e *engine) mounted(s *vaultapi.Secret) (int32, *failure) {
 		return 0, nil
 	}
 	kind, _ := s.Data["type"].(string)
-	if at, _ := s.Data["path"].(string); at != e.mount+"/" || kind != "kv" && kind != "generic" {
+	at, _ := s.Data["path"].(string)
+	if kind == "" && at == "" {
+		return 0, nil // not Vault's answer to this; the reads show who answers there
+	}
+	if at != e.mount+"/" || kind != "kv" && kind != "generic" {
 		return 0, unavailable("", "VAULT_KV_MOUNT: %s is no KV engine's mount; Vault has an engine of type %.40q at %.200q there", e.mount, kind, at)
 	}
 	options, _ := s.Data["options"].(map[string]any)
@@ -136,10 +141,14 @@ func (e *engine) read1(ctx context.Context, p place, version int, relogin bool) 
 	switch {
 	case err != nil:
 		return nil, false, err
-	case !a.found && a.secret != nil && len(a.secret.Warnings) > 0:
-		return nil, true, nothingAt(at)
-	case !a.found || a.secret == nil || a.secret.Data == nil:
+	case a.nothing():
 		return nil, false, nothingAt(at)
+	case !a.found && len(a.secret.Warnings) > 0:
+		return nil, true, nothingAt(at)
+	case !a.found:
+		return nil, true, a.foreign(at, "with data, which a KV engine of version 1 does not add")
+	case a.secret == nil || len(a.secret.Data) == 0:
+		return nil, false, a.foreign(at, "without a secret's fields")
 	}
 	return &stored{at: at, fields: a.secret.Data}, false, nil
 }
@@ -158,33 +167,58 @@ func (e *engine) read2(ctx context.Context, p place, version int) (*stored, *fai
 	if err != nil {
 		return nil, err
 	}
-	if a.secret == nil || a.secret.Data == nil {
-		if version != 0 {
-			return nil, missing("there is no version %d of %s", version, at)
-		}
+	switch {
+	case a.nothing() && version != 0:
+		return nil, missing("there is no version %d of %s", version, at)
+	case a.nothing():
 		return nil, nothingAt(at)
 	}
-	return versioned(at, a)
+	return versioned(at, a, version)
 }
 
-// versioned reads version 2's form of a secret.
-func versioned(at string, a answer) (*stored, *failure) {
+// nothing reports whether a is Vault's word that there is nothing: a 404 with an empty list of errors, and without
+// the frame of an answer that says more.
+func (a answer) nothing() bool {
+	return !a.found && (a.secret == nil || a.secret.RequestID == "" && a.secret.Data == nil)
+}
+
+// foreign is the failure of a read that something else than Vault's KV engine answered, for all that its frame is
+// like Vault's. It decides nothing about the secret.
+func (a answer) foreign(at, what string) *failure {
+	status := http.StatusOK
+	if !a.found {
+		status = http.StatusNotFound
+	}
+	f := unavailable(provision.CauseStatus, "read %s: %w", at, &foreignAnswer{status: status, what: what})
+	f.foreign = true
+	return f
+}
+
+// versioned reads version 2's form of a secret: its fields and a numbered version. A version that is gone comes
+// without fields, as a 404 whose metadata say so. Another version than the one asked for, if not 0, is no answer.
+func versioned(at string, a answer, asked int) (*stored, *failure) {
+	const form = "without a secret in the form of KV version 2 (data.data, and data.metadata with a version)"
+	if a.secret == nil {
+		return nil, a.foreign(at, form)
+	}
 	metadata, _ := a.secret.Data["metadata"].(map[string]any)
 	number, _ := metadata["version"].(json.Number)
 	version, err := strconv.Atoi(number.String())
-	if err != nil && !a.found {
-		return nil, unavailable(provision.CauseStatus, "%s: HTTP 404 with data that is not KV version 2's, so the answer is not Vault's own", at)
-	}
-	if err != nil {
-		return nil, missing("%s: the secret is not in the form of KV version 2", at)
-	}
-	fields, ok := a.secret.Data["data"].(map[string]any)
+	data, there := a.secret.Data["data"]
+	fields, ok := data.(map[string]any)
+	deleted, _ := metadata["deletion_time"].(string)
 	switch {
+	case err != nil || version < 1 || !there || data != nil && !ok:
+		return nil, a.foreign(at, form)
+	case asked != 0 && asked != version:
+		return nil, a.foreign(at, fmt.Sprintf("with version %d where version %d was asked for", version, asked))
 	case metadata["destroyed"] == true:
 		return nil, missing("version %d of %s has been destroyed", version, at)
-	case !a.found || a.secret.Data["data"] == nil:
+	case deleted != "" && fields == nil:
 		return nil, missing("version %d of %s has been deleted; write a new one, or: vault kv undelete -versions=%d %s", version, at, version, at)
-	case !ok:
+	case !a.found:
+		return nil, a.foreign(at, "with a version that is neither deleted nor destroyed")
+	case fields == nil:
 		return nil, missing("%s: the secret holds no fields", at)
 	}
 	return &stored{at: at, version: version, fields: fields}, nil

@@ -97,7 +97,7 @@ func readSecretFile(setting, path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", setting, err)
 	}
-	text := trimmed(string(content))
+	text := unquoted(string(content)) // a JSON string is the same credential
 	switch {
 	case text == "" || len(content) > maxSecretFile:
 		return "", fmt.Errorf("%s: %s holds %d bytes; want a credential of 1 to %d", setting, path, len(content), maxSecretFile)

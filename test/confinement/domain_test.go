@@ -181,6 +181,8 @@ func pins() []aim {
 		{"pinned with another port", viaADB, viaADB + ":8443", forbidden},
 		{"pinned as in an address line", viaADB, viaADB + "/?o=1", created},
 		{"pinned and asked as in an address line", "HTTPS://ADB-1.azuredatabricks.net/?o=2", viaADB + ":443/?o=1", created},
+		{"pinned as in an address line with a fragment", viaADB, viaADB + "/?o=1#job/7", created},
+		{"pinned to another with a fragment", viaADB, "https://adb-2.azuredatabricks.net/?o=1#@adb-1.azuredatabricks.net", forbidden},
 		{"pinned to another as in an address line", viaADB + "/?o=1", "https://adb-2.azuredatabricks.net/?o=1", forbidden},
 		{"pinned with a user and the query", viaADB, viaADB + "@evil.example/?o=1", forbidden},
 		{"pinned with a path", viaADB, viaADB + "/x", forbidden},

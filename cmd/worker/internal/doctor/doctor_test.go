@@ -72,6 +72,33 @@ func TestVaultTokens(t *testing.T) {
 	}
 }
 
+// Where no tenant is known, a read shows what no login does: whether the mount is there and the token any good.
+func TestVaultIsReadWithoutTenants(t *testing.T) {
+	t.Parallel()
+	vault := vaulttest.New(vaulttest.Config{})
+	srv := httptest.NewServer(vault)
+	t.Cleanup(srv.Close)
+	for name, tc := range map[string]struct {
+		environ []string
+		status  Status
+		text    string
+	}{
+		"as it should be":          {[]string{"VAULT_TOKEN=" + vault.Token()}, OK, "below secret/flow/tenants/"},
+		"no such mount":            {[]string{"VAULT_TOKEN=" + vault.Token(), "VAULT_KV_MOUNT=kv"}, Fail, "kv"},
+		"no such mount, no rights": {[]string{"VAULT_TOKEN=" + vault.NewToken(vaulttest.Role{Allow: []string{"secret/*"}}), "VAULT_KV_MOUNT=kv"}, Fail, "kv"},
+		"an agent without a token": {[]string{"VAULT_TOKEN=", "VAULT_AUTH=none"}, Fail, "403"},
+	} {
+		got := found(func(x *examination) {
+			x.Settings = load(t, append([]string{"VAULT_ADDR=" + srv.URL, "FLOW_URL=" + srv.URL, "IMS_URL=" + srv.URL}, tc.environ...)...)
+			x.ok("ledger", "0 requests")
+			x.upstream(testContext(t))
+		})
+		if !has(got, "vault rights", tc.status, tc.text) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
 // Nobody is told that there are no tenants by whom the ledger was not read.
 func TestTenantsOfALedgerThatWasNotRead(t *testing.T) {
 	t.Parallel()

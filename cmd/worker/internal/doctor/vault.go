@@ -153,6 +153,9 @@ func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
 			return // it is not about this tenant
 		}
 	}
+	if len(x.tenants) == 0 {
+		x.vaultReads(ctx, client)
+	}
 	x.imsSeen = len(good) > 0 && tokens == len(good)
 	const most = 10
 	switch {
@@ -164,6 +167,24 @@ func (x *examination) allTenants(ctx context.Context, client *vault.Client) {
 		x.ok("tenants", fmt.Sprintf("the adobe secrets of %s and %d more are well-formed", strings.Join(good[:most], ", "), len(good)-most))
 	case len(good) > 0:
 		x.ok("tenants", "well-formed adobe secrets: "+strings.Join(good, ", "))
+	}
+}
+
+// vaultReads looks whether this login may read in the engine, where no tenant is known whose secrets would show it:
+// a mount that is not there and a token that an agent doesn't add are seen by no login.
+func (x *examination) vaultReads(ctx context.Context, client *vault.Client) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	const nobody = "flow-worker-doctor"
+	_, err := client.Credentials(ctx, nobody, true)
+	var se *provision.SecretError
+	switch {
+	case err == nil, errors.As(err, &se) && se.Problem == provision.SecretMissing:
+		x.ok("vault rights", fmt.Sprintf("this login may read what is below %s/%s/", x.Settings.VaultKVMount, x.Settings.VaultTenantPrefix))
+	case se != nil && se.Problem == provision.SecretDenied:
+		x.fail("vault rights", "a tenant's secrets could not be read: "+err.Error(), x.policyRemedy("<tenant>")+"; if the policy names each tenant, give one by --tenant")
+	default:
+		x.failed("vault rights", vaultServer, err, "check VAULT_KV_MOUNT="+x.Settings.VaultKVMount+" and that Vault runs unsealed")
 	}
 }
 

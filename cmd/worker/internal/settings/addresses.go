@@ -123,7 +123,10 @@ func hosts(field func(*Settings) *[]string) setter {
 		for _, one := range splitList(strings.ToLower(v)) {
 			if len(one) > 253 || !hostName.MatchString(one) {
 				want := "hosts such as azuredatabricks.net"
-				if bare := bareHost(one); bare != "" {
+				parts := strings.FieldsFunc(one, func(r rune) bool { return r == ';' })
+				if strings.Contains(one, ";") && len(parts) > 0 && !slices.ContainsFunc(parts, func(p string) bool { return !hostName.MatchString(p) }) {
+					want = strings.Join(parts, ",")
+				} else if bare := bareHost(one); bare != "" {
 					want = bare
 				}
 				return fmt.Errorf("%s is no host name; want %s, several separated by commas, without scheme, wildcard, port or path", shape(one), want)
@@ -140,6 +143,7 @@ func hosts(field func(*Settings) *[]string) setter {
 
 // bareHost returns the host that a URL or a wildcard is about; empty where that is not plain.
 func bareHost(v string) string {
+	v = strings.Trim(v, "\"'`[](){}<> ")
 	_, rest, found := strings.Cut(v, "://")
 	if !found {
 		rest = v

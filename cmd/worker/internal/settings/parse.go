@@ -17,7 +17,7 @@ import (
 type setter = func(*Settings, string) error
 
 // harmless texts are too short for a token that was set in the wrong place.
-var harmless = regexp.MustCompile(`^[A-Za-z0-9.,:+*/_-]{1,16}$`)
+var harmless = regexp.MustCompile(`^[A-Za-z0-9.,:;+*/_%µ\[\](){}<>"' -]{1,16}$`)
 
 // shape describes a value that is no secret by its place, but might be one by mistake.
 func shape(s string) string {
