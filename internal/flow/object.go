@@ -50,6 +50,17 @@ func (o object) only(names ...string) bool {
 	return true
 }
 
+// saysFailure reports whether one of the members does so.
+func (o object) saysFailure(states []string) bool {
+	for name, raw := range o {
+		var value any
+		if json.Unmarshal(raw, &value) != nil || saysFailure(name, value, states) {
+			return true
+		}
+	}
+	return false
+}
+
 // folded returns a name without what its spellings differ in: hasMore, has_more and HAS-MORE.
 func folded(name string) string {
 	return strings.ToLower(strings.NewReplacer("_", "", "-", "", "@", "", ".", "").Replace(name))
