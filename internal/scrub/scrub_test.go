@@ -278,3 +278,22 @@ func BenchmarkText(b *testing.B) {
 		})
 	}
 }
+
+// TestInvisibleCharactersHideNothing puts characters that don't show between those of a secret.
+func TestInvisibleCharactersHideNothing(t *testing.T) {
+	t.Parallel()
+	secret := canary.Plain()
+	s := New(secret)
+	for _, between := range []string{"\u200b", "\u00ad", "\ufeff", "\u2060", "\u00a0", "\u3000", "\u0001", "\u2028", "\u034f", "\ufe0f", "\u200b "} {
+		said := strings.Join(strings.Split(secret, ""), between)
+		escaped, _ := json.Marshal(said)
+		for _, said := range []string{said, url.QueryEscape(said), string(escaped), base64.StdEncoding.EncodeToString([]byte(said))} {
+			if got := s.Text("<" + said + ">"); strings.Trim(got, `"<>`) != gone {
+				t.Errorf("%q: Text returns %q", between, got)
+			}
+			if got := s.Line("<"+said+">", 500); strings.Trim(got, `"<>`) != gone {
+				t.Errorf("%q: Line returns %q", between, got)
+			}
+		}
+	}
+}
