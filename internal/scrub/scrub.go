@@ -12,7 +12,7 @@
 // a token, whoever's it is: see HoldsToken.
 //
 // It does not find a secret shorter than Shortest bytes without its blanks, nor a part of one that is shorter
-// than Part bytes, nor one in any other code (UTF-16, HTML entities, quoted-printable, octal, base32, lists of
+// than Part bytes, nor one in any other code (HTML entities, quoted-printable, octal, base32, lists of
 // bytes), nor one that was otherwise encoded twice, reversed, encrypted, hashed or compressed, nor one with
 // anything else between its characters, nor the beginning in one text and the end in another.
 package scrub
