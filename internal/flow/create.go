@@ -109,7 +109,7 @@ func (c *Client) created(as provision.Account, g grant, a answer, s scrubber) (p
 		}
 		return provision.Connection{}, err
 	}
-	if conn := readConnection(a, s); conn.ID != "" {
+	if conn := readConnection(a, c.base, s); conn.ID != "" {
 		return conn, nil
 	}
 	err := judge(a, s)
@@ -120,27 +120,20 @@ func (c *Client) created(as provision.Account, g grant, a answer, s scrubber) (p
 	return provision.Connection{}, err
 }
 
-// readConnection returns the connection that a 2xx answer names: in its body, in a list of one in its
-// body, or in its Location, unless its body is a page for somebody else. The ID is empty if there is none that can be told to others.
-func readConnection(a answer, s scrubber) provision.Connection {
-	type named struct {
-		ID   text `json:"id"`
-		Etag text `json:"etag"`
-	}
-	var body struct {
-		named
-		Items lenient[[]named] `json:"items"`
-	}
-	if json.Unmarshal(a.body, &body) != nil || a.bodyErr != nil {
-		body.named, body.Items.value = named{}, nil
-	}
-	found := body.named
-	if items := body.Items.value; found.ID == "" && len(items) == 1 {
-		found = items[0]
-	}
-	conn := provision.Connection{ID: connectionID(string(found.ID), s), Etag: etag(string(found.Etag), s)}
-	if conn.ID == "" && (originOf(a) == fromNobody || json.Valid(a.body)) {
-		conn.ID = locationID(a.header.Get("Location"), s)
+// connectionStates are the words that the state of a connection may be.
+var connectionStates = []string{"enabled", "disabled", "initializing", "draft"}
+
+// readConnection returns the connection that a 200 or 201 names: in its body, or where that is empty in its
+// Location. The ID is empty if there is none that can be believed and told to others: other statuses of success,
+// and a body that says that something failed, come from gateways and job queues, which have ids of their own.
+func readConnection(a answer, base *url.URL, s scrubber) provision.Connection {
+	var conn provision.Connection
+	switch body, ok := readObject(a.body); {
+	case a.bodyErr != nil || a.status != http.StatusOK && a.status != http.StatusCreated:
+	case ok && body.misspelled("id", "etag") == "" && !body.saysFailure(connectionStates):
+		conn.ID, conn.Etag = connectionID(body.text("id"), s), etag(body.text("etag"), s)
+	case originOf(a) == fromNobody && a.status == http.StatusCreated:
+		conn.ID = locationID(a.header.Get("Location"), base, s)
 	}
 	if conn.Etag == "" {
 		conn.Etag = etag(a.header.Get("Etag"), s)
@@ -156,10 +149,11 @@ func connectionID(id string, s scrubber) string {
 	return s.id(id, maxRequestID)
 }
 
-// locationID returns the last part of a Location header's path, "" unless it is a connection's.
-func locationID(location string, s scrubber) string {
+// locationID returns the last part of a Location header's path, "" unless it is a connection's, on the Flow
+// Service's own host.
+func locationID(location string, base *url.URL, s scrubber) string {
 	u, err := url.Parse(location)
-	if err != nil {
+	if err != nil || u.Opaque != "" || u.Scheme != "" && u.Host == "" || u.Host != "" && !strings.EqualFold(u.Host, base.Host) {
 		return ""
 	}
 	list, id := path.Split(path.Clean(u.Path))

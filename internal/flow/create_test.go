@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -108,19 +109,16 @@ func TestCreateReadsEveryFormOfSuccess(t *testing.T) {
 	}{
 		{name: "documented", status: 201, body: `{"id":"c1","etag":"\"e\""}`, want: provision.Connection{ID: "c1", Etag: `"e"`}},
 		{name: "200", status: 200, body: `{"id":"c1"}`, etag: `"h"`, want: provision.Connection{ID: "c1", Etag: `"h"`}},
-		{name: "202", status: 202, body: `{"id":"c1"}`, want: provision.Connection{ID: "c1"}},
-		{name: "in a list", status: 201, body: `{"items":[{"id":"c1","etag":"\"e\""}]}`, want: provision.Connection{ID: "c1", Etag: `"e"`}},
-		{name: "number", status: 201, body: `{"id":17}`, want: provision.Connection{ID: "17"}},
+		{name: "no UUID", status: 201, body: `{"id":"gw.17_x"}`, want: provision.Connection{ID: "gw.17_x"}},
+		{name: "a whole connection", status: 201, body: `{"id":"c1","name":"n","state":"enabled","status":201,"error":null,"message":"","auth":{"params":{"status":"x"}},"lastOperation":{"operation":"create"}}`, want: provision.Connection{ID: "c1"}},
 		{name: "odd etag", status: 201, body: `{"id":"c1","etag":{}}`, want: provision.Connection{ID: "c1"}},
-		{name: "location, no body", status: 204, location: "/connections/c2", want: provision.Connection{ID: "c2"}},
-		{name: "location, empty body", status: 201, location: "https://h/flow/connections/c2?x=y", want: provision.Connection{ID: "c2"}},
-		{name: "location, list of two", status: 201, body: `{"items":[{"id":"c1"},{"id":"c9"}]}`, location: "/connections/c2", want: provision.Connection{ID: "c2"}},
-		{name: "location, odd id", status: 201, body: `{"id":"a/../b"}`, location: "/connections/c2/", want: provision.Connection{ID: "c2"}},
+		{name: "location, empty body", status: 201, location: "/connections/c2", want: provision.Connection{ID: "c2"}},
+		{name: "location, absolute", status: 201, location: "HOST/flow/connections/c2/?x=y", want: provision.Connection{ID: "c2"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			url, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-				for name, v := range map[string]string{"Location": tc.location, "Etag": tc.etag} {
+			url, hits := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				for name, v := range map[string]string{"Location": strings.Replace(tc.location, "HOST", "http://"+r.Host, 1), "Etag": tc.etag} {
 					if v != "" {
 						w.Header().Set(name, v)
 					}
@@ -141,28 +139,60 @@ func TestCreateReadsEveryFormOfSuccess(t *testing.T) {
 
 func TestCreateDoesNotBelieveASuccessWithoutAName(t *testing.T) {
 	t.Parallel()
-	for name, tc := range map[string]struct{ body, location string }{
-		"empty":              {},
-		"no id":              {body: `{"etag":"x"}`},
-		"id of another type": {body: `{"id":{"a":1}}`},
-		"id with a blank":    {body: `{"id":"a b"}`},
-		"id is a path":       {body: `{"id":".."}`},
-		"not JSON":           {body: `<html><title>Hello</title></html>`},
-		"location elsewhere": {location: "/login"},
-		"location is list":   {location: "/flow/connections/"},
-		"a page, location":   {body: `<html><title>Hello</title></html>`, location: "/flow/connections/c2"},
-		"the token as id":    {body: `{"id":"` + staticBearer + `"}`},
+	for name, tc := range map[string]struct {
+		status         int // 201 if 0
+		body, location string
+	}{
+		"empty":                  {},
+		"no id":                  {body: `{"etag":"x"}`},
+		"no id, location":        {body: `{"etag":"x"}`, location: "/connections/c2"},
+		"id of another type":     {body: `{"id":{"a":1}}`},
+		"id is a number":         {body: `{"id":5}`},
+		"id in another case":     {body: `{"ID":"x1"}`},
+		"id twice":               {body: `{"id":"a1","id":"b2"}`},
+		"id in two cases":        {body: `{"id":"a1","Id":"b2"}`},
+		"id with a blank":        {body: `{"id":"a b"}`},
+		"id is a path":           {body: `{"id":".."}`, location: "/connections/c2"},
+		"a list":                 {body: `{"items":[{"id":"c1"}]}`},
+		"two values":             {body: `{"id":"a1"}{"id":"b2"}`},
+		"with a message":         {status: 200, body: `{"id":"gw-trace-12345","message":"ok"}`},
+		"with an error":          {status: 200, body: `{"id":"8f0c","error":"internal"}`},
+		"with errors":            {body: `{"id":"8f0c","errors":[{"code":1}]}`},
+		"with a code":            {body: `{"id":"8f0c","error_code":"403000"}`},
+		"with an error message":  {body: `{"id":"8f0c","errorMessage":"x"}`},
+		"with a failed status":   {body: `{"id":"0b8fb0f7-4a0f-4a3a-9d3b-9a3a7a9a7a9a","status":"FAILED"}`},
+		"with another's state":   {body: `{"id":"c1","state":"queued"}`},
+		"with a status of 500":   {body: `{"id":"c1","status":"500"}`},
+		"without success":        {body: `{"id":"c1","success":false}`},
+		"202, a job":             {status: 202, body: `{"id":"job-77","status":"accepted"}`},
+		"202":                    {status: 202, body: `{"id":"c1"}`},
+		"203":                    {status: 203, body: `{"id":"c1"}`},
+		"207":                    {status: 207, body: `{"items":[{"id":"x7","status":500}]}`},
+		"204, location":          {status: 204, location: "/connections/c2"},
+		"200, location":          {status: 200, location: "/connections/c2"},
+		"not JSON":               {body: `<html><title>Hello</title></html>`},
+		"location elsewhere":     {location: "/login"},
+		"location, other host":   {location: "https://evil/connections/abc"},
+		"location, no scheme":    {location: "//evil/connections/abc"},
+		"location, no authority": {location: "https:/connections/abc"},
+		"location is list":       {location: "/flow/connections/"},
+		"a page, location":       {body: `<html><title>Hello</title></html>`, location: "/flow/connections/c2"},
+		"the token as id":        {body: `{"id":"` + staticBearer + `"}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			status := tc.status
+			if status == 0 {
+				status = 201
+			}
 			url, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 				if tc.location != "" {
 					w.Header().Set("Location", tc.location)
 				}
-				reply(w, 201, tc.body)
+				reply(w, status, tc.body)
 			})
 			made, err := newRig(t, url).create(t, staticAccount())
-			if err == nil || err.Verdict != provision.VerdictUnknown || err.Status != 201 || err.Cause == "" {
+			if err == nil || err.Verdict != provision.VerdictUnknown || err.Status != status || err.Cause == "" {
 				t.Errorf("%+v, %+v: want an unknown outcome", made, err)
 			}
 			hits.want(t, postCall, 1)
@@ -275,10 +305,10 @@ func BenchmarkPostBody(b *testing.B) {
 
 // BenchmarkReadSuccess reads the answer of a POST that succeeded, the scrubber that goes with it included.
 func BenchmarkReadSuccess(b *testing.B) {
-	as, conn := imsAccount(), newConnection()
+	as, conn, base := imsAccount(), newConnection(), &url.URL{Scheme: "https", Host: "platform.adobe.io"}
 	b.ReportAllocs()
 	for b.Loop() {
-		readConnection(answer{status: 201, body: []byte(`{"id":"5ac090ca-4ae2-4872-ae4d-963b78e4243f","etag":"\"1f00c0de\""}`)},
+		readConnection(answer{status: 201, body: []byte(`{"id":"5ac090ca-4ae2-4872-ae4d-963b78e4243f","etag":"\"1f00c0de\""}`)}, base,
 			scrubberOf(as.Credentials, conn.AccessToken, provision.NewSensitive(staticBearer)))
 	}
 }

@@ -65,7 +65,7 @@ func TestOnePostPerAnswer(t *testing.T) {
 		w.Header().Set("Location", "/elsewhere")
 		w.Header().Set("Retry-After", "7")
 		w.WriteHeader(int(status.Load()))
-		_, _ = io.WriteString(w, `{"errorMessage":"no"}`)
+		_, _ = io.WriteString(w, `{"type":"https://ns.adobe.com/aep/errors/FLOW-1-400","errorMessage":"no"}`)
 	})
 	r := newRig(t, url)
 	posts := 0

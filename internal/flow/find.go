@@ -138,7 +138,8 @@ func refusesQuery(err *provision.CallError) bool {
 func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun bool, err *provision.CallError) {
 	asked, shown := map[string]bool{}, map[string]bool{}
 	order, tries, barren := ordering{since: l.q.Since}, maxTries, 0
-	for ; ; begun = true {
+	for read := 1; ; read++ {
+		begun = read > 1
 		p, err := l.page(ctx, tries, query)
 		if err != nil {
 			return begun, err
@@ -151,6 +152,8 @@ func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun
 		switch {
 		case !narrowed && (l.q.Newest || order.over(news)):
 			return true, nil
+		case p.next == "" && (p.count > max(len(p.found), len(shown)) || p.pages > read):
+			return true, unlistable("it has more than it shows, and no link to it")
 		case p.next == "" && len(p.found) >= fullPage:
 			return true, l.whole(ctx, query, len(shown))
 		case p.next == "":

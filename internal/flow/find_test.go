@@ -163,28 +163,52 @@ func TestFindRefusesBadPages(t *testing.T) {
 		tries int
 		says  string
 	}{
-		"other host":      {link(foreign + "/flow/connections?continuationToken=x"), maxTries, "leads elsewhere"},
-		"no scheme":       {link(strings.TrimPrefix(foreign, "http:") + "/flow/connections?continuationToken=x"), maxTries, "leads elsewhere"},
-		"other scheme":    {link("https://127.0.0.1/flow/connections?x=y"), maxTries, "leads elsewhere"},
-		"other path":      {link("/flow/flows?continuationToken=x"), maxTries, "leads elsewhere"},
-		"path climbs":     {link("/flow/connections/../../ims?x=y"), maxTries, "leads elsewhere"},
-		"user info":       {link("http://u:p@127.0.0.1/flow/connections?x=y"), maxTries, "leads elsewhere"},
-		"opaque":          {link("mailto:a?x=y"), maxTries, "leads elsewhere"},
-		"no query":        {link("/connections"), maxTries, "names no page"},
-		"no URL":          {link("%zz"), maxTries, "no URL"},
-		"link is number":  {`{"items":[],"_links":{"next":{"href":7}}}`, maxTries, ""},
-		"links is list":   {`{"items":[],"_links":[]}`, maxTries, ""},
-		"circle":          {link("?limit=100"), 1, "circle"},
-		"no items":        {`{"count":1}`, maxTries, ""},
-		"items is object": {`{"items":{}}`, maxTries, ""},
-		"null":            {`null`, maxTries, ""},
-		"item is null":    {`{"items":[null]}`, maxTries, ""},
-		"item without id": {`{"items":[{"id":"a"},{"name":"x"}]}`, maxTries, ""},
-		"id is path":      {`{"items":[{"id":"../flows/1"}]}`, maxTries, ""},
-		"HTML":            {`<html>`, maxTries, ""},
-		"cut":             {`{"items":[{"id":"a"}`, maxTries, ""},
-		"another's pages": {`{"items":[{"id":"a"}],"_page":{"next":"x"}}`, maxTries, "no link to it"},
-		"token only":      {`{"items":[{"id":"a"}],"_links":{},"continuationToken":"x"}`, maxTries, "no link to it"},
+		"other host":        {link(foreign + "/flow/connections?continuationToken=x"), maxTries, "leads elsewhere"},
+		"no scheme":         {link(strings.TrimPrefix(foreign, "http:") + "/flow/connections?continuationToken=x"), maxTries, "leads elsewhere"},
+		"other scheme":      {link("https://127.0.0.1/flow/connections?x=y"), maxTries, "leads elsewhere"},
+		"other path":        {link("/flow/flows?continuationToken=x"), maxTries, "leads elsewhere"},
+		"path climbs":       {link("/flow/connections/../../ims?x=y"), maxTries, "leads elsewhere"},
+		"user info":         {link("http://u:p@127.0.0.1/flow/connections?x=y"), maxTries, "leads elsewhere"},
+		"opaque":            {link("mailto:a?x=y"), maxTries, "leads elsewhere"},
+		"no query":          {link("/connections"), maxTries, "names no page"},
+		"no URL":            {link("%zz"), maxTries, "no URL"},
+		"link is number":    {`{"items":[],"_links":{"next":{"href":7}}}`, maxTries, ""},
+		"links is list":     {`{"items":[],"_links":[]}`, maxTries, ""},
+		"circle":            {link("?limit=100"), 1, "circle"},
+		"no items":          {`{"count":1}`, maxTries, ""},
+		"items is object":   {`{"items":{}}`, maxTries, ""},
+		"null":              {`null`, maxTries, ""},
+		"item is null":      {`{"items":[null]}`, maxTries, ""},
+		"item without id":   {`{"items":[{"id":"a"},{"name":"x"}]}`, maxTries, ""},
+		"id is path":        {`{"items":[{"id":"../flows/1"}]}`, maxTries, ""},
+		"HTML":              {`<html>`, maxTries, ""},
+		"cut":               {`{"items":[{"id":"a"}`, maxTries, ""},
+		"another's pages":   {`{"items":[{"id":"a"}],"_page":{"next":"x"}}`, maxTries, "no link to it"},
+		"errors":            {`{"items":[],"errors":[{"code":"TIMEOUT"}]}`, maxTries, "failed"},
+		"an error":          {`{"items":[],"error":"internal"}`, maxTries, "failed"},
+		"a message":         {`{"items":[],"message":"degraded","status":503}`, maxTries, "failed"},
+		"a status":          {`{"items":[],"status":503}`, maxTries, "failed"},
+		"a status in words": {`{"items":[],"_meta":{"status":"PARTIAL"}}`, maxTries, "failed"},
+		"no success":        {`{"success":false,"items":[]}`, maxTries, "failed"},
+		"failed shards":     {`{"items":[],"_shards":{"total":0,"failed":1}}`, maxTries, "failed"},
+		"timed out":         {`{"items":[],"timed_out":true}`, maxTries, "not complete"},
+		"partial":           {`{"items":[],"isPartial":true}`, maxTries, "not complete"},
+		"counts more":       {`{"items":[],"count":5}`, 1, "more than it shows"},
+		"counts more, text": {`{"items":[{"id":"a"}],"_page":{"totalCount":"2"}}`, 1, "more than it shows"},
+		"a total":           {`{"items":[],"total":5,"hasMore":true}`, maxTries, "no link to it"},
+		"more pages":        {`{"items":[{"id":"a"}],"_page":{"totalPages":2}}`, 1, "more than it shows"},
+		"has more":          {`{"items":[],"has_more":true,"_links":{"next":{"href":""}}}`, maxTries, "no link to it"},
+		"not the last":      {`{"items":[],"last":false}`, maxTries, "no link to it"},
+		"next is object":    {`{"items":[],"_page":{"next":{"start":"x"}}}`, maxTries, "no link to it"},
+		"next is string":    {`{"items":[],"_links":{"next":"/connections?x=1"}}`, maxTries, "expected"},
+		"next has a URL":    {`{"items":[],"_links":{"next":{"url":"/connections?x=1"}}}`, maxTries, "can't be read"},
+		"next, OData":       {`{"items":[],"@odata.nextLink":"/connections?x=1"}`, maxTries, "no link to it"},
+		"items, other case": {`{"Items":[]}`, maxTries, "another case"},
+		"links, other case": {`{"items":[],"_Links":{"next":{"href":"?x=1"}}}`, maxTries, "another case"},
+		"items twice":       {`{"items":[{"id":"a"}],"items":[]}`, maxTries, "expected"},
+		"id twice":          {`{"items":[{"id":"a","id":"b"}]}`, maxTries, "expected"},
+		"two values":        {`{"items":[]}{"items":[{"id":"a"}]}`, maxTries, "expected"},
+		"token only":        {`{"items":[{"id":"a"}],"_links":{},"continuationToken":"x"}`, maxTries, "no link to it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -206,6 +230,40 @@ func TestFindRefusesBadPages(t *testing.T) {
 			t.Errorf("the foreign host was called %d times", n)
 		}
 	})
+}
+
+// TestFindBelievesHarmlessMembers: what a page says beside its items spoils it only where it says that something
+// is missing.
+func TestFindBelievesHarmlessMembers(t *testing.T) {
+	t.Parallel()
+	for _, frame := range []string{
+		`"_links":{}`, `"_links":null`, `"_links":{"next":null}`, `"_links":{"next":{}}`, `"_links":{"next":{"href":null}}`, `"_links":{"self":{"href":"/connections"}}`,
+		`"_page":{"count":1,"limit":20,"next":null,"orderby":"-createdAt"}`, `"count":1`, `"total":1,"limit":100,"hasMore":false`, `"_page":{"totalPages":1,"totalCount":"1"}`,
+		`"errors":[],"error":null,"message":""`, `"status":200`, `"status":"ok","success":true`, `"requestId":"x","sandboxId":"y"`, `"count":0`,
+	} {
+		addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) { reply(w, 200, `{"items":[{"id":"a"}],`+frame+`}`) })
+		if found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{}); err != nil || len(found) != 1 {
+			t.Errorf("%s: %+v, %v", frame, found, err)
+		}
+		hits.want(t, listCall, 1)
+	}
+}
+
+// TestFindCountsOverAllPages: a page may tell the number of all, and does so on the last one, too.
+func TestFindCountsOverAllPages(t *testing.T) {
+	t.Parallel()
+	for total, complete := range map[int]bool{2: true, 3: false} {
+		addr, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			next := `"_links":{"next":{"href":"?continuationToken=x"}},"hasMore":true`
+			if r.URL.Query().Has("continuationToken") {
+				next = `"hasMore":false`
+			}
+			reply(w, 200, fmt.Sprintf(`{"items":[{"id":%q}],"total":%d,"_page":{"totalPages":2},%s}`, "c"+r.URL.Query().Get("continuationToken"), total, next))
+		})
+		if found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{}); complete != (err == nil) || complete && len(found) != 2 {
+			t.Errorf("of %d: %+v, %v", total, found, err)
+		}
+	}
 }
 
 func TestFindGivesUpOnEndlessPages(t *testing.T) {

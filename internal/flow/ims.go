@@ -2,8 +2,10 @@ package flow
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -72,6 +74,20 @@ func expiry(got, said time.Time) time.Time {
 // passingErrors are what IMS, as any token service, says of trouble of its own.
 var passingErrors = []string{"server_error", "temporarily_unavailable", "slow_down"}
 
+// refusals are the errors by which a token service refuses a request (RFC 6749), and Adobe's likes of them.
+var refusals = regexp.MustCompile(`^((invalid|unsupported)_[a-z0-9_]+|unauthorized_client|access_denied|insufficient_scope)$`)
+
+// imsRefusal reports whether a body is a refusal of IMS, or of Adobe's gateway before it. Proxies say "error", too,
+// with a status in words.
+func imsRefusal(body []byte) bool {
+	o, ok := readObject(body)
+	var b problemBody
+	if !ok || json.Unmarshal(body, &b) != nil {
+		return false
+	}
+	return refusals.MatchString(o.text("error")) || o["error_code"] != nil && gatewayCode.MatchString(string(b.ErrorCode))
+}
+
 // tokenError turns a failure of IMS into an error. IMS refuses credentials with 400, 401 or 403 and says
 // which error it is; that made nothing and can pass, as where a secret is being rotated. Everything else
 // may go away: it is trouble of IMS, or not IMS's answer at all. Its own text is not taken over, for it may
@@ -88,10 +104,11 @@ func tokenError(err error, s scrubber) *provision.CallError {
 	}
 	switch status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		if p.code == "" {
+		believed := imsRefusal(refused.Body)
+		if !believed && !slices.Contains(passingErrors, p.code) {
 			e.Message = firstOf(p.message, http.StatusText(status)) + "; this is no answer of IMS itself: look for what stands in its way, such as a proxy or a gateway"
 		}
-		if p.code == "" || slices.Contains(passingErrors, p.code) {
+		if !believed {
 			break
 		}
 		e.Verdict, e.Cause, e.Passing = provision.VerdictDenied, "", true

@@ -3,7 +3,10 @@ package flow
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -13,7 +16,8 @@ import (
 type page struct {
 	found []provision.Found
 	next  string // the query of the next page, "" on the last one
-	count int    // of a page that only counts
+	count int    // how many there are, by the page's own word; 0 where it has none
+	pages int    // of the listing, likewise
 }
 
 // pageBody is a page as it is sent. Its frame is read strictly: if it has another form, it is not
@@ -21,16 +25,8 @@ type page struct {
 type pageBody struct {
 	Items *[]item `json:"items"`
 	Links *struct {
-		Next *struct {
-			Href *string `json:"href"`
-		} `json:"next"`
+		Next *object `json:"next"`
 	} `json:"_links"`
-	// How other services of the platform page. What they hold back must not be taken for absent.
-	Page lenient[struct {
-		Next text `json:"next"`
-	}] `json:"_page"`
-	Token text `json:"continuationToken"`
-	Count *int `json:"count"`
 }
 
 // item is a connection as it is listed. It has no field for the token, so that is never kept.
@@ -70,35 +66,129 @@ func (i item) found() provision.Found {
 
 // readPage reads a page, or the number that stands in its place where it was asked to count. The errors of the JSON decoder are not passed on, for they may quote it.
 func (c *Client) readPage(a answer, counted bool, s scrubber) (page, *provision.CallError) {
+	frame, ok := readObject(a.body)
 	var body pageBody
-	if json.Unmarshal(a.body, &body) != nil {
+	if !ok || json.Unmarshal(a.body, &body) != nil {
 		return page{}, unlistable("a page is not the JSON that was expected")
 	}
+	if frame.misspelled("items", "_links") != "" {
+		return page{}, unlistable("a page has the name of a member in another case")
+	}
+	var p page
+	if why := p.readFrame(frame); why != "" {
+		return page{}, unlistable(why)
+	}
 	if body.Items == nil {
-		if body.Count != nil && counted {
-			return page{count: *body.Count}, nil
+		var count *int
+		if counted && frame["items"] == nil && json.Unmarshal(frame["count"], &count) == nil && count != nil {
+			return p, nil
 		}
 		return page{}, unlistable("a page has no items")
 	}
-	var p page
 	for n, i := range *body.Items {
 		if connectionID(string(i.ID), s) == "" {
 			return page{}, unlistable(fmt.Sprintf("item %d of a page has no usable id", n))
 		}
 		p.found = append(p.found, i.found())
 	}
-	if body.Links == nil || body.Links.Next == nil || body.Links.Next.Href == nil || *body.Links.Next.Href == "" {
-		if body.Page.value.Next != "" || body.Token != "" {
-			return page{}, unlistable("the page has a successor, but no link to it")
-		}
+	if body.Links == nil || body.Links.Next == nil {
 		return p, nil
 	}
-	next, err := c.nextQuery(*body.Links.Next.Href)
+	href := body.Links.Next.text("href")
+	if raw := string((*body.Links.Next)["href"]); href == "" && (raw != "" && raw != "null" && raw != `""` || !body.Links.Next.only("href")) {
+		return page{}, unlistable("the link to the next page can't be read")
+	}
+	if href == "" {
+		return p, nil
+	}
+	next, err := c.nextQuery(href)
 	if err != nil {
 		return page{}, err
 	}
 	p.next = next
 	return p, nil
+}
+
+// fineStates are the words for a listing that succeeded.
+var fineStates = []string{"ok", "success", "successful", "succeeded", "complete", "completed", "done"}
+
+// readFrame reads what a page says about itself, beside its items and the link to the next page, in the ways of
+// other services, too: what they hold back must not be taken for absent. It returns why the page can't be
+// believed.
+func (p *page) readFrame(frame object) (why string) {
+	linked := false
+	var walk func(path string, members map[string]any)
+	walk = func(path string, members map[string]any) {
+		for name, value := range members {
+			at, is := path+name, folded(name)
+			switch {
+			case at == "_links.next":
+				link, _ := value.(map[string]any)
+				linked = linked || link["href"] != nil && link["href"] != ""
+				continue
+			case saysFailure(name, value, fineStates):
+				why = "a page says that something failed"
+			case slices.Contains(partMembers, is) && !empty(value):
+				why = "a page says that it is not complete"
+			case is == "complete" && value == false:
+				why = "a page says that it is not complete"
+			case slices.Contains(countMembers, is):
+				p.count = max(p.count, howMany(value))
+			case slices.Contains(pagesMembers, is):
+				p.pages = max(p.pages, howMany(value))
+			}
+			if inner, ok := value.(map[string]any); ok {
+				walk(at+".", inner)
+			}
+		}
+	}
+	members := map[string]any{}
+	for name, raw := range frame {
+		var value any
+		if name != "items" && json.Unmarshal(raw, &value) == nil {
+			members[name] = value
+		}
+	}
+	walk("", members)
+	if why == "" && !linked && promisesMore("", members) {
+		why = "the page has a successor, but no link to it"
+	}
+	return why
+}
+
+// Members of a page, folded, by which services say how much there is.
+var (
+	partMembers  = []string{"partial", "ispartial", "incomplete", "isincomplete", "incompleteresults", "truncated", "istruncated", "timedout", "degraded", "warning", "warnings"}
+	countMembers = []string{"count", "total", "totalcount", "totalresults", "totalitems", "totalelements", "totalrecords", "totalsize", "odatacount"}
+	pagesMembers = []string{"pages", "totalpages", "pagecount"}
+)
+
+// promisesMore reports whether a member, other than the link that is followed, says that there is another page.
+func promisesMore(path string, members map[string]any) bool {
+	for name, value := range members {
+		at, is := path+name, folded(name)
+		if at == "_links.next" {
+			continue
+		}
+		more := strings.Contains(is, "next") || strings.HasPrefix(is, "continu") || strings.HasPrefix(is, "hasmore") || is == "cursor" || is == "more"
+		last := is == "last" || is == "lastpage" || is == "islast"
+		if more && !empty(value) || last && value == false {
+			return true
+		}
+		if inner, ok := value.(map[string]any); ok && promisesMore(at+".", inner) {
+			return true
+		}
+	}
+	return false
+}
+
+// howMany returns a number, which may be of any size or written as a string; 0 for anything else.
+func howMany(value any) int {
+	n, ok := value.(float64)
+	if text, is := value.(string); is && !ok {
+		n, _ = strconv.ParseFloat(text, 64)
+	}
+	return int(min(max(n, 0), math.MaxInt32))
 }
 
 // nextQuery returns the query of the next page's link. The link is usually relative to the base

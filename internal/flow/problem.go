@@ -45,27 +45,46 @@ type problemBody struct {
 type origin int
 
 const (
-	fromSomebody origin = iota // JSON that says no more than {message}, as the Flow Service does at times, too
+	fromSomebody origin = iota // no more than {message}: the Flow Service says that at times, as others do
+	fromOlder                  // no more than {errorMessage} or with errorDetails: the Flow Service's older form, and others'
 	fromStranger               // HTML, text, or JSON in a form that no service of Adobe's is known to use
 	fromNobody                 // no body: the Flow Service documents that of some statuses
-	fromService                // a form that is documented of the Flow Service or of Adobe's gateway
+	fromService                // a form that is documented of the Flow Service or of Adobe's gateway, and of nobody else
 )
 
-// adobeType recognizes the type of an error in the platform's generic form, which others use, too (RFC 7807).
-var adobeType = regexp.MustCompile(`^/|^https?://([a-z0-9-]+\.)*adobe\.(com|io)/`)
+var (
+	// serviceType is the type of an error of the Flow Service, or of the sources behind it.
+	serviceType = regexp.MustCompile(`^` + adobeHost + `([a-zA-Z0-9/_-]*/)?[A-Z][A-Z0-9_]{0,30}-[0-9]{1,6}-[0-9]{3}$`)
+	// genericType is the type of an error in the platform's generic form, which others use, too (RFC 7807). The
+	// placeholder is what Adobe's documentation shows.
+	genericType = regexp.MustCompile(`^` + adobeHost + `|^/placeholder/type/uri$`)
+	// gatewayCode is a code of Adobe's gateway: a status and three digits.
+	gatewayCode = regexp.MustCompile(`^[1-5][0-9]{5}$`)
+	// timedOut is what a gateway or a function says of a call that went on without it.
+	timedOut = regexp.MustCompile(`(?i)\btime[ds]?[ -]?out\b`)
+)
 
-// originOf tells whose an answer is. One that was cut is nobody's.
+const adobeHost = `https?://([a-z0-9-]+\.)*adobe\.(com|io)/`
+
+// originOf tells whose an answer is. One that was cut is nobody's, nor one that says a thing twice.
 func originOf(a answer) origin {
-	var b problemBody
-	switch {
-	case len(bytes.TrimSpace(a.body)) == 0 && a.bodyErr == nil:
+	if len(bytes.TrimSpace(a.body)) == 0 && a.bodyErr == nil {
 		return fromNobody
-	case a.bodyErr != nil || json.Unmarshal(a.body, &b) != nil:
+	}
+	o, ok := readObject(a.body)
+	var b problemBody
+	if a.bodyErr != nil || !ok || json.Unmarshal(a.body, &b) != nil {
 		return fromStranger
-	case serviceCode.MatchString(string(b.Type)), b.ErrorMessage != "", b.ErrorCode != "" && b.Message != "",
-		b.Report.value.Detailed != "", b.Title != "" && b.Detail != "" && b.Status != "" && adobeType.MatchString(string(b.Type)):
+	}
+	switch kind := o.text("type"); {
+	case serviceType.MatchString(kind),
+		o["error_code"] != nil && gatewayCode.MatchString(string(b.ErrorCode)) && o.text("message") != "",
+		genericType.MatchString(kind) && o.text("title") != "" && o.text("detail") != "" && o["status"] != nil && b.Status != "":
 		return fromService
-	case b.Message != "":
+	case timedOut.MatchString(string(b.words())):
+	case o.text("errorMessage") != "" && o.only("errorMessage", "errorDetails"):
+		return fromOlder
+	case o.text("message") != "" && o.only("message"):
 		return fromSomebody
 	}
 	return fromStranger

@@ -84,12 +84,12 @@ var exists = regexp.MustCompile(`(?i)\balready[ _-](exist|in[ _-]use|being used|
 // Flow Service, or Adobe's gateway before it, said so itself. Of another's answer nobody knows what it stands
 // for: it may have come after the Flow Service had the POST.
 func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
-	v = statusVerdict(a.status)
-	if a.status == http.StatusBadRequest {
+	v, own := statusVerdict(a.status), originOf(a)
+	if a.status == http.StatusBadRequest && own == fromService {
 		v = codeVerdict(p)
 	}
-	own := originOf(a)
-	taken = (own == fromService || own == fromSomebody) && exists.MatchString(p.message+" "+p.code)
+	brief := own == fromSomebody || own == fromOlder
+	taken = (own == fromService || brief) && exists.MatchString(p.message+" "+p.code)
 	switch v {
 	case provision.VerdictUnknown:
 		return v, false, taken && a.status == http.StatusConflict
@@ -97,21 +97,20 @@ func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
 	default:
 		return v, false, false
 	}
-	brief := own == fromSomebody || own == fromNobody
 	switch {
 	case taken && v == provision.VerdictRejected:
 		return provision.VerdictUnknown, false, true
 	case v == provision.VerdictUnauthorized && (own != fromStranger || json.Valid(a.body)),
-		a.status == http.StatusForbidden && brief:
+		a.status == http.StatusForbidden && (brief || own == fromNobody):
 		return v, true, false
-	case own == fromService, own == fromSomebody && slices.Contains(briefly, a.status):
+	case own == fromService, brief && slices.Contains(briefly, a.status), own == fromOlder && a.status == http.StatusNotFound:
 		return v, false, false
 	}
 	return provision.VerdictUnknown, false, false
 }
 
-// briefly are the statuses of which the Flow Service is known to say no more than {message}. Gateways of
-// every make say that of others, as of an address that they don't know.
+// briefly are the statuses of which the Flow Service is known to say no more than {message} or {errorMessage};
+// of 404, {errorMessage}. Gateways of every make say {message} of others, as of an address that they don't know.
 var briefly = []int{http.StatusBadRequest, http.StatusPreconditionFailed, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 
 // judge turns an answer that is no success into an error, without any of the secrets of its call.

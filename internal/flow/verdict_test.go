@@ -3,6 +3,9 @@ package flow
 import (
 	"fmt"
 	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -79,11 +82,13 @@ func TestCodeVerdicts(t *testing.T) {
 		{"bad credentials", 400, flow(1308, 400, "Invalid access token."), provision.VerdictRejected},
 		{"no such cluster", 400, flow(1308, 400, "Cluster 0712 does not exist"), provision.VerdictRejected},
 		{"asleep", 400, flow(1308, 400, "Cluster 0712 is not running."), provision.VerdictNotReady},
-		{"asleep, prefix of the sources", 400, `{"type":"x/CONNECTOR-1308-400","errorMessage":"the cluster was terminated"}`, provision.VerdictNotReady},
+		{"asleep, prefix of the sources", 400, `{"type":"https://ns.adobe.com/aep/errors/CONNECTOR-1308-400","errorMessage":"the cluster was terminated"}`, provision.VerdictNotReady},
 		{"terminated", 400, flow(1308, 400, "Cluster state: TERMINATED"), provision.VerdictNotReady},
 		{"pending", 400, flow(1308, 400, "cluster in state PENDING"), provision.VerdictNotReady},
 		{"restarting", 400, flow(1308, 400, "RESTARTING"), provision.VerdictNotReady},
 		{"busy", 400, flow(1308, 400, "error_code: TEMPORARILY_UNAVAILABLE"), provision.VerdictNotReady},
+		{"asleep, of another maker", 400, `{"type":"https://gw.example/ERR-1308-400","errorMessage":"the cluster was terminated"}`, provision.VerdictUnknown},
+		{"token code of another maker", 400, `{"type":"https://gw.example/ERR-2115-400","errorMessage":"x"}`, provision.VerdictUnknown},
 		{"suspending, not pending", 400, flow(1308, 400, "depending on the plan"), provision.VerdictRejected},
 		{"asleep without the code", 400, flow(1415, 400, "not running"), provision.VerdictRejected},
 		{"asleep under 403", 403, flow(1308, 403, "not running"), provision.VerdictDenied},
@@ -111,6 +116,9 @@ func TestWhoseAnswer(t *testing.T) {
 		brief                         = `{"message":"no Route matched with those values"}`
 		gateway                       = `{"error_code":403025,"message":"Profile is not valid"}`
 		generic                       = `{"type":"/placeholder/type/uri","status":400,"title":"BadRequestError","detail":"d"}`
+		spring                        = `{"timestamp":"2026-11-30T10:00:00Z","status":400,"error":"Bad Request","message":"Bad Request","path":"/connections"}`
+		kong                          = `{"message":"no Route matched with those values","request_id":"f5d1"}`
+		lambda                        = `{"errorMessage":"2026-11-30T10:00:00Z f5d1 Task timed out after 30.00 seconds"}`
 		foreign                       = `{"type":"https://tools.ietf.org/html/rfc7231","status":404,"title":"Not Found","detail":"d"}`
 		html                          = `<html><body>Access denied</body></html>`
 		taken                         = `{"errorMessage":"A connection with the name 'orders' already exists."}`
@@ -127,6 +135,28 @@ func TestWhoseAnswer(t *testing.T) {
 		{400, gateway, rejected, false, false},
 		{400, brief, rejected, false, false},
 		{400, foreign, unknown, false, false},
+		{400, spring, unknown, false, false},
+		{400, kong, unknown, false, false},
+		{400, lambda, unknown, false, false},
+		{404, lambda, unknown, false, false},
+		{400, `{"errorMessage":"x","errorType":"Error","stackTrace":[]}`, unknown, false, false},
+		{400, `{"message":"Endpoint request timed out"}`, unknown, false, false},
+		{400, `{"Message":"No HTTP resource was found"}`, unknown, false, false},
+		{400, `{"message":"a","message":"b"}`, unknown, false, false},
+		{400, `{"error_code":"INVALID_PARAMETER_VALUE","message":"m"}`, unknown, false, false},
+		{400, `{"code":40001,"message":"m"}`, unknown, false, false},
+		{400, `{"type":"/problems/bad-request","title":"Bad Request","status":400,"detail":"d"}`, unknown, false, false},
+		{400, `{"type":"about:blank","title":"Bad Request","status":400,"detail":"d"}`, unknown, false, false},
+		{400, `{"type":"https://ns.adobe.com/aep/errors/bad","title":"Bad Request","status":400,"detail":"d"}`, rejected, false, false},
+		{400, `{"type":"http://www.adobe.com/FLOW-1413-400","title":"t","status":400,"detail":"d"}`, rejected, false, false},
+		{400, `{"type":"https://ns.adobe.com.example/aep/errors/FLOW-1413-400","errorMessage":"m"}`, unknown, false, false},
+		{400, `{"type":"https://notadobe.com/FLOW-1413-400","errorMessage":"m"}`, unknown, false, false},
+		{404, `{"type":"/problems/no-route","title":"t","status":404,"detail":"d"}`, unknown, false, false},
+		{404, `{"type":"https://gw.example/ERR-1-404"}`, unknown, false, false},
+		{403, spring, unknown, false, false},
+		{403, kong, unknown, false, false},
+		{403, older, denied, true, false},
+		{405, older, unknown, false, false},
 		{400, html, unknown, false, false},
 		{400, ``, unknown, false, false},
 		{400, ours[:40], unknown, false, false},
@@ -160,12 +190,13 @@ func TestWhoseAnswer(t *testing.T) {
 		{422, taken, unknown, false, true},
 		{409, older, unknown, false, false},
 		{409, html, unknown, false, false},
-		{403, taken, denied, false, false},
+		{403, taken, denied, true, false},
 		{500, taken, unknown, false, false},
 		{422, `{"errorMessage":"name must be unique"}`, unknown, false, true},
 		{400, `{"errorMessage":"Duplicate connection name"}`, unknown, false, true},
 		{400, `{"message":"The name is already being used"}`, unknown, false, true},
-		{409, `{"error_code":"ALREADY_EXISTS","message":"Conflict"}`, unknown, false, true},
+		{409, `{"error_code":"409001","message":"ALREADY_EXISTS"}`, unknown, false, true},
+		{409, `{"error_code":"ALREADY_EXISTS","message":"Conflict"}`, unknown, false, false},
 		{409, `<html>already exists`, unknown, false, false},
 		{400, `{"errorMessage":"connection spec does not exist"}`, rejected, false, false},
 	} {
@@ -173,6 +204,28 @@ func TestWhoseAnswer(t *testing.T) {
 		if err.Verdict != tc.want || err.Passing != tc.passing || err.Exists != tc.taken || err.Message == "" {
 			t.Errorf("%d %s: %v, passing %v, exists %v (%s); want %v, %v, %v", tc.status, tc.body,
 				err.Verdict, err.Passing, err.Exists, err.Message, tc.want, tc.passing, tc.taken)
+		}
+	}
+}
+
+// TestSamplesAreBelieved: every documented refusal ends a request, or is one that can pass.
+func TestSamplesAreBelieved(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{
+		"error-flow-400-authspec.json", "error-flow-400-inuse.json", "error-flow-400-provider.json", "error-flow-403.json", "error-flow-404.json",
+		"error-flow-412.json", "error-gateway-400003.json", "error-gateway-401013-number.json", "error-gateway-401013.json", "error-gateway-403000.json",
+		"error-gateway-403003.json", "error-gateway-403010.json", "error-gateway-403025.json", "error-gateway-403027.json", "error-gateway-429050.json",
+		"error-legacy-400-spec.json", "error-legacy-404.json", "error-legacy-412.json", "error-rfc7807-contenttype-400.json",
+	} {
+		status, err := strconv.Atoi(regexp.MustCompile(`[0-9]{3}`).FindString(file))
+		if strings.Contains(file, "rfc7807") {
+			status = http.StatusBadRequest
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := judge(answer{status: status, header: http.Header{}, body: sample(t, file)}, scrubber{}); got.Verdict != statusVerdict(status) || got.Passing && status != http.StatusUnauthorized {
+			t.Errorf("%s: %v, passing %v; want %v", file, got.Verdict, got.Passing, statusVerdict(status))
 		}
 	}
 }

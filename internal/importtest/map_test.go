@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 		"github.com/santhosh-tekuri/jsonschema/v6", jsonText},
 	"internal/ledger":   {"internal/provision", "internal/jsread", natsClient, backoff},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff, "golang.org/x/net"},
-	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics},
+	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics, jsonText},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
 	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
 	"internal/inquiry":  {"internal/provision", natsClient},

@@ -245,6 +245,8 @@ func (t *task) lapse(context.Context) step {
 	}
 	if m := t.rec.Missing; m != nil && m.Reason == f.Reason {
 		f = t.notBelieved(f)
+	} else if f.Reason == ReasonFlowDenied && !t.rec.RefusedSince.IsZero() {
+		f = cutShort(f)
 	}
 	t.fail(f)
 	return t.conclude

@@ -143,6 +143,9 @@ func (t *task) lasting(ctx context.Context, target Target, f *Failure, again ste
 	d, lasted := t.outlast()
 	switch {
 	case lasted:
+		if t.hub.Clock.Now().Sub(t.rec.RefusedSince) < refusalLasts {
+			f = cutShort(f)
+		}
 		t.fail(f)
 		return t.conclude
 	case d > 0:
@@ -152,6 +155,14 @@ func (t *task) lasting(ctx context.Context, target Target, f *Failure, again ste
 		return next
 	}
 	return again
+}
+
+// cutShort returns f, of a refusal that can pass, as it ends a request whose deadline comes before it is believed.
+func cutShort(f *Failure) *Failure {
+	early := *f
+	early.Retryable = true
+	early.Message += "; the deadline came before it had been refused for " + refusalLasts.String() + ", so it may pass: retry it then"
+	return &early
 }
 
 // outlast notes a refusal that can pass. It returns how long to rest before the next try, and whether the

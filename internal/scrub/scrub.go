@@ -1,7 +1,7 @@
 // Package scrub takes known secrets out of texts that others wrote, such as the error texts of a
 // service that was sent the secret and may give it back.
 //
-// It finds a secret in any case, with blanks and line breaks in between,
+// It finds a secret in any case, with blanks of any kind, control characters, and characters that don't show in between,
 //   - as it is;
 //   - URL-encoded once, in whole or in part (%41, + for a blank);
 //   - escaped as in JSON, in whole or in part (\u0041, \/, \n and the like);
@@ -12,12 +12,13 @@
 // a token, whoever's it is: see HoldsToken.
 //
 // It does not find a secret shorter than Shortest bytes without its blanks, nor a part of one that is shorter
-// than Part bytes, nor one in any other code (UTF-16, HTML entities, quoted-printable, octal, base32, lists of
+// than Part bytes, nor one in any other code (HTML entities, quoted-printable, octal, base32, lists of
 // bytes), nor one that was otherwise encoded twice, reversed, encrypted, hashed or compressed, nor one with
-// anything but blanks between its characters, nor the beginning in one text and the end in another.
+// anything else between its characters, nor the beginning in one text and the end in another.
 package scrub
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"net"
@@ -208,7 +209,7 @@ func readings(t string) []reading {
 			}
 			at = loc[1]
 		}
-		all = append(all, r)
+		all = append(all, r.visible())
 	}
 	return all
 }
@@ -217,7 +218,28 @@ func readPlain(t string) (r reading) {
 	for i := range len(t) {
 		r.add(t[i], span{i, i + 1})
 	}
-	return r
+	return r.visible()
+}
+
+// visible returns r without blanks of any kind and without what doesn't show, such as zero-width spaces.
+func (r reading) visible() reading {
+	if !bytes.ContainsFunc(r.text, unseen) {
+		return r
+	}
+	var out reading
+	for i := 0; i < len(r.text); {
+		c, size := utf8.DecodeRune(r.text[i:])
+		if !unseen(c) {
+			out.text, out.at = append(out.text, r.text[i:i+size]...), append(out.at, r.at[i:i+size]...)
+		}
+		i += size
+	}
+	return out
+}
+
+// unseen reports whether a character is a blank of any kind, or doesn't show by itself.
+func unseen(c rune) bool {
+	return unicode.IsSpace(c) || c != utf8.RuneError && !unicode.IsPrint(c) || c > '~' && unicode.In(c, unicode.Mn, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // code writes bytes as digits.
@@ -240,7 +262,7 @@ func (c code) decode(r reading, digits span) (decoded reading) {
 			decoded.add(byte(value>>bits), span{i - 1, i + 1})
 		}
 	}
-	return decoded
+	return decoded.visible()
 }
 
 func digit16(b byte) int { return strings.IndexByte("0123456789abcdef", lowered(b)) }
@@ -284,17 +306,30 @@ const longestByte = 6
 // first 2 KiB only.
 func (s Scrubber) Line(t string, limit int) string {
 	cut := len(t) > maxLook
-	t = s.Text(t[:min(len(t), maxLook)])
+	t = s.Text(oneLine(t[:min(len(t), maxLook)]))
 	if cut { // the end may be a part of a secret that is too short to be found
 		seen := strings.LastIndex(t, provision.Redacted) + len(provision.Redacted)
 		t = t[:max(seen, len(t)-longestByte*Part)]
 	}
-	t = strings.ToValidUTF8(t, "\uFFFD")
-	t = strings.Join(strings.FieldsFunc(t, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) && r != '\uFFFD' }), " ")
 	if utf8.RuneCountInString(t) <= limit {
 		return t
 	}
 	return string([]rune(t)[:limit-1]) + "…"
+}
+
+// oneLine returns valid UTF-8 without what doesn't show, and with single blanks in the place of controls and of
+// all other blanks.
+func oneLine(t string) string {
+	t = strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsSpace(r) || unicode.IsControl(r):
+			return ' '
+		case r != '\uFFFD' && (unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point) || !unicode.IsPrint(r)):
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(t, "\uFFFD"))
+	return strings.Join(strings.Fields(t), " ")
 }
 
 // unquotedNote stands for what Unquoted leaves out.

@@ -205,12 +205,12 @@ func TestTextMissesWhatItSays(t *testing.T) {
 	chars := strings.Split(secret, "")
 	for name, text := range map[string]string{
 		"short": "abc", "a part": secret[:Part-1], "a part in hex": hex.EncodeToString([]byte(secret[:Part-1])), "reversed": "9876543210jihgfedcba",
-		"UTF-16": strings.Join(chars, "\x00"), "HTML": "&#97;&#98;&#99;&#100;&#101;&#102;&#103;&#104;&#105;&#106;0123456789",
+		"HTML":             "&#97;&#98;&#99;&#100;&#101;&#102;&#103;&#104;&#105;&#106;0123456789",
 		"quoted-printable": "=61=62=63=64=65=66=67=68=69=6A0123456789", "octal": `\141\142\143\144\145\146\147\150\151\1520123456789`,
 		"base32": base32.StdEncoding.EncodeToString([]byte(secret)), "numbers": fmt.Sprint([]byte(secret)), "hex, colons": "61:62:63:64:65:66:67:68:69:6a:30:31:32:33:34:35",
 		"URL, twice": "%2561%2562%2563%2564%2565%2566%2567%2568%2569%256a0123456789", "base64, twice": base64.StdEncoding.EncodeToString([]byte(inBase64)),
 		"hex of base64": hex.EncodeToString([]byte(inBase64)), "base64 of hex": base64.StdEncoding.EncodeToString([]byte(hex.EncodeToString([]byte(secret)))),
-		"other characters": strings.Join(chars, "*"), "no-break spaces": strings.Join(chars, "\u00a0"), "an array in JSON": `["` + strings.Join(chars, `","`) + `"]`,
+		"other characters": strings.Join(chars, "*"), "an array in JSON": `["` + strings.Join(chars, `","`) + `"]`,
 		"full-width": strings.Map(func(r rune) rune { return r - '!' + '\uFF01' }, secret),
 	} {
 		if got := s.Text(text); got != text {
@@ -276,5 +276,24 @@ func BenchmarkText(b *testing.B) {
 				_ = s.Text(text)
 			}
 		})
+	}
+}
+
+// TestInvisibleCharactersHideNothing puts characters that don't show between those of a secret.
+func TestInvisibleCharactersHideNothing(t *testing.T) {
+	t.Parallel()
+	secret := canary.Plain()
+	s := New(secret)
+	for _, between := range []string{"\u200b", "\u00ad", "\ufeff", "\u2060", "\u00a0", "\u3000", "\u0001", "\u2028", "\u034f", "\ufe0f", "\u200b "} {
+		said := strings.Join(strings.Split(secret, ""), between)
+		escaped, _ := json.Marshal(said)
+		for _, said := range []string{said, url.QueryEscape(said), string(escaped), base64.StdEncoding.EncodeToString([]byte(said))} {
+			if got := s.Text("<" + said + ">"); strings.Trim(got, `"<>`) != gone {
+				t.Errorf("%q: Text returns %q", between, got)
+			}
+			if got := s.Line("<"+said+">", 500); strings.Trim(got, `"<>`) != gone {
+				t.Errorf("%q: Line returns %q", between, got)
+			}
+		}
 	}
 }

@@ -266,6 +266,11 @@ func (s *stored) list(ours, name string, value any) ([]string, *failure) {
 			values = append(values, unquoted(text))
 		}
 	}
+	for _, value := range values {
+		if err := s.sendable(name, value); err != nil {
+			return nil, err
+		}
+	}
 	if ours == fieldClientSecret && len(values) > maxClientSecrets {
 		return nil, missing("%s: field %s holds %d client secrets; at most %d are tried", s.at, name, len(values), maxClientSecrets)
 	}

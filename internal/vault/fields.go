@@ -16,6 +16,9 @@ const maxValue = 64 << 10
 // secretIn returns the field and the owner's word on where it may go.
 func secretIn(s *stored, field string) (provision.Secret, *failure) {
 	value, err := s.text(field)
+	if err == nil {
+		err = s.sendable(field, value)
+	}
 	if err != nil {
 		return provision.Secret{}, err
 	}
@@ -87,6 +90,15 @@ func (s *stored) usable(field string, value any) (string, *failure) {
 		return "", missing("%s: field %s holds a control character; write it again without", s.at, field)
 	}
 	return text, nil
+}
+
+// sendable refuses a value that can't be a token, which goes into a header: it may have been written together
+// with its scheme, or with characters that don't show.
+func (s *stored) sendable(field, value string) *failure {
+	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return missing("%s: field %s is not usable: it holds a blank, or a character that isn't ASCII or doesn't show; write the token alone", s.at, field)
+	}
+	return nil
 }
 
 // trimmed returns a text without a byte order mark and without blanks and line breaks around it.

@@ -157,6 +157,30 @@ func httpURL(field func(*Settings) *string) setter {
 	}
 }
 
+// adobeURL is httpURL for a service of Adobe's whose own host has it at base, and whose endpoints, which the worker
+// adds by itself, begin with the segment endpoint. Where the meaning is plain, its error quotes the value to set.
+func adobeURL(base, endpoint string, field func(*Settings) *string) setter {
+	return func(s *Settings, v string) error {
+		if err := httpURL(field)(s, v); err != nil {
+			return err
+		}
+		u, err := url.Parse(*field(s))
+		if err != nil {
+			return err
+		}
+		if before, _, found := strings.Cut(u.Path+"/", "/"+endpoint+"/"); found {
+			if strings.HasSuffix(u.Hostname(), ".adobe.io") {
+				before = base
+			}
+			return fmt.Errorf("has the path of an endpoint, which the worker adds by itself%s", suchAs(u.Scheme+"://"+u.Host+before))
+		}
+		if strings.HasSuffix(u.Hostname(), ".adobe.io") && base != "" && u.Path != base {
+			return fmt.Errorf("does not have the path of the service at this host%s", suchAs(u.Scheme+"://"+u.Host+base))
+		}
+		return nil
+	}
+}
+
 // privateURL reports why nobody should send credentials to a URL: over http only this machine may be named.
 func privateURL(v string) error {
 	u, err := plainURL(v)

@@ -138,8 +138,8 @@ var vaultVariables = []Variable{
 }
 
 var flowVariables = []Variable{
-	{"FLOW_URL", Flow, "https://platform.adobe.io/data/foundation/flowservice", "Flow Service", httpURL(func(s *Settings) *string { return &s.FlowURL }), nil},
-	{"IMS_URL", Flow, "https://ims-na1.adobelogin.com", "Adobe's token service", httpURL(func(s *Settings) *string { return &s.IMSURL }), nil},
+	{"FLOW_URL", Flow, "https://platform.adobe.io/data/foundation/flowservice", "Flow Service", adobeURL("/data/foundation/flowservice", "connections", func(s *Settings) *string { return &s.FlowURL }), nil},
+	{"IMS_URL", Flow, "https://ims-na1.adobelogin.com", "Adobe's token service", adobeURL("", "ims", func(s *Settings) *string { return &s.IMSURL }), nil},
 	{"FLOW_TIMEOUT", Flow, "75s", "time for one HTTP call", duration(func(s *Settings) *time.Duration { return &s.FlowTimeout }, 100*time.Millisecond, 10*time.Minute), nil},
 }
 
