@@ -21,7 +21,7 @@ import (
 // forgotten, so the next call fetches another one.
 func (c *Client) Create(ctx context.Context, as provision.Account, conn provision.NewConnection, notAfter time.Time) (provision.Connection, error) {
 	began := time.Now()
-	made, err := c.create(ctx, as, conn, newFence(ctx, notAfter))
+	made, err := c.create(ctx, as, conn, notAfter)
 	c.told(ctx, opCreate, as, began, err)
 	if err != nil {
 		return provision.Connection{}, err
@@ -29,10 +29,11 @@ func (c *Client) Create(ctx context.Context, as provision.Account, conn provisio
 	return made, nil
 }
 
-func (c *Client) create(ctx context.Context, as provision.Account, conn provision.NewConnection, f *fence) (provision.Connection, *provision.CallError) {
+func (c *Client) create(ctx context.Context, as provision.Account, conn provision.NewConnection, notAfter time.Time) (provision.Connection, *provision.CallError) {
 	if err := checkConnection(conn); err != nil {
 		return provision.Connection{}, err
 	}
+	f := newFence(ctx, notAfter)
 	ctx, cancel := context.WithDeadline(ctx, f.mono)
 	defer cancel()
 	g, cerr := c.grant(ctx, as)
@@ -40,7 +41,13 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 		return provision.Connection{}, cerr
 	}
 	s := scrubberOf(as.Credentials, conn.AccessToken, g.token)
-	a, cerr := c.postOnce(ctx, as, g, conn, f, s)
+	a, cerr := c.postOnce(ctx, c.poster(), as, g, conn, f, s)
+	if cerr != nil && cerr.Verdict == provision.VerdictNotSent && f.lost() {
+		// The connection that it got was just being closed, and nothing was sent on it: it goes by a new one.
+		f.part(false)
+		f = newFence(ctx, notAfter)
+		a, cerr = c.postOnce(ctx, c.postAnew, as, g, conn, f, s)
+	}
 	if cerr != nil {
 		if reused := f.part(false); reused && cerr.Verdict == provision.VerdictUnknown && cerr.Cause == provision.CauseNetwork {
 			c.avoidReuse()
@@ -60,7 +67,7 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 }
 
 // postOnce sends the one POST.
-func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, conn provision.NewConnection, f *fence, s scrubber) (answer, *provision.CallError) {
+func (c *Client) postOnce(ctx context.Context, via http.RoundTripper, as provision.Account, g grant, conn provision.NewConnection, f *fence, s scrubber) (answer, *provision.CallError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	body, err := json.Marshal(wireConnection(conn))
@@ -75,7 +82,7 @@ func (c *Client) postOnce(ctx context.Context, as provision.Account, g grant, co
 	if err != nil {
 		return answer{}, notAsked(err, s)
 	}
-	a, err := exchange(c.poster(), req, maxBody)
+	a, err := exchange(via, req, maxBody)
 	if err == nil {
 		f.release()
 		return a, nil

@@ -344,3 +344,33 @@ func TestServerClosesInSilence(t *testing.T) {
 		t.Errorf("%d of 100 POSTs lost, %d arrived", lost, requests.Load())
 	}
 }
+
+// TestRefusalsLoseNoOtherPost: the connection of a refusal is closed, and a POST that had just got it goes by another
+// one. It is not taken for one whose outcome nobody knows.
+func TestRefusalsLoseNoOtherPost(t *testing.T) {
+	t.Parallel()
+	url, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, 400, `{"type":"https://ns.adobe.com/aep/errors/FLOW-1413-400","title":"no","status":400}`)
+	})
+	r := newRig(t, url)
+	const workers, each = 16, 60
+	var all sync.WaitGroup
+	var other atomic.Int64
+	for range workers {
+		all.Go(func() {
+			for range each {
+				_, err := r.create(t, staticAccount())
+				if cerr := callError(t, err); cerr == nil || cerr.Verdict != provision.VerdictRejected {
+					if other.Add(1) == 1 {
+						t.Logf("%+v: %v", cerr, cerr.Err)
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := other.Load(); n > 0 {
+		t.Errorf("%d of %d refusals were taken for something else", n, workers*each)
+	}
+	hits.want(t, postCall, workers*each)
+}

@@ -173,6 +173,19 @@ func (f *fence) repeats(id string) bool {
 	return c != nil && !c.told(id)
 }
 
+// lost reports whether the HTTP/1.1 connection that the request got had been ended by then.
+func (f *fence) lost() bool {
+	f.mu.Lock()
+	c := f.own
+	f.mu.Unlock()
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
 // part ends the use of an HTTP/1.1 connection. One that is not kept is closed, lest what else the server sends on it
 // be taken for the answer to the next request; that is so after all but a plain success. It reports whether the
 // connection had been used before.

@@ -35,6 +35,11 @@ func newFencedConn(conn net.Conn) *fencedConn {
 // take waits until the answer to the HTTP/1.1 request before is judged, which it is within microseconds of net/http's
 // giving the connection away. It returns false if that does not come in time.
 func (c *fencedConn) take(until time.Time) bool {
+	select {
+	case c.taken <- struct{}{}:
+		return true
+	default:
+	}
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	select {
@@ -66,6 +71,9 @@ func (c *fencedConn) use(f *fence) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fences = append(c.fences[:0], f)
+	if c.ended {
+		return nil // nothing is written to it
+	}
 	return c.setDeadline()
 }
 

@@ -435,7 +435,7 @@ func TestOnePostPerAnswerWithHTTP2(t *testing.T) {
 	var status atomic.Int64
 	_, r, hits := serveHTTP2(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Location", "/elsewhere")
-		reply(w, int(status.Load()), `{"errorMessage":"no"}`)
+		reply(w, int(status.Load()), `{"type":"https://ns.adobe.com/aep/errors/FLOW-1-400","errorMessage":"no"}`)
 	})
 	posts := 0
 	for s := 200; s < 600; s++ {

@@ -205,10 +205,10 @@ func TestSpellingsOfCredentials(t *testing.T) {
 // A client secret in a list is one, whatever is in it; in a text, commas are between two.
 func TestAClientSecretWithAComma(t *testing.T) {
 	t.Parallel()
-	fields := map[string]any{"CLIENT_ID": "id", "ORG_ID": "A@AdobeOrg", "CLIENT_SECRETS": []any{"p8,e " + canary}}
-	for _, list := range []any{fields["CLIENT_SECRETS"], `["p8,e ` + canary + `"]`} {
+	fields := map[string]any{"CLIENT_ID": "id", "ORG_ID": "A@AdobeOrg", "CLIENT_SECRETS": []any{"p8,e" + canary}}
+	for _, list := range []any{fields["CLIENT_SECRETS"], `["p8,e` + canary + `"]`} {
 		got, err := credentialsIn(storedOf(with(fields, "CLIENT_SECRETS", list)))
-		if err != nil || got.ClientSecret.Reveal() != "p8,e "+canary || len(got.OtherSecrets) != 0 {
+		if err != nil || got.ClientSecret.Reveal() != "p8,e"+canary || len(got.OtherSecrets) != 0 {
 			t.Errorf("got %+v, %v", got, err)
 		}
 	}

@@ -184,11 +184,11 @@ func (p *parrot) hang(r *http.Request) {
 // shapes are the bodies that an answer may have, as fmt formats: %[1]s and on are pieces of JSON text.
 var shapes = map[string]string{
 	"flow":      `{"type":"http://ns.adobe.com/x/FLOW-1413-400 %[1]s","title":"%[1]s","status":400,"%[1]s":"x","report":{"message":"%[1]s","detailed-message":"it is %[1]s","request-id":"%[2]s"},"id":"%[2]s","etag":"%[2]s"}`,
-	"gateway":   `{"error_code":"%[2]s","message":"%[1]s"}`,
+	"gateway":   `{"error_code":"403025","message":"%[1]s %[2]s"}`,
 	"legacy":    `{"errorMessage":"bad: %[1]s","errorDetails":"%[1]s"}`,
 	"problem":   `{"type":"%[2]s","title":"%[1]s","detail":"","status":"%[2]s"}`,
 	"ims":       `{"error":"%[2]s","error_description":"%[1]s","access_token":"%[2]s"}`,
-	"asleep":    `{"type":"FLOW-1308-400","report":{"detailed-message":"cluster %[1]s is not running"}}`,
+	"asleep":    `{"type":"https://ns.adobe.com/aep/errors/FLOW-1308-400","report":{"detailed-message":"cluster %[1]s is not running"}}`,
 	"split":     `{"error_code":"%[3]s","message":"%[4]s","report":{"request-id":"%[5]s"}}`,
 	"made":      `{"id":"%[2]s","etag":"%[2]s"}`,
 	"made list": `{"items":[{"id":"%[2]s","etag":"%[2]s"}]}`,
