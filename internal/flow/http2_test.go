@@ -170,7 +170,7 @@ func TestFencesOnASharedConnection(t *testing.T) {
 		if aSent != tc.sent || bSent != tc.both {
 			t.Errorf("%s: sent %v and %v, want %v and %v", name, aSent, bSent, tc.sent, tc.both)
 		}
-		if tc.err != nil && tc.err != net.ErrClosed {
+		if tc.err != nil && !errors.Is(tc.err, net.ErrClosed) {
 			if _, err := c.Write([]byte("z")); !errors.Is(err, errEnded) || !conn.closed {
 				t.Errorf("%s: the connection goes on: %v, closed %v", name, err, conn.closed)
 			}

@@ -299,7 +299,7 @@ func (h readyHeap) Swap(i, j int) {
 
 // Push implements heap.Interface.
 func (h *readyHeap) Push(x any) {
-	t := x.(*tenant) //nolint:forcetypeassert // only tenants are pushed
+	t := x.(*tenant) //nolint:errcheck // only tenants are pushed
 	t.index = len(*h)
 	*h = append(*h, t)
 }

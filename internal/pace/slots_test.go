@@ -145,7 +145,7 @@ func TestLimitFollowsWhatTheServiceBears(t *testing.T) {
 		for range 10 {
 			round = append(round, acquire(t, s, "a"))
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		for _, release := range round {
 			release(true)
 		}
@@ -160,7 +160,7 @@ func TestLimitFollowsWhatTheServiceBears(t *testing.T) {
 		}
 		for range 200 {
 			release := acquire(t, s, "a")
-			time.Sleep(time.Millisecond)
+			<-time.After(time.Millisecond)
 			release(true)
 		}
 		if got := s.Room("a"); got != 1 {
@@ -191,7 +191,7 @@ func TestWithdrawnWaitersLeaveNothing(t *testing.T) {
 				defer cancel()
 				release, err := begun(ctx, s, fmt.Sprint("t", i%5))
 				if err == nil {
-					time.Sleep(work)
+					<-time.After(work)
 					release(strained)
 				}
 				done <- err == nil
@@ -225,7 +225,7 @@ func TestIdleTenantsAreForgotten(t *testing.T) {
 		held := acquire(t, s, "held")
 		for i := range 3 * forgetFrom {
 			acquire(t, s, fmt.Sprint(i))(false)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 		}
 		if n := len(s.tenants); n > forgetFrom+1 || s.tenants["held"] == nil {
 			t.Errorf("%d tenants are remembered", n)

@@ -55,7 +55,7 @@ func TestWritesFailTogetherOnce(t *testing.T) {
 			w.Wrote(ObjectLedger, errRefused)
 		}
 		checkPermits(t, b, 64)
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		w.Wrote(ObjectLedger, errRefused)
 		checkPermits(t, b, 64)
 		if len(w.Failing()) > 0 {
@@ -74,7 +74,7 @@ func TestWritesFailNowAndThen(t *testing.T) {
 			w.Wrote(ObjectLedger, errRefused)
 			w.Wrote(ObjectLedger, errRefused)
 			w.Wrote(ObjectLedger, nil)
-			time.Sleep(time.Second)
+			<-time.After(time.Second)
 			checkPermits(t, b, 64)
 		}
 	})
@@ -102,7 +102,7 @@ func TestWritesStopAndRecoverByProbe(t *testing.T) {
 		if gauge(ObjectLedger) != 1 || gauge(ObjectResults) != 0 {
 			t.Error("the metric says otherwise")
 		}
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		checkPermits(t, b, 0)
 		at.set(nil)
 		_, wake = b.Permits(64)
@@ -120,7 +120,7 @@ func TestWritesIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, _, at := writesWorld(t, ObjectAcks, true)
 		at.set(errRefused)
-		time.Sleep(2 * time.Minute)
+		<-time.After(2 * time.Minute)
 		if len(w.Failing()) != 1 {
 			t.Error("nobody noticed")
 		}
@@ -133,7 +133,7 @@ func stopped(t *testing.T) (*Writes, *Breakers, *object) {
 	w, b, at := writesWorld(t, ObjectResults, false)
 	for range 3 {
 		w.Wrote(ObjectResults, errRefused)
-		time.Sleep(3 * time.Second)
+		<-time.After(3 * time.Second)
 	}
 	return w, b, at
 }
@@ -146,12 +146,12 @@ func TestWritesTrial(t *testing.T) {
 		checkPermits(t, b, 1)
 		checkPermits(t, b, 0)
 		w.Wrote(ObjectResults, errRefused)
-		time.Sleep(trialEvery)
+		<-time.After(trialEvery)
 		checkPermits(t, b, 1)
 		checkPermits(t, b, 0)
 		at.set(errRefused)
 		w.Wrote(ObjectResults, errRefused)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		checkPermits(t, b, 0) // the probe sees that it is no use
 		at.set(nil)
 		_, wake := b.Permits(64)
@@ -170,11 +170,11 @@ func TestWritesRecoverWithoutRequests(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w, b, _ := stopped(t)
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		if len(w.Failing()) != 1 {
 			t.Error("too early: what could not be published rests so long")
 		}
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		checkPermits(t, b, 64)
 	})
 }
@@ -186,7 +186,7 @@ func TestWritesFailSeldom(t *testing.T) {
 		w, b, _ := writesWorld(t, ObjectDeadLetters, false)
 		for range 10 {
 			w.Wrote(ObjectDeadLetters, errRefused)
-			time.Sleep(time.Hour)
+			<-time.After(time.Hour)
 		}
 		checkPermits(t, b, 64)
 	})
@@ -199,7 +199,7 @@ func TestWritesUnprobed(t *testing.T) {
 		w, b, at := stopped(t)
 		w.Wrote(ObjectResults, errRefused)
 		at.set(ErrUnprobed)
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		checkPermits(t, b, 0)
 	})
 }

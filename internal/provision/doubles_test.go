@@ -61,7 +61,7 @@ func (c simSlots) Acquire(ctx context.Context, _ string) (Slot, error) {
 	if s.slot != nil {
 		if wait := s.slot(s.takes - 1); wait > 0 {
 			s.hit(viaSlotWait)
-			if err := (simClock{c.p}).Sleep(ctx, min(wait, simPatience)); err != nil {
+			if err := simClock(c).Sleep(ctx, min(wait, simPatience)); err != nil {
 				return nil, err
 			}
 			if wait > simPatience {
