@@ -74,10 +74,14 @@ func (w *world) startWorker(name string) {
 // send publishes a request of a tenant, and more attributes of its event.
 func (w *world) send(tenant, id, secret string, more map[string]any) {
 	w.t.Helper()
+	sandbox := "prod"
+	if id == "unknown" {
+		sandbox = "unlistable" // the look-up that decides asks for no name
+	}
 	e := map[string]any{
 		"specversion": "1.0", "id": id, "source": "/load", "type": event.TypeCreate, "datacontenttype": "application/json",
 		"data": map[string]any{
-			"sandbox": "prod", "name": id, "connectionSpec": map[string]any{"id": "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", "version": "1.0"},
+			"sandbox": sandbox, "name": id, "connectionSpec": map[string]any{"id": "e9d7ec6b-0873-4e57-ad21-b3a7c65e310b", "version": "1.0"},
 			"auth": map[string]any{"specName": "Access Token Authentication", "params": map[string]any{
 				"domain": "https://adb-1.7.azuredatabricks.net", "clusterId": "c", "database": "d", "accessToken": secret}},
 		},
@@ -122,7 +126,7 @@ func (w *world) load() {
 	w.fault(flowtest.Fault{Operation: flowtest.OpCreate, Name: "refused", Effect: flowtest.EffectBadCredentials})
 	w.send("acme", "refused", token, nil)
 	w.fault(flowtest.Fault{Operation: flowtest.OpCreate, Name: "unknown", Effect: flowtest.EffectReset, When: flowtest.StageAfter})
-	w.fault(flowtest.Fault{Operation: flowtest.OpList, Name: "unknown", Effect: flowtest.EffectStatus, Status: http.StatusInternalServerError})
+	w.fault(flowtest.Fault{Operation: flowtest.OpList, Sandbox: "unlistable", Effect: flowtest.EffectStatus, Status: http.StatusInternalServerError})
 	w.send("globex", "unknown", token, map[string]any{"expirytime": time.Now().Add(10 * time.Second).Format(time.RFC3339)})
 	w.send("acme", "plaintext", "dapi-plain", nil)
 	w.send("acme", "missing", "vault:nothing#accessToken", nil)
