@@ -28,7 +28,7 @@ func New() string {
 }
 
 // Plain returns a secret of letters and digits only.
-func Plain() string { return rand.Text() + strings.ToLower(rand.Text()[:6]) }
+func Plain() string { return rand.Text() + "k7" + strings.ToLower(rand.Text()[:4]) } // with small letters and digits, whatever chance brings
 
 // Tokens returns new secrets that anybody can tell for what they are, by the name of their issuer or form.
 func Tokens() map[string]string {
