@@ -191,7 +191,7 @@ func (p *programs) checkRefusals() {
 	for user, at := range map[string]*tap{"worker": p.worker, "operator": p.operator, "init": p.init} {
 		for _, text := range at.refusals() {
 			byDoctor := strings.Contains(text, "._doctor") || user == "operator" && strings.Contains(text, "MSG.NEXT.CONNECTION_REQUESTS.flow-worker") ||
-				user == "worker" && strings.Contains(text, "CONSUMER.LIST.CONNECTION_REQUESTS")
+				user == "worker" && strings.Contains(text, "CONSUMER.LIST.CONNECTION_REQUESTS") || strings.Contains(text, `"$SYS.REQ.USER.INFO"`)
 			if !byDoctor {
 				p.t.Errorf("%s: %s", user, text)
 			}
