@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -65,12 +66,15 @@ func TestFloodOfOneTenant(t *testing.T) {
 	over := make(chan struct{})
 	go func() { flooders.Wait(); close(over) }()
 	answers, globex := 0, natstest.Connect(t, url).Conn()
+	pace := time.NewTicker(time.Second / 10) // well below what a tenant may ask
+	defer pace.Stop()
 	for flooding := true; flooding; answers++ {
 		select {
 		case <-over:
 			flooding = false
 		default:
 		}
+		<-pace.C
 		got, err := Ask(within(t), globex, "globex", Question{ID: "r-1"})
 		if errors.Is(err, ErrNobody) { // the server has cut the questions off
 			answers--
