@@ -258,14 +258,6 @@ func (s *Slots) tenant(name string) *tenant {
 	return t
 }
 
-// Wanting returns how many more calls could begin at once if there were requests for them: slots that
-// neither a call has nor anybody waits for who may have one.
-func (s *Slots) Wanting() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return max(s.size-s.busy, 0)
-}
-
 // Room returns how many more calls of the tenant may begin beside those that are under way or wait.
 func (s *Slots) Room(name string) int {
 	s.mu.Lock()

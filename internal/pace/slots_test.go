@@ -83,8 +83,8 @@ func TestSlotsAreAllUsed(t *testing.T) {
 			for range size - alone {
 				acquire(t, s, "b")
 			}
-			if !full(t, s, "b") || s.Wanting() != 0 {
-				t.Errorf("%d slots: more than those are in use, or %d are free", size, s.Wanting())
+			if !full(t, s, "b") || s.busy != size {
+				t.Errorf("%d slots: more than those are in use, or only %d", size, s.busy)
 			}
 		})
 	}
@@ -206,7 +206,7 @@ func TestWithdrawnWaitersLeaveNothing(t *testing.T) {
 		if served == 0 || served == n {
 			t.Errorf("%d of %d served", served, n)
 		}
-		if s.busy != 0 || len(s.ready) != 0 || s.Wanting() != 3 {
+		if s.busy != 0 || s.running != 0 || len(s.ready) != 0 {
 			t.Errorf("%d busy, %d tenants wait", s.busy, len(s.ready))
 		}
 		for name, one := range s.tenants {
