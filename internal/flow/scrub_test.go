@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/canary"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -83,9 +84,10 @@ func TestNetworkErrorsQuoteNothing(t *testing.T) {
 func FuzzMessage(f *testing.F) {
 	f.Add("a", "b", "0123456789abcdef")
 	f.Add("%", "25", "%25%25%25%25%25%25")
+	f.Add("\xcc", "0", "\xab00000000000")
 	f.Fuzz(func(t *testing.T, before, after, secret string) {
-		if len(secret) < scrub.Part || len(secret) > 200 || strings.Contains(provision.Redacted, secret) {
-			t.Skip()
+		if len(secret) < scrub.Part || len(secret) > 200 || strings.Contains(provision.Redacted, secret) || !utf8.ValidString(secret) {
+			t.Skip() // secrets are strings of JSON or of printable ASCII
 		}
 		got := newScrubber(provision.NewSensitive(secret)).message(before + secret + after)
 		checkTold(t, problem{message: strings.ReplaceAll(got, provision.Redacted, "")}, secret)
