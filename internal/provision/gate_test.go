@@ -126,7 +126,9 @@ func TestGateHearsWhatAReadShowed(t *testing.T) {
 	} {
 		gate := listeningGate{heard: map[Target][]CallEnd{}}
 		h := newTestHub(t, func(c *Config) { c.Gate, c.Secrets = gate, tc.from })
-		_ = newTask(h, delivery()).readCredentials(tc.ctx)
+		d := delivery()
+		task := task{hub: h, situation: situation{cfg: &h.Config, d: &d}}
+		_ = task.readCredentials(tc.ctx)
 		if diff := cmp.Diff([]CallEnd{tc.want}, gate.heard[TargetVault]); diff != "" {
 			t.Errorf("%s: heard (-want +got):\n%s", name, diff)
 		}

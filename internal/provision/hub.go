@@ -2,6 +2,8 @@ package provision
 
 import (
 	"context"
+	crand "crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -59,28 +61,12 @@ const (
 	ClockSkew = 10 * time.Second
 )
 
-// Slots bounds the POSTs under way and shares them among tenants. It is safe for concurrent use.
-type Slots interface {
-	// Acquire waits until the tenant's next POST may be announced, or until ctx ends, whose cause is its error
-	// then.
-	Acquire(ctx context.Context, tenant string) (Slot, error)
-}
-
-// Slot is a place for one POST. A few more are given out than POSTs may be under way, so that one is announced
-// already when another ends.
-type Slot interface {
-	// Begin waits until the POST may be sent, or until ctx ends, whose cause is its error then.
-	Begin(ctx context.Context) error
-	// Release gives the slot back. It must be called once, with whether the Flow Service throttled or failed
-	// the call.
-	Release(strained bool)
-}
-
 // Hub works on requests, any number at a time. It is safe for concurrent use.
 type Hub struct {
 	Config
-	inHand  sync.Map      // :: Key → struct{}, what this process is working on
-	active  atomic.Int64  // number of entries of inHand
+	decide  func(situation, event, moment) (situation, action)
+	working sync.Map      // :: Key → struct{}, what this process is working on
+	active  atomic.Int64  // number of entries of working
 	suspect chan struct{} // holds a value while a suspect is worked on: one at a time
 	randMu  sync.Mutex    // guards Config.Rand
 }
@@ -130,40 +116,105 @@ func New(cfg Config) (*Hub, error) {
 		errs = append(errs, fmt.Errorf("provision: Config.SecretGrace is %v; it must not be negative", cfg.SecretGrace))
 	}
 	cfg.RequestDeadline = min(cfg.RequestDeadline, MaxDeadline)
-	return &Hub{Config: cfg, suspect: make(chan struct{}, 1)}, errors.Join(errs...)
+	return &Hub{Config: cfg, decide: decide, suspect: make(chan struct{}, 1)}, errors.Join(errs...)
 }
 
 // Handle carries one delivery as far as it can be carried without waiting for minutes, and says what
 // is to become of the message. It never panics: a panic below becomes the request's ReasonInternal.
 // When ctx ends, Handle returns as soon as the call under way does; a POST is never cut.
 func (h *Hub) Handle(ctx context.Context, d Delivery) (out Outcome) {
-	t := newTask(h, d)
+	t := &task{hub: h, situation: situation{cfg: &h.Config, d: &d, started: h.Clock.Now(), phase: phaseStart}}
 	defer func() { out.Attempts = t.rec.Posts }()
 	defer t.recover(ctx, &out)
-	if d.Invalid != nil && d.Detached {
-		if d.Direct {
-			return Outcome{Silent: true}
+	if d.Invalid == nil || !d.Detached {
+		if _, twice := h.working.LoadOrStore(d.Request.Key, struct{}{}); twice {
+			return giveBack(h.jitter(h.RetryDelayMax), "another copy of it is being worked on in this process")
 		}
-		return t.detached(d.Invalid)
+		h.active.Add(1)
+		defer func() {
+			h.active.Add(-1)
+			h.working.Delete(d.Request.Key)
+		}()
 	}
-	if _, twice := h.inHand.LoadOrStore(d.Request.Key, struct{}{}); twice {
-		return giveBack(h.jitter(h.RetryDelayMax), "another copy of it is in this worker's hands")
-	}
-	h.active.Add(1)
-	defer func() {
-		h.active.Add(-1)
-		h.inHand.Delete(d.Request.Key)
-	}()
-	defer func() {
-		if t.alone {
-			<-h.suspect
-		}
-	}()
-	return t.run(ctx)
+	defer t.letGo()
+	return t.run(ctx, event{kind: evBegun})
 }
 
 // InFlight returns how many requests are being worked on.
 func (h *Hub) InFlight() int { return int(h.active.Load()) }
+
+// task carries out what decide wants done for one delivery. It belongs to one goroutine.
+type task struct {
+	situation
+	hub  *Hub
+	slot Slot          // nil unless the task has one
+	done func(CallEnd) // of the call that the Gate allowed; nil unless it is yet to be told how that ended
+}
+
+// run decides, acts, and decides by what came of it, until there is an outcome.
+func (t *task) run(ctx context.Context, ev event) Outcome {
+	for {
+		var next action
+		t.situation, next = t.hub.decide(t.situation, ev, t.hub.moment())
+		t.report()
+		if !t.phase.holdsSlot() {
+			t.release(false)
+		}
+		if next.write {
+			if err := t.store(ctx); err != nil {
+				ev = event{kind: evUnwritten, err: err}
+				if errors.Is(err, errLost) {
+					ev = event{kind: evLost}
+				}
+				continue
+			}
+		}
+		if next.do == doEnd {
+			if t.d.Direct && next.out.Result != nil {
+				next.out.Told = t.published
+			}
+			return next.out
+		}
+		ev = t.act(ctx, next)
+	}
+}
+
+// moment returns what decide needs to know of the world.
+func (h *Hub) moment() moment {
+	return moment{now: h.Clock.Now(), chance: h.chance(), stopping: h.Stopping.Err() != nil, sole: h.active.Load() == 1, lookFirstUntil: h.LookFirstUntil()}
+}
+
+// report passes on what decide noticed.
+func (t *task) report() {
+	for _, n := range t.notices {
+		switch {
+		case n.reconciled != "":
+			t.hub.Observer.Reconciled(n.reconciled)
+		case n.target != "":
+			t.hub.Observer.Retried(n.target, n.cause)
+		default:
+			t.log(n.level, n.msg, n.attrs...)
+		}
+	}
+}
+
+// log writes a line about the request.
+func (t *task) log(level slog.Level, msg string, attrs ...slog.Attr) {
+	ctx := context.Background()
+	if t.hub.Log.Enabled(ctx, level) {
+		//nolint:sloglint // the callers' are constants
+		t.hub.Log.LogAttrs(ctx, level, msg, append(t.d.Errand(t.rec.Posts).Attrs(), attrs...)...)
+	}
+}
+
+// letGo gives back all that the task has, however it ended.
+func (t *task) letGo() {
+	t.release(false)
+	if t.alone {
+		<-t.hub.suspect
+		t.alone = false
+	}
+}
 
 // recover turns a panic into the request's own failure. With a POST open it must be looked up
 // first, so then the message only goes back; its record stays held, which counts as a death.
@@ -184,11 +235,38 @@ func (t *task) recover(ctx context.Context, out *Outcome) {
 			*out = giveBack(t.hub.jitter(t.hub.RetryDelayMax), "panic twice, log id "+id)
 		}
 	}()
-	t.fail(Fail(ReasonInternal, "a bug in flow-worker stopped this request; see the worker's log, log_id "+id))
-	*out = t.steps(ctx, t.conclude)
+	*out = t.run(ctx, event{kind: evPanicked, logID: id})
 }
 
 func giveBack(d time.Duration, why string) Outcome { return Outcome{Delay: d, Why: why} }
+
+// chance returns a random number in (0, 1].
+func (h *Hub) chance() float64 {
+	if h.Rand == nil {
+		return 1 - rand.Float64()
+	}
+	h.randMu.Lock()
+	defer h.randMu.Unlock()
+	return 1 - h.Rand.Float64()
+}
+
+// jitter spreads d evenly over (0, d].
+func (h *Hub) jitter(d time.Duration) time.Duration { return time.Duration(float64(d) * h.chance()) }
+
+// nonce returns 32 fresh hex digits.
+func (h *Hub) nonce() string {
+	b := make([]byte, 16)
+	if h.Rand == nil {
+		_, _ = crand.Read(b) // never fails: crypto/rand ends the program instead
+		return hex.EncodeToString(b)
+	}
+	h.randMu.Lock()
+	defer h.randMu.Unlock()
+	for i := range b {
+		b[i] = byte(h.Rand.UintN(256))
+	}
+	return hex.EncodeToString(b)
+}
 
 // wallClock is the process's own time.
 type wallClock struct{}
@@ -207,6 +285,12 @@ func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
 		return context.Cause(ctx)
 	}
 }
+
+// openGate lets every call through.
+type openGate struct{}
+
+// Allow implements Gate.
+func (openGate) Allow(Target, string) (func(CallEnd), time.Duration) { return func(CallEnd) {}, 0 }
 
 // freeSlots always has one.
 type freeSlots struct{}

@@ -1,319 +1,251 @@
 package provision
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
-	"time"
 )
 
-// settledAt returns when the open POST is settled: a complete look-up that begins later and finds
-// nothing proves that it made nothing. Another worker's clock may be behind ours.
-func (t *task) settledAt() time.Time {
-	at := t.rec.postEnd().Add(t.hub.Settle)
-	if t.rec.EndedBy != t.hub.Instance {
-		at = at.Add(ClockSkew)
-	}
-	return at
-}
+// What decide makes of look-ups: after a POST whose end nobody knows, and before the first one.
 
 // lookUp asks the Flow Service what became of the open POST.
-func (t *task) lookUp(ctx context.Context) step {
-	began := t.hub.Clock.Now()
-	if wait := t.rec.NotBefore.Sub(began); wait > 0 && began.Before(t.rec.Deadline) {
-		return t.pause(ctx, wait, t.lookUp)
+func (s *situation) lookUp() action {
+	if wait := s.rec.NotBefore.Sub(s.at.now); wait > 0 && !s.late() {
+		return s.pause(wait, phaseLookUp)
 	}
-	settled := began.After(t.settledAt())
-	second := Query{Newest: true, Want: t.mayBeOurs}
-	if settled {
-		second = Query{Since: t.since(), Want: t.mayBeOurs}
+	s.began = s.at.now
+	s.settled = s.began.After(s.settledAt())
+	who := s.sought()
+	second := Query{Newest: true, Want: who.mayBeOurs}
+	if s.settled {
+		second = Query{Since: who.since, Want: who.mayBeOurs}
 	}
-	s, err := t.look(ctx, true, Query{Names: []string{t.rec.Name}, SpecID: t.rec.ConnectionSpec.ID, Want: t.mayBeOurs}, second)
+	return action{do: doLook, look: look{sought: who, lastDecides: true,
+		queries: []Query{{Names: []string{s.rec.Name}, SpecID: s.rec.ConnectionSpec.ID, Want: who.mayBeOurs}, second}}}
+}
+
+func (s *situation) lookedUp(ev event) action {
+	s.listed(ev)
 	switch {
-	case err != nil:
-		return t.unasked(ctx, settled, err)
-	case len(s.ours) > 0:
-		return t.adopt(s.ours)
-	case settled && t.rec.Resolution != nil:
-		return t.resolve(ctx, began)
-	case len(s.alike) > 0:
-		return t.unresolved(ctx, settled, nil, fmt.Sprintf("connection %s may be this request's, but carries no whole mark", s.alike[0].ID))
-	case !settled:
-		t.noteLookup(began, "not_yet", "")
-		return t.pause(ctx, 0, t.lookUp)
-	case t.rec.Promises >= promisesBelieved:
-		return t.unresolved(ctx, settled, nil, fmt.Sprintf("%d POSTs were answered with success, but no connection of theirs is listed", t.rec.Promises))
-	case t.rec.Taken >= takenBelieved:
-		t.noteLookup(began, string(ReconciledAbsent), "refused again because it exists already")
-		t.hub.Observer.Reconciled(ReconciledAbsent)
-		t.fail(t.takenFailure())
-		return t.conclude
+	case ev.err != nil:
+		return s.unasked(ev.err)
+	case len(ev.seen.ours) > 0:
+		return s.adopt(ev.seen.ours)
+	case s.settled && s.rec.Resolution != nil:
+		return s.resolve()
+	case len(ev.seen.alike) > 0:
+		return s.unresolved(nil, fmt.Sprintf("connection %s may be this request's, but carries no whole mark", ev.seen.alike[0].ID))
+	case !s.settled:
+		s.noteLookup(s.began, "not_yet", "")
+		return s.pause(0, phaseLookUp)
+	case s.rec.Promises >= promisesBelieved:
+		return s.unresolved(nil, fmt.Sprintf("%d POSTs were answered with success, but no connection of theirs is listed", s.rec.Promises))
+	case s.rec.Taken >= takenBelieved:
+		s.noteLookup(s.began, string(ReconciledAbsent), "refused again because it exists already")
+		s.reconciled(ReconciledAbsent)
+		return s.fail(takenFailure(s.rec.LastFail))
 	}
-	return t.absent(began)
+	s.reconciled(ReconciledAbsent)
+	s.noteLookup(s.began, string(ReconciledAbsent), "")
+	s.rec.State, s.rec.LookFirst = StateWaiting, false
+	if next := s.began.Add(s.restAfterAbsent()); next.After(s.rec.NotBefore) {
+		s.rec.NotBefore = next
+	}
+	return s.proceed()
 }
 
-// promisesBelieved is how many POSTs may be answered with success and yet be believed to have made
-// nothing. After that it is more likely that the list doesn't show them.
-const promisesBelieved = 3
-
-// takenBelieved is how many POSTs must have been refused because such a connection exists already, and have
-// been settled as absent, until that is believed to be another's connection and not our own.
-const takenBelieved = 2
-
-func (t *task) takenFailure() *Failure {
-	f := Fail(ReasonFlowRejected, "the Flow Service says that such a connection exists already, and it is none of this request's; choose another name")
-	if last := t.rec.LastFail; last != nil {
-		f.Message += ": " + last.Message
-		f.HTTPStatus, f.Code, f.UpstreamRequestID = last.HTTPStatus, last.Code, last.UpstreamRequestID
+// unasked goes on after the Flow Service could not be asked. Where a person waits for a Resolution, a
+// definite refusal ends it, for they can mend what is behind it; what may go away is waited for.
+func (s *situation) unasked(err error) action {
+	why := "the Flow Service could not be asked: " + text(err)
+	if s.rec.Resolution == nil || !s.settled {
+		return s.unresolved(err, why)
 	}
-	return f
+	if missing := missingSecret(err); missing != nil {
+		return s.secretMissing(missing, phaseLookUp, func() action { return s.notBorneOut(why) })
+	}
+	var ce *CallError
+	if !errors.As(err, &ce) || refusal(ce) == nil {
+		return s.unresolved(err, why)
+	}
+	if ce.passes() {
+		if rest, lasted := s.outlast(); !lasted {
+			s.noteLookup(s.at.now, string(ReconciledUnknown), why)
+			return s.rest(max(rest, shortestRest), whyLater)
+		}
+	}
+	return s.notBorneOut(why)
 }
 
-// restAfterAbsent returns how long a request rests before its next POST after several that were
-// settled as absent: each is a chance of two connections, should the list not show all.
-func (t *task) restAfterAbsent() time.Duration {
-	if t.rec.Posts < 2 {
-		return 0
-	}
-	d := t.hub.RetryDelayMax
-	for range min(t.rec.Posts-2, 30) {
-		d = min(2*d, t.hub.RedeliveryDelayMax)
-	}
-	return d/2 + t.hub.jitter(d/2)
-}
-
-// absent goes on after the open POST was proved to have made nothing.
-func (t *task) absent(began time.Time) step {
-	t.hub.Observer.Reconciled(ReconciledAbsent)
-	t.noteLookup(began, string(ReconciledAbsent), "")
-	t.rec.State, t.rec.LookFirst = StateWaiting, false
-	if next := began.Add(t.restAfterAbsent()); next.After(t.rec.NotBefore) {
-		t.rec.NotBefore = next
-	}
-	return t.proceed()
-}
-
-// unresolved goes on after a look-up that decided nothing. Once the deadline and Settle are over,
-// that is the outcome.
-func (t *task) unresolved(ctx context.Context, settled bool, err error, detail string) step {
-	now := t.hub.Clock.Now()
-	t.noteLookup(now, string(ReconciledUnknown), detail)
-	t.log(slog.LevelDebug, "the look-up decided nothing", slog.String("detail", detail))
-	if settled && !now.Before(t.rec.Deadline) {
-		t.hub.Observer.Reconciled(ReconciledUnknown)
-		t.fail(t.unknownFailure(detail))
-		return t.conclude
+// unresolved goes on after a look-up that decided nothing. Once the deadline and Settle are over, that is the
+// outcome.
+func (s *situation) unresolved(err error, detail string) action {
+	s.noteLookup(s.at.now, string(ReconciledUnknown), detail)
+	s.log(slog.LevelDebug, "the look-up decided nothing", slog.String("detail", detail))
+	if s.settled && s.late() {
+		s.reconciled(ReconciledUnknown)
+		return s.fail(s.unknownFailure(detail))
 	}
 	cause, atLeast := hindrance(err)
 	if errors.Is(err, ErrCircuitOpen) {
-		return t.handBack(ctx, atLeast)
+		return s.handBack(atLeast)
 	}
 	if err != nil {
-		t.hub.Observer.Retried(targetOf(err), cause)
+		s.retried(targetOf(err), cause)
 	}
-	return t.pause(ctx, atLeast, t.lookUp)
+	return s.pause(atLeast, phaseLookUp)
 }
 
-func (t *task) unknownFailure(detail string) *Failure {
-	return Fail(ReasonOutcomeUnknown, fmt.Sprintf("a POST was sent and it is not known whether it made a connection (%s). "+
-		"Look in sandbox %q for a connection named %q whose description ends with %q: if it is there, use it; "+
-		"if it is not, retry this request. \"worker resolve\" settles what a retry can't", detail, t.rec.Sandbox, t.rec.Name, t.d.Request.Key.Mark()))
-}
-
-func (t *task) noteLookup(at time.Time, result, detail string) {
-	t.rec.note(Attempt{At: at, Step: "lookup", Result: result, Detail: detail, Elapsed: t.hub.Clock.Now().Sub(at).Seconds()})
-}
-
-// adopt concludes with a connection that carries our mark: the oldest, if there are several. It
-// never deletes one.
-func (t *task) adopt(ours []Found) step {
-	t.hub.Observer.Reconciled(ReconciledAdopted)
+// adopt concludes with a connection that carries our mark: the oldest, if there are several. It never deletes one.
+func (s *situation) adopt(ours []Found) action {
+	s.reconciled(ReconciledAdopted)
 	detail := ""
 	if len(ours) > 1 {
-		t.hub.Observer.Reconciled(ReconciledSeveral)
+		s.reconciled(ReconciledSeveral)
 		detail = fmt.Sprintf("%d connections carry the mark; the oldest is kept", len(ours))
-		t.log(slog.LevelError, "several connections carry one request's mark; delete all but the oldest",
+		s.log(slog.LevelError, "several connections carry one request's mark; delete all but the oldest",
 			slog.String("kept", ours[0].ID), slog.Int("count", len(ours)))
 	}
-	t.noteLookup(t.hub.Clock.Now(), string(ReconciledAdopted), detail)
-	t.succeed(ours[0].Connection, true)
-	return t.conclude
+	s.noteLookup(s.at.now, string(ReconciledAdopted), detail)
+	return s.succeed(ours[0].Connection, true)
 }
 
-// lookFirstDue reports whether the sandbox must be looked at before the next POST.
-func (t *task) lookFirstDue() bool {
-	return t.rec.LookFirst || t.rec.FirstPostAt.IsZero() && t.mindsOthers()
+// resolve settles the open POST by a person's word, after a complete look-up that began later than Settle
+// and didn't show the request's mark.
+func (s *situation) resolve() action {
+	r := s.rec.Resolution
+	if r.Connection != "" {
+		s.phase = phaseResolve
+		return action{do: doRead, id: r.Connection}
+	}
+	s.reconciled(ReconciledAbsent)
+	s.noteLookup(s.began, string(ReconciledAbsent), "nothing with this request's mark")
+	s.rec.Doubt = false
+	return s.fail(Fail(ReasonFlowUnavailable, fmt.Sprintf("settled by a message that is said to be by %s: the POST made no connection (%s); retry this request to have it made", r.By, r.Why)))
 }
 
-// mindsOthers reports whether ifExists makes other connections of the same name matter.
-func (t *task) mindsOthers() bool {
-	i := t.d.Request.Data.IfExists
-	return i == IfExistsAdopt || i == IfExistsReject
+// resolveAs adopts the connection that a person named, if it is there. It need not have the request's name any more.
+func (s *situation) resolveAs(ev event) action {
+	id, named := s.rec.Resolution.Connection, ev.found
+	s.phase = phaseLookUp
+	switch {
+	case ev.err != nil:
+		return s.unasked(ev.err)
+	case ev.there && s.sought().standing(named) == ours:
+		return s.adopt([]Found{named})
+	case !ev.there || deleted(named) || !strings.EqualFold(named.SpecID, s.rec.ConnectionSpec.ID):
+		return s.notBorneOut(fmt.Sprintf("there is no connection %s of connection spec %s", id, s.rec.ConnectionSpec.ID))
+	case carriesMark(named.Description):
+		return s.notBorneOut("connection " + id + " carries the mark of another request")
+	}
+	s.reconciled(ReconciledAdopted)
+	s.noteLookup(s.began, string(ReconciledAdopted), "on the word of a message said to be by "+s.rec.Resolution.By+"; it is there, without a mark")
+	return s.succeed(named.Connection, true)
+}
+
+// notBorneOut ends a Resolution that the Flow Service contradicts: nothing is settled.
+func (s *situation) notBorneOut(why string) action {
+	s.reconciled(ReconciledUnknown)
+	s.noteLookup(s.at.now, string(ReconciledUnknown), why)
+	f := s.unknownFailure(why)
+	f.Message = "not resolved: " + f.Message
+	return s.fail(f)
 }
 
 // lookFirst looks for our mark, and for others of the same name where ifExists asks for it, before
 // the first POST, or after a ledger was lost.
-func (t *task) lookFirst(ctx context.Context) step {
-	began := t.hub.Clock.Now()
-	if !began.Before(t.rec.Deadline) {
-		return t.lapse
+func (s *situation) lookFirst() action {
+	if s.late() {
+		return s.lapse()
 	}
-	minds := t.rec.FirstPostAt.IsZero() && t.mindsOthers()
-	queries := []Query{{Names: nameForms(t.rec.Name), Want: t.mayBeOurs}}
-	if minds {
-		queries[0].Want = func(f Found) bool { return t.mayBeOurs(f) || f.Name == "" || sameText(f.Name, t.rec.Name) }
+	s.began = s.at.now
+	who := s.sought()
+	l := look{sought: who, named: s.rec.FirstPostAt.IsZero() && s.mindsOthers(), queries: []Query{{Names: nameForms(s.rec.Name), Want: who.mayBeOurs}}}
+	if l.named {
+		l.queries[0].Want = func(f Found) bool { return who.mayBeOurs(f) || f.Name == "" || sameText(f.Name, who.name) }
 	}
-	if t.rec.LookFirst {
-		queries = append(queries, Query{Since: t.since(), Want: t.mayBeOurs})
+	if s.rec.LookFirst {
+		l.queries = append(l.queries, Query{Since: who.since, Want: who.mayBeOurs})
 	}
-	s, err := t.look(ctx, false, queries...)
-	if err == nil && len(s.ours) > 0 {
-		return t.adopt(s.ours)
-	}
-	var named []Found
-	if err == nil && minds {
-		named, err = t.sameNamed(ctx, s.all)
-	}
+	return action{do: doLook, look: l}
+}
+
+func (s *situation) lookedFirst(ev event) action {
+	s.listed(ev)
 	switch {
-	case err != nil:
-		return t.lookFirstFailed(ctx, err)
-	case len(named) > 0:
-		return t.exists(ctx, named)
-	case t.rec.LookFirst && t.rec.FirstPostAt.IsZero() && len(s.alike) > 0:
-		return t.doubt(ctx, began)
+	case ev.err != nil:
+		return s.lookFirstFailed(ev.err)
+	case len(ev.seen.ours) > 0:
+		return s.adopt(ev.seen.ours)
+	case len(ev.seen.named) > 0:
+		return s.exists(ev.seen.named)
+	case s.rec.LookFirst && s.rec.FirstPostAt.IsZero() && len(ev.seen.alike) > 0:
+		// The record was lost, and a connection may be what a POST made of which it told: the request is looked up as
+		// one with an open POST is.
+		s.rec.State, s.rec.Doubt, s.rec.LookFirst = StateUnknown, true, false
+		s.rec.FirstPostAt, s.rec.EndedAt, s.rec.EndedBy = s.rec.RequestedAt, s.began, s.cfg.Instance
+		return written(s.enter(phaseLookUp))
 	}
-	t.noteLookup(began, string(ReconciledAbsent), "before the first POST")
-	t.rec.LookFirst, t.looked = false, true
-	return t.prepare
+	s.noteLookup(s.began, string(ReconciledAbsent), "before the first POST")
+	s.rec.LookFirst, s.looked = false, true
+	return s.enter(phasePrepare)
 }
 
-// doubt goes on where the record was lost, and a connection may be what a POST made of which it told: the
-// request is looked up as one with an open POST is.
-func (t *task) doubt(ctx context.Context, began time.Time) step {
-	t.rec.State, t.rec.Doubt, t.rec.LookFirst = StateUnknown, true, false
-	t.rec.FirstPostAt, t.rec.EndedAt, t.rec.EndedBy = t.rec.RequestedAt, began, t.hub.Instance
-	if next, ok := t.write(ctx); !ok {
-		return next
-	}
-	return t.lookUp
-}
-
-// owesLook reports whether the ledger was found to have lost records since the request was claimed.
-func (t *task) owesLook() bool {
-	return t.rec.FirstPostAt.IsZero() && !t.looked && t.hub.Clock.Now().Before(t.hub.LookFirstUntil())
-}
-
-// lookFirstFailed goes on after the look before the first POST failed. A definite refusal is the
-// tenant's affair, as it would be for the POST.
-func (t *task) lookFirstFailed(ctx context.Context, err error) step {
+// lookFirstFailed goes on after the look before the first POST failed. A definite refusal is the tenant's affair, as
+// it would be for the POST: newer credentials get another look.
+func (s *situation) lookFirstFailed(err error) action {
 	if targetOf(err) == TargetVault {
-		return t.secretTrouble(ctx, err, t.lookFirst)
+		return s.secretTrouble(err, phaseLookFirst)
 	}
 	ce := asCallError(err)
 	switch f := refusal(ce); {
 	case f != nil && ce.passes():
-		return t.lasting(ctx, ce.Target, f, t.lookFirst)
+		return s.lasting(ce.Target, f, phaseLookFirst)
 	case f != nil:
-		return t.lookRefused(ctx, f)
+		s.refused, s.used, s.fresh, s.phase = f, s.creds, true, phaseRecheck
+		return action{do: doCredentials}
 	}
-	t.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
-	return t.hindered(ctx, TargetFlow, err, t.lookFirst)
+	s.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
+	return s.hindered(TargetFlow, err, phaseLookFirst)
 }
 
-// lookRefused reads the credentials past the cache, as reconsider does after a POST: newer ones get
-// another look.
-func (t *task) lookRefused(ctx context.Context, refused *Failure) step {
-	used := t.creds
-	t.fresh = true
-	err := t.readCredentials(ctx)
+// rechecked goes on after the credentials were read again because a look was refused.
+func (s *situation) rechecked(err error) action {
+	s.readCredentials(err)
 	missing := missingSecret(err)
 	switch {
 	case missing != nil:
-		return t.secretMissing(ctx, missing, t.lookFirst, func() step {
-			t.fail(refused)
-			return t.conclude
-		})
+		return s.secretMissing(missing, phaseLookFirst, func() action { return s.fail(s.refused) })
 	case err != nil:
-		return t.secretTrouble(ctx, err, t.lookFirst)
-	case otherCredentials(used, t.creds):
-		t.fresh = false
-		return t.lookFirst
+		return s.secretTrouble(err, phaseLookFirst)
+	case otherCredentials(s.used, s.creds):
+		s.fresh = false
+		return s.enter(phaseLookFirst)
 	}
-	t.fail(refused)
-	return t.conclude
-}
-
-// sameNamed returns which connections have the request's name, and what else ifExists looks at: what the
-// list left out is read by their ids.
-func (t *task) sameNamed(ctx context.Context, all []Found) (named []Found, err error) {
-	for _, f := range all {
-		if deleted(f) || f.Name != "" && !sameText(f.Name, t.rec.Name) {
-			continue
-		}
-		if f.Name == "" || f.State == "" || f.SpecID == "" || f.SpecVersion == "" || f.Domain == "" || f.ClusterID == "" || f.Database == "" {
-			full, there, err := t.readOne(ctx, f.ID)
-			if err != nil {
-				return nil, err
-			}
-			if !there {
-				continue
-			}
-			f = full
-		}
-		if sameText(f.Name, t.rec.Name) && !deleted(f) {
-			named = append(named, f)
-		}
-	}
-	oldestFirst(named)
-	return named, nil
+	return s.fail(s.refused)
 }
 
 // exists concludes where the sandbox already has connections of the request's name. Only what is enabled is
 // adopted. What may be enabled in a moment is waited for.
-func (t *task) exists(ctx context.Context, named []Found) step {
-	d := t.d.Request.Data
+func (s *situation) exists(named []Found) action {
+	d := s.d.Request.Data
 	unusable := ""
 	if d.IfExists == IfExistsAdopt {
 		for _, f := range named {
+			so := s.at.now.Sub(s.rec.StartedAt)
 			switch {
 			case !sameConnection(f, d):
 			case strings.EqualFold(f.State, stateEnabled):
-				t.noteLookup(t.hub.Clock.Now(), string(ReconciledAdopted), "ifExists")
-				t.succeed(f.Connection, true)
-				return t.conclude
-			case strings.EqualFold(f.State, stateInitializing):
-				now := t.hub.Clock.Now()
-				if so := now.Sub(t.rec.StartedAt); so < refusalLasts {
-					t.noteLookup(now, string(ReconciledUnknown), "connection "+f.ID+" is initializing")
-					return t.rest(ctx, min(max(so, shortestRest), t.hub.RetryDelayMax, refusalLasts-so), whyLater)
-				}
-				fallthrough
+				s.noteLookup(s.at.now, string(ReconciledAdopted), "ifExists")
+				return s.succeed(f.Connection, true)
+			case strings.EqualFold(f.State, stateInitializing) && so < refusalLasts:
+				s.noteLookup(s.at.now, string(ReconciledUnknown), "connection "+f.ID+" is initializing")
+				return s.rest(min(max(so, shortestRest), s.cfg.RetryDelayMax, refusalLasts-so), whyLater)
 			default:
 				unusable = fmt.Sprintf("; %s can't be adopted, for its state is %q: enable or delete it", f.ID, shorten(f.State, maxState))
 			}
 		}
 	}
-	t.fail(Fail(ReasonNameExists, fmt.Sprintf("the sandbox has a connection named %q already (%s); choose another name, or use that one%s", d.Name, named[0].ID, unusable)))
-	return t.conclude
-}
-
-// States of a connection that matter here. A draft's has no documented name; it is not "enabled".
-const (
-	stateEnabled      = "enabled"
-	stateInitializing = "initializing"
-	stateDeleted      = "deleted"
-)
-
-const maxState = 40 // bytes of a state that are told
-
-// deleted reports whether the service says that f is gone, though it shows it.
-func deleted(f Found) bool { return strings.EqualFold(f.State, stateDeleted) }
-
-func sameConnection(f Found, d Data) bool {
-	p := d.Auth.Params
-	return sameText(f.Name, d.Name) && strings.EqualFold(f.SpecID, d.ConnectionSpec.ID) && f.SpecVersion == d.ConnectionSpec.Version &&
-		sameHost(f.Domain, p.Domain) && strings.EqualFold(f.ClusterID, p.ClusterID) &&
-		strings.EqualFold(f.Database, p.Database) && strings.EqualFold(f.Catalog, p.Catalog)
+	return s.fail(Fail(ReasonNameExists, fmt.Sprintf("the sandbox has a connection named %q already (%s); choose another name, or use that one%s", d.Name, named[0].ID, unusable)))
 }

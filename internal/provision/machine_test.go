@@ -634,13 +634,13 @@ func TestUntoldOutcomeIsToldByTheNextReading(t *testing.T) {
 		if soon := h.Handle(t.Context(), d); !soon.Silent {
 			t.Errorf("at once: %+v, want nothing", soon)
 		}
-		<-time.After(tellWithin + time.Second)
+		<-time.After(publishWithin + time.Second)
 		again := h.Handle(t.Context(), d)
 		if again.Result == nil || again.Result.EventID != first.Result.EventID || again.Told == nil {
 			t.Fatalf("later: %+v, want the outcome", again)
 		}
 		again.Told(t.Context())
-		<-time.After(tellWithin + time.Second)
+		<-time.After(publishWithin + time.Second)
 		if last := h.Handle(t.Context(), d); !last.Silent || last.Result != nil {
 			t.Errorf("after it was told: %+v, want nothing", last)
 		}

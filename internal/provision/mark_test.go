@@ -51,9 +51,11 @@ func TestMarkIn(t *testing.T) {
 func TestStanding(t *testing.T) {
 	t.Parallel()
 	h := newTestHub(t, nil)
-	task := newTask(h, delivery())
-	task.rec = task.firstRecord()
-	task.rec.FirstPostAt = h.Clock.Now()
+	d0 := delivery()
+	s := situation{cfg: &h.Config, d: &d0, at: h.moment()}
+	s.rec = s.firstRecord()
+	s.rec.FirstPostAt = h.Clock.Now()
+	who := s.sought()
 	mine, d := testRequest().Key.Mark(), testRequest().Data
 	theirs := secondRequest().Key.Mark()
 	old := h.Clock.Now().Add(-2 * upstreamSkew)
@@ -85,7 +87,7 @@ func TestStanding(t *testing.T) {
 	} {
 		f := like
 		tc.change(&f)
-		if got := task.standing(f); got != tc.want {
+		if got := who.standing(f); got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}

@@ -247,6 +247,43 @@ func (e *CallError) Error() string {
 // Unwrap returns what the network said.
 func (e *CallError) Unwrap() error { return e.Err }
 
+// Gate says whether a target is worth calling just now. It is safe for concurrent use.
+type Gate interface {
+	// Allow returns a function that must be called exactly once, whatever becomes of the call, with
+	// what it showed of the target, or nil and how long to leave the target alone. The tenant is on
+	// whose behalf the call is made: what fails for one only isn't down.
+	Allow(t Target, tenant string) (done func(CallEnd), wait time.Duration)
+}
+
+// CallEnd says what an allowed call showed of its target's health. The zero value is the careful one.
+type CallEnd int
+
+// The ends of a call. Only CallServed closes a circuit that is open, only CallFailed opens one or keeps
+// it open.
+const (
+	CallVoid   CallEnd = iota // nothing: the target was not asked, or the caller left before its answer
+	CallServed                // it did its work; refusing a request is work too
+	CallFailed                // it failed, or did not answer in time
+	CallSpared                // the work was done without asking it, as from a cache
+)
+
+// Slots bounds the POSTs under way and shares them among tenants. It is safe for concurrent use.
+type Slots interface {
+	// Acquire waits until the tenant's next POST may be announced, or until ctx ends, whose cause is its error
+	// then.
+	Acquire(ctx context.Context, tenant string) (Slot, error)
+}
+
+// Slot is a place for one POST. A few more are given out than POSTs may be under way, so that one is announced
+// already when another ends.
+type Slot interface {
+	// Begin waits until the POST may be sent, or until ctx ends, whose cause is its error then.
+	Begin(ctx context.Context) error
+	// Release gives the slot back. It must be called once, with whether the Flow Service throttled or failed
+	// the call.
+	Release(strained bool)
+}
+
 // Clock is time itself, so that tests can own it.
 type Clock interface {
 	Now() time.Time

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -8,7 +9,7 @@ import (
 // State is where a request stands. The zero value is no state.
 type State string
 
-// The states. See the picture in machine.go.
+// The states. See the table in decide.go.
 const (
 	StateClaimed State = "claimed" // taken up; nothing is open at the Flow Service
 	StatePosting State = "posting" // a POST may be under way until PostedAt + Lease
@@ -127,7 +128,7 @@ func (r *Record) note(a Attempt) {
 	oldest := max(0, slices.IndexFunc(r.Attempts, func(a Attempt) bool {
 		return a.Step != stepPost && a.Step != stepFinal && a.Step != stepResolve
 	}))
-	r.Attempts = slices.Delete(r.Attempts, oldest, oldest+1)
+	r.Attempts = slices.Delete(slices.Clone(r.Attempts), oldest, oldest+1)
 }
 
 // Steps of an Attempt that matter to the code.
@@ -136,3 +137,50 @@ const (
 	stepResolve = "resolve"
 	stepFinal   = "final"
 )
+
+// Resolution is what a person says became of a POST that nobody could settle: that it made the connection
+// named, or none.
+//
+// It comes with a retry of its own, which looks at the Flow Service once more and never POSTs. The word of
+// a person decides only what the look-up can't: a connection with the request's mark is adopted whatever
+// was said, and one that was named must be there.
+type Resolution struct {
+	Connection string `json:"connection,omitempty"` // its id; empty means that there is none
+	By         string `json:"by"`                   // who says so, as the message has it: whoever may publish for the tenant chooses it
+	Why        string `json:"why"`
+}
+
+// Results of an Attempt that records a Resolution.
+const (
+	saysConnection = "named"
+	saysAbsent     = "absent"
+)
+
+// attempt returns how the record tells of r: as what the message says, for nobody proves who wrote it.
+func (r Resolution) attempt(at time.Time) Attempt {
+	a := Attempt{At: at, Step: stepResolve, Result: saysAbsent, Detail: fmt.Sprintf("the message says that it made none, said to be by %s: %s", r.By, r.Why)}
+	if r.Connection != "" {
+		a.Result, a.Detail = saysConnection, fmt.Sprintf("the message says that it made %s, said to be by %s: %s", r.Connection, r.By, r.Why)
+	}
+	return a
+}
+
+// unresolvable returns why nothing of a record can be resolved, nil if it can.
+func unresolvable(rec Record) *Failure {
+	reason := Reason("")
+	if f := rec.Final; f != nil && f.Result.Error != nil {
+		reason = f.Result.Error.Reason
+	}
+	if reason == ReasonOutcomeUnknown {
+		return nil
+	}
+	return Fail(ReasonInvalidRequest, fmt.Sprintf("Flow-Worker-Resolve settles an outcome_unknown only, but this request failed with %s: retry it", reason))
+}
+
+// Missing says since when a secret has been missing. A store may lag behind its writer, as a standby server
+// does, so that is believed only once it has been so for Config.SecretGrace.
+type Missing struct {
+	Reason Reason    `json:"reason"` // what it ends the request with if it stays so
+	Since  time.Time `json:"since"`  // when a read past the cache said so first
+	By     string    `json:"by"`     // whose clock Since is from
+}

@@ -106,7 +106,7 @@ func (s *sim) posted(p *proc, k Key, notAfter, ended time.Time) {
 // disturbed reports whether anything but the plain course of things happened: then a worker may not
 // have been able to write down what it was told.
 func (s *sim) disturbed() bool {
-	return s.clash || slices.ContainsFunc(s.trace, func(e event) bool { return e.fate != goesWell && e.fate != stops })
+	return s.clash || slices.ContainsFunc(s.trace, func(e simStep) bool { return e.fate != goesWell && e.fate != stops })
 }
 
 // answered notes what a worker that lives is told about its POST.

@@ -54,7 +54,7 @@ type sim struct {
 	stop  bool
 
 	steps int
-	trace []event
+	trace []simStep
 	yield chan *proc
 	procs []*proc
 
@@ -96,15 +96,15 @@ type weather struct {
 	cutting bool // they leave no whole mark: a person's wrong word isn't seen to be wrong
 }
 
-// event is one line of a run's story.
-type event struct {
+// simStep is one step of a run's story.
+type simStep struct {
 	at   time.Time
 	proc string
 	op   string
 	fate fate
 }
 
-func (e event) String() string {
+func (e simStep) String() string {
 	return fmt.Sprintf("%s %s %s: %s", e.at.Format("15:04:05.000"), e.proc, e.op, e.fate)
 }
 
@@ -388,7 +388,7 @@ func (s *sim) grant(p *proc) {
 	if f == landsLate && p.op != "store" {
 		f = answerLost
 	}
-	s.trace = append(s.trace, event{s.now, p.name, p.op, f})
+	s.trace = append(s.trace, simStep{s.now, p.name, p.op, f})
 	p.resume <- f
 	<-s.yield
 	if p.gone {

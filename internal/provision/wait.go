@@ -1,131 +1,130 @@
 package provision
 
 import (
-	"context"
-	"math/rand/v2"
+	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 )
 
-// waits yields the waits between the tries of one delivery: exponential with full jitter.
-type waits struct {
-	policy *backoff.ExponentialBackOff
-	jitter func(time.Duration) time.Duration
-}
+// How a wait is chosen: seconds are waited for in process, what is longer rests in the stream.
 
-// next returns the next wait. It never says stop: the limits are pause's.
-func (w *waits) next() time.Duration { return w.jitter(w.policy.NextBackOff()) }
-
-// tryWaits paces the tries of one delivery. A request that was given back before has had its quick
-// tries already, and begins where it left off.
-func (t *task) tryWaits() *waits {
-	if t.waits == nil {
-		first := t.hub.RetryInitial
-		if t.rec.Handbacks > 0 {
-			first = t.hub.RetryDelayMax
-		}
-		t.waits = t.hub.backoff(first, t.hub.RetryDelayMax)
-	}
-	return t.waits
-}
-
-// newLedgerWaits paces the tries of one ledger call: short, for somebody waits for them.
-func (h *Hub) newLedgerWaits() *waits { return h.backoff(100*time.Millisecond, 2*time.Second) }
-
-func (h *Hub) backoff(first, longest time.Duration) *waits {
-	p := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(min(first, longest)),
-		backoff.WithMaxInterval(longest),
-		backoff.WithMultiplier(2),
-		backoff.WithRandomizationFactor(0), // MaxInterval caps before backoff's own jitter; ours comes after
-		backoff.WithMaxElapsedTime(0),      // never stop; and never ask backoff's clock
-	)
-	return &waits{policy: p, jitter: h.jitter}
-}
-
-// jitter spreads d evenly over (0, d].
-func (h *Hub) jitter(d time.Duration) time.Duration {
-	if h.Rand == nil {
-		return time.Duration(float64(d) * (1 - rand.Float64()))
-	}
-	h.randMu.Lock()
-	defer h.randMu.Unlock()
-	return time.Duration(float64(d) * (1 - h.Rand.Float64()))
-}
-
-// pause waits before next is tried, at least atLeast: seconds in process, longer by giving the
-// message back.
-func (t *task) pause(ctx context.Context, atLeast time.Duration, next step) step {
-	now := t.hub.Clock.Now()
-	wait := max(t.tryWaits().next(), atLeast)
-	if until := t.wakeBy(now); until > 0 {
+// pause waits before phase next is entered, at least atLeast.
+func (s *situation) pause(atLeast time.Duration, next phase) action {
+	s.tries++
+	wait := max(s.jitter(s.backoff()), atLeast)
+	if until := s.wakeBy(); until > 0 {
 		wait = min(wait, until)
 	}
-	if t.rev == 0 {
-		if next, ok := t.write(ctx); !ok {
-			return next
-		}
+	tooLong := wait > s.cfg.RetryDelayMax || s.at.now.Add(wait).Sub(s.started) > s.cfg.RetryElapsed
+	if tooLong || s.alone || s.at.stopping {
+		return s.handBack(atLeast)
 	}
-	tooLong := wait > t.hub.RetryDelayMax || now.Add(wait).Sub(t.started) > t.hub.RetryElapsed
-	if tooLong || t.alone || t.sleep(ctx, wait) != nil {
-		return t.handBack(ctx, atLeast)
-	}
-	return next
+	s.phase, s.resume, s.atLeast = phaseWait, next, atLeast
+	return action{do: doWait, wait: wait, write: s.rev == 0}
 }
 
-// sleep waits for d, or until the worker is asked to stop.
-func (t *task) sleep(ctx context.Context, d time.Duration) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(t.hub.Stopping, cancel)()
-	if err := t.hub.Stopping.Err(); err != nil {
-		return err
+// backoff returns the wait after so many tries, before jitter. A request that was given back before has had its quick
+// tries already, and begins where it left off.
+func (s *situation) backoff() time.Duration {
+	first := s.cfg.RetryInitial
+	if s.rec.Handbacks > 0 {
+		first = s.cfg.RetryDelayMax
 	}
-	return t.hub.Clock.Sleep(ctx, d)
+	policy := newBackoff(first, s.cfg.RetryDelayMax)
+	for range min(s.tries, maxDoublings) - 1 {
+		policy.NextBackOff()
+	}
+	return policy.NextBackOff()
+}
+
+// maxDoublings is more than any wait between its first and its longest value takes.
+const maxDoublings = 30
+
+// newBackoff returns a backoff that doubles and never stops; jitter comes after it, for MaxInterval caps before
+// the library's own.
+func newBackoff(first, longest time.Duration) *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(backoff.WithInitialInterval(min(first, longest)), backoff.WithMaxInterval(longest),
+		backoff.WithMultiplier(2), backoff.WithRandomizationFactor(0), backoff.WithMaxElapsedTime(0))
 }
 
 // wakeBy returns how long until something must be decided even if nothing has changed: the deadline
 // of a request without an open POST, the end of Settle for one with.
-func (t *task) wakeBy(now time.Time) time.Duration {
-	if t.rec.State == StateUnknown {
-		if left := t.settledAt().Sub(now); left > 0 {
+func (s *situation) wakeBy() time.Duration {
+	if s.rec.State == StateUnknown {
+		if left := s.settledAt().Sub(s.at.now); left > 0 {
 			return left + time.Millisecond
 		}
 	}
-	return t.rec.Deadline.Sub(now)
+	return s.rec.Deadline.Sub(s.at.now)
 }
 
-// handBack records that nobody has the request and lets its message rest, at least atLeast.
-func (t *task) handBack(ctx context.Context, atLeast time.Duration) step {
-	now := t.hub.Clock.Now()
-	delay := t.redeliveryDelay()
+// handBack records that nobody has the request and lets its message rest, at least atLeast: the longer, the more
+// often it was given back.
+func (s *situation) handBack(atLeast time.Duration) action {
+	d := s.cfg.RetryDelayMax
+	for range min(s.rec.Handbacks, maxDoublings) {
+		d = min(2*d, s.cfg.RedeliveryDelayMax)
+	}
+	delay := d/2 + s.jitter(d/2)
 	if atLeast > 0 {
 		delay = max(delay, atLeast)
-		t.rec.NotBefore = now.Add(atLeast)
+		s.rec.NotBefore = s.at.now.Add(atLeast)
 	}
-	if t.hub.Stopping.Err() != nil {
+	if s.at.stopping {
 		delay = max(time.Second, atLeast) // it is us who stop, not the target
 	}
-	if until := t.wakeBy(now); until > 0 {
+	if until := s.wakeBy(); until > 0 {
 		delay = min(delay, until)
 	}
-	t.rec.Handbacks++
-	return t.rest(ctx, min(delay, t.hub.RedeliveryDelayMax), whyLater)
+	s.rec.Handbacks++
+	return s.rest(min(delay, s.cfg.RedeliveryDelayMax), whyLater)
 }
 
-// whyLater is the Outcome.Why of a message that is to be tried again.
-const whyLater = "to be tried again later"
+// Outcome.Why of messages that are to be tried again, and of those that wait for a secret.
+const (
+	whyLater   = "to be tried again later"
+	whyMissing = "a secret is missing, and may yet appear"
+)
 
 // rest records that nobody has the request, and gives its message back for d.
-func (t *task) rest(ctx context.Context, d time.Duration, why string) step {
-	now := t.hub.Clock.Now()
-	t.rec.Held, t.rec.RestUntil = false, now.Add(d)
-	t.rec.note(handback(now, t.rec.State, d))
-	if next, ok := t.write(ctx); !ok {
-		return next
+func (s *situation) rest(d time.Duration, why string) action {
+	s.rec.Held, s.rec.RestUntil = false, s.at.now.Add(d)
+	s.rec.note(handback(s.at.now, s.rec.State, d))
+	return written(s.back(d, why))
+}
+
+// handback returns the attempt that says how long a message rests; the request's story reads it.
+func handback(at time.Time, st State, delay time.Duration) Attempt {
+	return Attempt{At: at, Step: "handback", Result: string(st), Detail: "for " + delay.Round(time.Millisecond).String()}
+}
+
+// restAfterAbsent returns how long a request rests before its next POST after several that were
+// settled as absent: each is a chance of two connections, should the list not show all.
+func (s *situation) restAfterAbsent() time.Duration {
+	if s.rec.Posts < 2 {
+		return 0
 	}
-	return t.back(d, why)
+	d := s.cfg.RetryDelayMax
+	for range min(s.rec.Posts-2, maxDoublings) {
+		d = min(2*d, s.cfg.RedeliveryDelayMax)
+	}
+	return d/2 + s.jitter(d/2)
+}
+
+// hindered waits after a target was in the way, without any POST having been sent, then tries again.
+func (s *situation) hindered(target Target, err error, again phase) action {
+	cause, atLeast := hindrance(err)
+	s.rec.note(Attempt{At: s.at.now, Step: string(target), Result: string(cause), Detail: text(err)})
+	s.survived()
+	s.rec.RefusedSince = time.Time{}
+	s.log(slog.LevelDebug, "hindered", slog.String("target", string(target)), slog.String("cause", string(cause)), slog.Any("error", err))
+	if errors.Is(err, ErrCircuitOpen) {
+		return s.handBack(atLeast) // an outage isn't waited for in a slot
+	}
+	s.retried(target, cause)
+	return s.pause(atLeast, again)
 }
 
 // refusalLasts is how long a refusal that can pass must have lasted to be believed.
@@ -137,68 +136,70 @@ const shortestRest = time.Second
 // lasting goes on after a refusal that made nothing and can pass, such as a 401: it is the outcome once
 // there was nothing else for refusalLasts, or at the deadline. Until then again is tried with secrets and
 // tokens that are new, the first time at once, then ever more seldom. Meanwhile the request has no slot.
-func (t *task) lasting(ctx context.Context, target Target, f *Failure, again step) step {
-	t.rec.LastFail, t.fresh = f, true
-	t.hub.Observer.Retried(target, CauseStatus)
-	d, lasted := t.outlast()
+func (s *situation) lasting(target Target, f *Failure, again phase) action {
+	s.rec.LastFail, s.fresh = f, true
+	s.retried(target, CauseStatus)
+	d, lasted := s.outlast()
 	switch {
 	case lasted:
-		if t.hub.Clock.Now().Sub(t.rec.RefusedSince) < refusalLasts {
+		if s.at.now.Sub(s.rec.RefusedSince) < refusalLasts {
 			f = cutShort(f)
 		}
-		t.fail(f)
-		return t.conclude
+		return s.fail(f)
 	case d > 0:
-		return t.rest(ctx, d, whyLater)
+		return s.rest(d, whyLater)
 	}
-	if next, ok := t.write(ctx); !ok {
-		return next
-	}
-	return again
-}
-
-// cutShort returns f, of a refusal that can pass, as it ends a request whose deadline comes before it is believed.
-func cutShort(f *Failure) *Failure {
-	early := *f
-	early.Retryable = true
-	early.Message += "; the deadline came before it had been refused for " + refusalLasts.String() + ", so it may pass: retry it then"
-	return &early
+	return written(s.enter(again))
 }
 
 // outlast notes a refusal that can pass. It returns how long to rest before the next try, and whether the
 // refusal has lasted long enough to be believed.
-func (t *task) outlast() (rest time.Duration, lasted bool) {
-	now := t.hub.Clock.Now()
-	if t.rec.RefusedSince.IsZero() {
-		t.rec.RefusedSince = now
-		return 0, !now.Before(t.rec.Deadline)
+func (s *situation) outlast() (rest time.Duration, lasted bool) {
+	if s.rec.RefusedSince.IsZero() {
+		s.rec.RefusedSince = s.at.now
+		return 0, s.late()
 	}
-	so := now.Sub(t.rec.RefusedSince)
-	rest = min(max(so, shortestRest), t.hub.RetryDelayMax, refusalLasts-so, t.rec.Deadline.Sub(now))
-	return max(rest, time.Millisecond), so >= refusalLasts || !now.Before(t.rec.Deadline)
+	so := s.at.now.Sub(s.rec.RefusedSince)
+	rest = min(max(so, shortestRest), s.cfg.RetryDelayMax, refusalLasts-so, s.rec.Deadline.Sub(s.at.now))
+	return max(rest, time.Millisecond), so >= refusalLasts || s.late()
 }
 
-// handback returns the attempt that says how long a message rests; the request's story reads it.
-func handback(at time.Time, s State, delay time.Duration) Attempt {
-	return Attempt{At: at, Step: "handback", Result: string(s), Detail: "for " + delay.Round(time.Millisecond).String()}
-}
-
-// redeliveryDelay grows with every time the message was given back.
-func (t *task) redeliveryDelay() time.Duration {
-	d := t.hub.RetryDelayMax
-	for range min(t.rec.Handbacks, 30) {
-		if d *= 2; d >= t.hub.RedeliveryDelayMax {
-			d = t.hub.RedeliveryDelayMax
-			break
-		}
+// secretTrouble goes on after a secret could not be read.
+func (s *situation) secretTrouble(err error, again phase) action {
+	if missing := missingSecret(err); missing != nil {
+		return s.secretMissing(missing, again, func() action { return s.fail(missing) })
 	}
-	return d/2 + t.hub.jitter(d/2)
+	s.rec.LastFail = Fail(ReasonVaultUnavailable, "Vault did not serve the worker: "+text(err))
+	return s.hindered(TargetVault, err, again)
 }
 
-// back gives the message back as it is.
-func (t *task) back(d time.Duration, why string) step { return t.end(giveBack(d, why)) }
-
-func (t *task) end(out Outcome) step {
-	t.out = out
-	return nil
+// secretMissing goes on after a secret was found missing. It concludes once two reads past the cache that
+// lie SecretGrace apart have said so, the later one just now; until then the message rests, outside a slot.
+// Again is the phase that reads it once more.
+func (s *situation) secretMissing(f *Failure, again phase, conclude func() action) action {
+	if !s.pastCache {
+		s.fresh = true
+		return s.enter(again)
+	}
+	if m := s.rec.Missing; m == nil || m.Reason != f.Reason {
+		s.rec.Missing = &Missing{Reason: f.Reason, Since: s.at.now, By: s.cfg.Instance}
+	}
+	believedAt := s.rec.Missing.Since.Add(s.cfg.SecretGrace)
+	if s.rec.Missing.By != s.cfg.Instance {
+		believedAt = believedAt.Add(ClockSkew) // another worker's clock may be behind ours
+	}
+	left := believedAt.Sub(s.readAt)
+	if left <= 0 || s.cfg.SecretGrace == 0 {
+		return conclude()
+	}
+	s.survived()
+	s.log(slog.LevelDebug, "a secret is missing, which is not believed yet", slog.Duration("grace_left", left), slog.String("detail", f.Message))
+	s.rec.note(Attempt{At: s.at.now, Step: "secrets", Result: "missing", Detail: f.Message})
+	s.rec.LastFail = f
+	delay := min(left, s.cfg.SecretGrace+ClockSkew)
+	delay += s.jitter(delay / 4) // those that wait for the same one come back spread out
+	if until := s.wakeBy(); until > 0 {
+		delay = min(delay, until)
+	}
+	return s.rest(min(delay, s.cfg.RedeliveryDelayMax), whyMissing)
 }
