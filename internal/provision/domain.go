@@ -57,12 +57,13 @@ const maxPinned = 2048
 
 var pinnedHost = regexp.MustCompile(`^(?:(?i:https)://)?([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*)(?::443)?/?(?:\?[^\s\\]*)?(?:#[^\s\\]*)?$`)
 
-// lowerASCII changes ASCII only: a "K" that is a Kelvin sign is no "k".
+// lowerASCII changes ASCII only: a "K" that is a Kelvin sign is no "k", and what is no UTF-8 stays as it is.
 func lowerASCII(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'A' <= r && r <= 'Z' {
-			r += 'a' - 'A'
+	b := []byte(s)
+	for i, c := range b {
+		if 'A' <= c && c <= 'Z' {
+			b[i] += 'a' - 'A'
 		}
-		return r
-	}, s)
+	}
+	return string(b)
 }

@@ -200,7 +200,7 @@ func TestSecretsDomainIsComparedAsItsOwnerMeansIt(t *testing.T) {
 
 // FuzzWorkspaceURL: what is taken off is taken off once and for all, and nothing else changes.
 func FuzzWorkspaceURL(f *testing.F) {
-	for _, s := range []string{"https://a.net", "HTTPS://A.net:443/?o=1", "https://a.net:443:443", "https://a.net//", "https://a?o=1?o=2", "https://a@b/", "https://a.net/?o=1/"} {
+	for _, s := range []string{"https://a.net", "HTTPS://A.net:443/?o=1", "https://a.net:443:443", "https://a.net//", "https://a?o=1?o=2", "https://a@b/", "https://a.net/?o=1/", "HTTPS://0" + strings.Repeat("\xf1", 120)} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
