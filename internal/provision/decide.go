@@ -13,24 +13,27 @@ import (
 //
 //	start            begun       → examine, look first, prepare, end
 //	examine          loaded      → suspect, look up, look first, reconsider, prepare, wait, end
-//	suspect          granted     → look up, look first, reconsider, prepare, wait, end
-//	look up          looked      → look up, resolve, look first, prepare, wait, end
-//	resolve          read        → look up, wait, end
+//	suspect          granted     → look up, look first, reconsider, prepare, end
+//	look up          looked      → look up, resolve, prepare, wait, end
+//	resolve          read        → wait, end
 //	look first       looked      → look first, look up, recheck, prepare, wait, end
 //	recheck          credentials → look first, wait, end
 //	prepare          secrets     → prepare, authorize, wait, end
 //	authorize        authorized  → prepare, reconsider, acquire, wait, end
 //	acquire          acquired    → look first, refresh, allow, end
 //	refresh          secrets     → prepare, allow, end
-//	allow            allowed     → announce, wait, end
+//	allow            allowed     → announce, end
 //	announce         confirmed   → post, look first, end
 //	post             answered    → look up, reconsider, prepare, wait, end
-//	reconsider       secrets     → reconsider, prepare, wait, end
+//	reconsider       secrets     → prepare, wait, end
 //	wait             waited      → look up, look first, reconsider, prepare, wait, end
-//	lost             loaded      → suspect, look up, look first, reconsider, prepare, wait, end
+//	lost             loaded      → examine, end
 //	any              lost        → examine, lost
 //	any              unwritten   → end
 //	any              panicked    → end
+
+// decider is the form of decide.
+type decider func(situation, event, moment) (situation, action)
 
 // decide says what becomes of a request to which ev happened, and what is to be done next. It is a pure function: it
 // calls nothing and reads no clock. All that a delivery goes through is here, in the order of the table.
@@ -455,7 +458,7 @@ func (s *situation) readAfterLoss(ev event) action {
 	switch {
 	case ev.err != nil || !ev.rec.State.Final() || ev.rec.Fingerprint != s.d.Request.Fingerprint:
 	case ev.rec.Retry < s.d.Request.Retry:
-		return s.examined(ev) // what was written is that the last outcome is published: the retry is yet to begin
+		return s.load(phaseExamine) // what was written is that the last outcome is published: the retry is yet to begin
 	default:
 		s.rec, s.rev = ev.rec, ev.rev
 		return s.repeat()

@@ -319,7 +319,11 @@ func (f simFlow) Find(_ context.Context, _ Account, q Query) (found []Found, err
 		}
 		return nil
 	})
-	if err != nil {
+	var ce *CallError
+	switch {
+	case errors.As(err, &ce):
+		return nil, ce
+	case err != nil:
 		return nil, unserved(err)
 	}
 	s.lookedUp(key, q, shows)

@@ -64,7 +64,7 @@ const (
 // Hub works on requests, any number at a time. It is safe for concurrent use.
 type Hub struct {
 	Config
-	decide  func(situation, event, moment) (situation, action)
+	decide  decider
 	working sync.Map      // :: Key → struct{}, what this process is working on
 	active  atomic.Int64  // number of entries of working
 	suspect chan struct{} // holds a value while a suspect is worked on: one at a time

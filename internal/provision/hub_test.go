@@ -53,7 +53,7 @@ func (scriptedFlow) Get(_ context.Context, _ Account, id string) (Found, error) 
 	return Found{Connection: Connection{ID: id}}, nil
 }
 
-func newTestHub(t *testing.T, change func(*Config)) *Hub {
+func newTestHub(t testing.TB, change func(*Config)) *Hub {
 	t.Helper()
 	cfg := Config{
 		Ledger: newMemLedger(), Secrets: plainSecrets{}, Connections: scriptedFlow{}, Instance: "w",

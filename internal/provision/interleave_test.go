@@ -58,7 +58,7 @@ func interleave(t *testing.T, seed uint64) *sim {
 }
 
 // clashing plays one seeded interleaving to its end.
-func clashing(t *testing.T, seed uint64, tweak func(*Config)) *sim {
+func clashing(t testing.TB, seed uint64, tweak func(*Config), setups ...func(*sim)) *sim {
 	t.Helper()
 	s := newSim(t, seed)
 	s.tweak = tweak
@@ -79,6 +79,9 @@ func clashing(t *testing.T, seed uint64, tweak func(*Config)) *sim {
 		s.ahead = func(n int) bool { return n < 20 && s.rng.IntN(100) < direct }
 	}
 	s.foul()
+	for _, setup := range setups {
+		setup(s)
+	}
 	for range 2 + s.rng.IntN(2) {
 		s.start(time.Duration(s.rng.Int64N(int64(ClockSkew))) - ClockSkew/2)
 	}

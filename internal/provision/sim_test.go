@@ -72,6 +72,7 @@ type sim struct {
 	dead    []Result
 	births  int
 	tweak   func(*Config)
+	wrap    func(decider) decider // what the workers decide by; nil means decide itself
 	secrets simSecretStore
 	weather
 	rules
@@ -204,6 +205,9 @@ func (s *sim) start(skew time.Duration) *proc {
 	hub, err := New(cfg)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if s.wrap != nil {
+		hub.decide = s.wrap(hub.decide)
 	}
 	p.hub = hub
 	s.procs = append(s.procs, p)
