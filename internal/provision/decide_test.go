@@ -93,8 +93,14 @@ func seldomScenarios() []scenario {
 	denied := &CallError{Verdict: VerdictDenied, Target: TargetFlow, Status: 403, Code: "403"}
 	rejects := func(s *sim) { s.msgs[0].d.Request.Data.IfExists = IfExistsReject }
 	return []scenario{
+		{name: "delivered before, without a record, and made", want: OutcomeCreated, setup: func(s *sim) {
+			s.msgs[0].deliver = 1
+			existing(s, func(f *Found) { f.ID, f.Description = "c0", testRequest().Key.Mark() })
+		}},
 		{name: "IMS does not know the client", want: OutcomeFailed, reason: ReasonFlowDenied, setup: func(s *sim) {
-			s.ims = func(int) error { return &CallError{Verdict: VerdictDenied, Target: TargetIMS, Status: 400, Code: "invalid_client"} }
+			s.ims = func(int) error {
+				return &CallError{Verdict: VerdictDenied, Target: TargetIMS, Status: 400, Code: "invalid_client"}
+			}
 		}},
 		{name: "the look before the POST is refused", want: OutcomeFailed, reason: ReasonFlowDenied, setup: func(s *sim) {
 			rejects(s)
