@@ -4,7 +4,7 @@
 //
 // It knows no technology. It sees the world through three small interfaces (Ledger, Secrets and
 // Connections) and a Clock; NATS, Vault and HTTP live in the packages that implement them. The life
-// of a request is the state machine in machine.go; everything that must survive a crash is a field
+// of a request is the table in decide.go; everything that must survive a crash is a field
 // of Record.
 //
 // The rule that the rest follows from: the intent to POST is confirmed in the ledger before the POST
