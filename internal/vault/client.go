@@ -53,7 +53,7 @@ func New(conf Config) (*Client, error) {
 	return &Client{
 		session: s,
 		kv:      kv,
-		cache:   newCache(kv.read, conf.CacheTTL, conf.Clock),
+		cache:   newCache(kv.read, conf.CacheTTL),
 		prefix:  conf.TenantPrefix,
 		nobody:  nobody,
 		end:     end,

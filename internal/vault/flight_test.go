@@ -12,7 +12,7 @@ import (
 
 // stubCache is a cache over a read that the test steers.
 func stubCache(ttl time.Duration, read func(context.Context) (*stored, *failure)) *cache {
-	return newCache(func(ctx context.Context, _ place, _ int) (*stored, *failure) { return read(ctx) }, ttl, systemClock{})
+	return newCache(func(ctx context.Context, _ place, _ int) (*stored, *failure) { return read(ctx) }, ttl)
 }
 
 func slotOf(n int) slot { return slot{place: place{path: fmt.Sprint("p", n)}} }
@@ -132,7 +132,7 @@ func TestRefusedTogether(t *testing.T) {
 		if reads != 2 || got[1] != 2 || got[2] != 62 {
 			t.Errorf("%d reads, of which the first served %d and the second %d; want 2, 2 and 62", reads, got[1], got[2])
 		}
-		if len(c.past)+len(c.next) != 0 {
+		if len(c.current)+len(c.next) != 0 {
 			t.Error("something is kept of reads that have ended")
 		}
 	})
