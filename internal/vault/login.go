@@ -2,11 +2,11 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,14 +14,6 @@ import (
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
-
-// lease is how long a token lasts, as far as Vault says so: whether the token works is what reads show.
-type lease struct {
-	ttl       time.Duration // 0 means for ever
-	unknown   bool          // nobody says how long it lasts; ttl is 0
-	asked     time.Time     // when ttl began at the earliest: before Vault was asked
-	renewable bool
-}
 
 // login gets a token: it returns the token and its lease. Every call reads its files anew.
 type login func(ctx context.Context) (string, lease, *failure)
@@ -45,7 +37,7 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 		}
 		conf.known.add(secret)
 		// A login must not carry the old token, and a shallow copy is how the client does without.
-		anonymous, after := heeding(api, conf.Clock)
+		anonymous, after := heeding(api)
 		anonymous.ClearToken()
 		answer, err := anonymous.Logical().WriteWithContext(ctx, path, body)
 		if err != nil {
@@ -60,9 +52,9 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 
 // heeding returns a copy of api for one call, and where that call's Retry-After will be: errors of
 // Vault's client have no headers.
-func heeding(api *vaultapi.Client, clock provision.Clock) (*vaultapi.Client, *time.Duration) {
+func heeding(api *vaultapi.Client) (*vaultapi.Client, *time.Duration) {
 	var after time.Duration
-	once := api.WithResponseCallbacks(func(r *vaultapi.Response) { after = retryAfter(r.Header, clock.Now()) })
+	once := api.WithResponseCallbacks(func(r *vaultapi.Response) { after = retryAfter(r.Header, time.Now()) })
 	return once, &after
 }
 
@@ -148,7 +140,7 @@ func lookupSelf(conf Config, api *vaultapi.Client, setting string, current func(
 			return "", lease{}, newFailure(provision.SecretUnavailable, "", err)
 		}
 		conf.known.add(token)
-		own, after := heeding(api, conf.Clock)
+		own, after := heeding(api)
 		own.SetToken(token)
 		answer, err := own.Auth().Token().LookupSelfWithContext(ctx)
 		if err == nil {
@@ -167,43 +159,80 @@ func lookupSelf(conf Config, api *vaultapi.Client, setting string, current func(
 // described reads the answer to a look-up. A token that never ends has no expire_time. Whether a token can be
 // renewed is what renewing it shows.
 func described(answer *vaultapi.Secret) lease {
-	if answer == nil {
+	if answer == nil || answer.Data["ttl"] == nil {
 		return lease{unknown: true, renewable: true}
 	}
+	ttl, err := answer.TokenTTL()
 	end, ends := answer.Data["expire_time"]
-	ttl := secondsOf(answer.Data["ttl"])
 	switch {
-	case ttl > 0:
+	case err == nil && ttl > 0:
 		return lease{ttl: ttl, renewable: true}
-	case ttl == 0 && ends && end == nil:
+	case err == nil && ends && end == nil:
 		return lease{}
 	}
 	return lease{unknown: true, renewable: true}
 }
 
-// secondsOf returns a number of seconds, however it is written; -1 where it is none that makes sense.
-func secondsOf(v any) time.Duration {
-	var n float64
-	switch v := v.(type) {
-	case json.Number:
-		n, _ = v.Float64()
-		if n == 0 && strings.Trim(v.String(), "0.") != "" {
-			return -1
-		}
-	case string:
-		if d, err := time.ParseDuration(v); err == nil && d > 0 {
-			return d
-		}
-		f, err := strconv.ParseFloat(v, 64)
-		if err != nil {
-			return -1
-		}
-		n = f
+const (
+	// refusedWait is how long a refused credential is not tried again.
+	refusedWait = 5 * time.Minute
+	// countedWait is the same where Vault counts. By default the fifth refused AppRole login locks the role
+	// for 15 minutes, for all workers, and the count only ends when 15 minutes have passed without one. So
+	// up to four workers that were refused within 15 minutes of each other never lock the role.
+	countedWait = 30 * time.Minute
+)
+
+// refusal is what is known of a login that Vault has refused: another one with the same credential would
+// be refused as well.
+type refusal struct {
+	setting, file string // of the credential; empty where the login reads none
+	used          string // the credential
+	wait          time.Duration
+}
+
+func (r *refusal) isUsed(credential string) bool { return credential == r.used }
+
+// credentialFile returns the file that a login reads, and the setting that names it; nothing where it
+// reads none.
+func (c Config) credentialFile() (setting, path string) {
+	switch {
+	case c.Auth != AuthAppRole:
+		return "VAULT_JWT_FILE", c.JWTFile
+	case c.SecretIDFile != "":
+		return "VAULT_SECRET_ID_FILE", c.SecretIDFile
+	}
+	return "", ""
+}
+
+// refuse makes f, which came of a login with secret that ended with err, a refusal if it is one.
+func (c Config) refuse(f *failure, err error, secret string) {
+	var answer *vaultapi.ResponseError
+	if !errors.As(err, &answer) || !refuses(answer) {
+		return
+	}
+	r := &refusal{used: secret, wait: refusedWait}
+	r.setting, r.file = c.credentialFile()
+	hint := ""
+	switch {
+	case c.Auth != AuthAppRole:
+	case answer.StatusCode == http.StatusForbidden: // which is not counted
+		hint = " (it may have locked the role after five refused logins; see: vault read sys/locked-users)"
 	default:
-		return -1
+		r.wait = countedWait
 	}
-	if n < 0 || n > float64(1<<62/time.Second) {
-		return -1
+	f.refusal = r
+	f.Err = fmt.Errorf("login refused: %w%s; %s", f.Err, hint, r.advice())
+}
+
+// refuses reports whether an answer of Vault's own means that this credential is no good.
+func refuses(answer *vaultapi.ResponseError) bool {
+	return answer.StatusCode >= 400 && !decidesNothing(answer.StatusCode)
+}
+
+// advice says what the worker waits for.
+func (r *refusal) advice() string {
+	if r.file == "" {
+		return fmt.Sprintf("waiting for %v", r.wait)
 	}
-	return time.Duration(n * float64(time.Second))
+	return fmt.Sprintf("waiting for %s to change, for %v at most", r.setting, r.wait)
 }

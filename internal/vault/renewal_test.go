@@ -222,7 +222,7 @@ func TestShortTokensDontFloodTheLogin(t *testing.T) {
 	})
 }
 
-// TestStopEndsARenewal that hangs: the watcher has no context.
+// TestStopEndsARenewal that hangs.
 func TestStopEndsARenewal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
