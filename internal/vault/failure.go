@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	vaultapi "github.com/hashicorp/vault/api"
@@ -21,13 +22,12 @@ import (
 // failure is a SecretError with what the next seconds need to know of it.
 type failure struct {
 	*provision.SecretError
-	quick   bool // worth another try at once
-	login   bool // there is no token; Vault was not asked for more
-	foreign bool // something answered in Vault's place
-	unknown bool // what answered does not have the call
-
-	invalid bool     // it is the token itself that Vault refuses
-	refusal *refusal // it is the credential of a login that Vault refuses; nil if not
+	quick   bool     // worth another try at once
+	login   bool     // there is no token; Vault was not asked for more
+	foreign bool     // something answered in Vault's place
+	unknown bool     // what answered does not have the call
+	invalid bool     // Vault refuses the token itself
+	refusal *refusal // Vault refuses the credential of a login; nil if not
 }
 
 // newFailure returns a failure; err must hold no secret.
@@ -51,8 +51,8 @@ func (f *failure) public() error {
 	return f.SecretError
 }
 
-// classify says what an error of Vault's client means. doing names the call, secrets are what must
-// not be told.
+// classify says what an error of Vault's client means. Doing names the call, secrets are what the error must not
+// hold.
 func classify(op operation, doing string, err error, secrets ...string) *failure {
 	var answer *vaultapi.ResponseError
 	if errors.As(err, &answer) {
@@ -63,7 +63,8 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 			return unavailable(provision.CauseStatus, "%s: %w", doing, known)
 		}
 	}
-	if foreign := (*foreignAnswer)(nil); errors.As(err, &foreign) {
+	var foreign *foreignAnswer
+	if errors.As(err, &foreign) {
 		f := unavailable(provision.CauseStatus, "%s: %w", doing, foreign)
 		f.quick, f.foreign = foreign.status == http.StatusOK, true
 		return f
@@ -93,17 +94,18 @@ func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, 
 		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
 	case status == http.StatusForbidden || op != opRead && status < 500 && status >= 400:
 		f := newFailure(provision.SecretDenied, "", err)
-		f.invalid = slices.ContainsFunc(answer.Errors, func(m string) bool { return strings.Contains(m, invalidText) })
+		f.invalid = says(answer, "invalid token") // unknown to Vault, or no longer known
 		return f
-	case noEngine(answer):
+	case says(answer, "no handler for route"):
 		return unavailable(provision.CauseStatus, "%w; check VAULT_KV_MOUNT", err)
 	default:
 		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
 	}
 }
 
-// invalidText is in Vault's answer to a token that it doesn't know, or no longer.
-const invalidText = "invalid token"
+func says(answer *vaultapi.ResponseError, text string) bool {
+	return slices.ContainsFunc(answer.Errors, func(m string) bool { return strings.Contains(m, text) })
+}
 
 // maxMessage is how much of Vault's messages an error keeps, in characters.
 const maxMessage = 300
@@ -114,17 +116,11 @@ func messages(answer *vaultapi.ResponseError, secrets []string) string {
 	if answer.RawError {
 		return " and no body of Vault's own; is VAULT_ADDR right?"
 	}
-	text := oneLine(strings.Join(answer.Errors, "; "), secrets)
+	text := scrub.New(secrets...).Line(strings.Join(answer.Errors, "; "), maxMessage)
 	if text == "" {
 		return ""
 	}
 	return ": " + text
-}
-
-// oneLine returns a text of upstream's as an error may have it: a short line without the secrets and
-// without what looks like one.
-func oneLine(text string, secrets []string) string {
-	return scrub.New(secrets...).Line(text, maxMessage)
 }
 
 func networkCause(err error) provision.Cause {
@@ -147,7 +143,7 @@ func networkError(err error, secrets []string) error {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	}
-	return errors.New(oneLine(scrub.Unquoted(err), secrets))
+	return errors.New(scrub.New(secrets...).Line(scrub.Unquoted(err), maxMessage))
 }
 
 // maxRetryAfter bounds how long Vault, or a proxy before it, is believed to want to be left alone.
@@ -165,4 +161,35 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 		return 0
 	}
 	return min(max(date.Sub(now), 0), maxRetryAfter)
+}
+
+// maxKnown is how many of the worker's own secrets a keyring remembers: the present ones and some that
+// are on their way out.
+const maxKnown = 8
+
+// keyring remembers the worker's own secrets, tokens and what it logs in with, so that no error holds one: a proxy
+// may quote in one call what it heard in another. Its methods are safe for concurrent use.
+type keyring struct {
+	mu    sync.Mutex
+	known []string // oldest first
+}
+
+// add remembers a secret, and forgets the oldest where there are too many.
+func (k *keyring) add(secret string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if secret == "" || slices.Contains(k.known, secret) {
+		return
+	}
+	k.known = append(k.known, secret)
+	if len(k.known) > maxKnown {
+		k.known = slices.Delete(k.known, 0, 1)
+	}
+}
+
+// with returns all that is known, and the secrets of the call at hand.
+func (k *keyring) with(secrets ...string) []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append(secrets, k.known...)
 }

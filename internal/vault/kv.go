@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -233,11 +232,10 @@ func versioned(at string, a answer, asked int) (*stored, *failure) {
 
 // The quick retries. Whatever lasts longer is the hub's to wait for.
 const (
-	tries         = 3
-	firstDelay    = 100 * time.Millisecond
-	longestDelay  = time.Second
-	longestAfter  = 2 * time.Second // a Retry-After beyond this ends the quick retries, for the hub to wait
-	noHandlerText = "no handler for route"
+	tries        = 3
+	firstDelay   = 100 * time.Millisecond
+	longestDelay = time.Second
+	longestAfter = 2 * time.Second // a Retry-After beyond this ends the quick retries, for the hub to wait
 )
 
 // answer is what Vault said to a GET: 200, or a 404 of its own.
@@ -315,7 +313,7 @@ func (s *session) exchange(ctx context.Context, path string, query map[string][]
 	secret, err := vaultapi.ParseSecret(resp.Body)
 	if err != nil {
 		// The text of err may quote the body.
-		f := unavailable(networkCause(err), "%s: the answer is cut off, too large or not Vault's", doing)
+		f := unavailable(provision.CauseNetwork, "%s: the answer is not in Vault's form", doing)
 		f.quick = true
 		return answer{}, f
 	}
@@ -327,11 +325,6 @@ func (s *session) exchange(ctx context.Context, path string, query map[string][]
 func nothingThere(err error) bool {
 	var re *vaultapi.ResponseError
 	return errors.As(err, &re) && re.StatusCode == http.StatusNotFound && !re.RawError && len(re.Errors) == 0
-}
-
-// noEngine reports whether Vault says that no engine is mounted at the path.
-func noEngine(re *vaultapi.ResponseError) bool {
-	return slices.ContainsFunc(re.Errors, func(m string) bool { return strings.Contains(m, noHandlerText) })
 }
 
 // plainPath reports whether p is a path that nothing on the way to Vault can read as another one:

@@ -14,6 +14,109 @@ import (
 	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
+// maxValue is how large a field may be, in bytes.
+const maxValue = 64 << 10
+
+// secretIn returns the field and the owner's word on where it may go.
+func secretIn(s *stored, field string) (provision.Secret, *failure) {
+	value, err := s.text(field)
+	if err == nil {
+		err = s.sendable(field, value)
+	}
+	if err != nil {
+		return provision.Secret{}, err
+	}
+	out := provision.Secret{Value: provision.NewSensitive(value), Version: s.version}
+	if out.Domain, err = s.domain(); err != nil {
+		return provision.Secret{}, err
+	}
+	return out, nil
+}
+
+// domain returns the field that says where the secret may go, however its name is spelled, or nothing. One that
+// can't be read, and spellings that differ, must not pass for none: the token would then go anywhere.
+func (s *stored) domain() (string, *failure) {
+	domain, before := "", ""
+	for _, name := range slices.Sorted(maps.Keys(s.fields)) {
+		if foldName(name) != "domain" {
+			continue
+		}
+		text, err := s.text(name)
+		switch {
+		case err != nil:
+			return "", err
+		case before != "" && text != domain:
+			return "", missing("%s: the fields %q and %q say different hosts; keep one of them", s.at, before, name)
+		}
+		domain, before = text, name
+	}
+	return domain, nil
+}
+
+// foldName returns a field's name without what its spellings differ in: clientId, client_id, CLIENT_ID, and a
+// byte order mark or blanks around it.
+func foldName(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, name)
+}
+
+// text returns a field that must be a usable string.
+func (s *stored) text(field string) (string, *failure) {
+	value, ok := s.fields[field]
+	if !ok {
+		return "", missing("%s has no field %s", s.at, field)
+	}
+	return s.usable(field, value)
+}
+
+// usable returns a field's value as it is used, without what a file or an editor left around it. The error names
+// the field and what is wrong, not the value.
+func (s *stored) usable(field string, value any) (string, *failure) {
+	text, ok := value.(string)
+	text = trimmed(text)
+	switch {
+	case !ok:
+		return "", missing("%s: field %s is %s; want a string, in quotes where it is written as JSON", s.at, field, kindOf(value))
+	case text == "":
+		return "", missing("%s: field %s is empty", s.at, field)
+	case len(text) > maxValue:
+		return "", missing("%s: field %s has %d bytes; at most %d are allowed", s.at, field, len(text), maxValue)
+	case strings.ContainsFunc(text, unicode.IsControl):
+		return "", missing("%s: field %s holds a control character; write it again without", s.at, field)
+	}
+	return text, nil
+}
+
+// sendable refuses a value that can't be a token, which goes into a header: it may have been written together
+// with its scheme, or with characters that don't show.
+func (s *stored) sendable(field, value string) *failure {
+	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return missing("%s: field %s is not usable: it holds a blank, or a character that isn't ASCII or doesn't show; write the token alone", s.at, field)
+	}
+	return nil
+}
+
+// trimmed returns a text without a byte order mark and without blanks and line breaks around it.
+func trimmed(text string) string { return strings.TrimSpace(strings.TrimPrefix(text, "\ufeff")) }
+
+func kindOf(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return "a boolean"
+	case json.Number, float64:
+		return "a number"
+	case []any:
+		return "a list"
+	}
+	return "an object"
+}
+
 // defaultScopes is what Adobe Experience Platform wants of an OAuth server-to-server credential.
 const defaultScopes = "openid,session,AdobeID,read_organizations,additional_info.projectedProductContext"
 
@@ -94,6 +197,12 @@ type adobe struct {
 	names   []string            // of all fields in the secret
 }
 
+// What an error names of the fields in a secret.
+const (
+	maxName  = 64 // bytes of one
+	maxNames = 12
+)
+
 // found returns what there is in words: the names of the fields and no value.
 func (a adobe) found() string {
 	var names []string
@@ -111,12 +220,6 @@ func (a adobe) found() string {
 	}
 	return "the fields " + strings.Join(names, ", ")
 }
-
-// What is told of the names in a secret.
-const (
-	maxName  = 64 // bytes of one
-	maxNames = 12
-)
 
 func (a adobe) has(field string) bool { return len(a.values[field]) > 0 }
 
@@ -228,18 +331,18 @@ func (s *stored) project(project map[string]any) (map[string]any, *failure) {
 // list returns the values of a field: several of scopes and client secrets, which may be a list or the text of
 // one, else one. None stands for a field that is null or empty.
 func (s *stored) list(ours, name string, value any) ([]string, *failure) {
-	several := ours == fieldScopes || ours == fieldClientSecret
-	items, listed := []any{value}, false
-	switch v := value.(type) {
-	case []any:
-		if several {
+	several, listed := ours == fieldScopes || ours == fieldClientSecret, false
+	items := []any{value}
+	if several {
+		switch v := value.(type) {
+		case []any:
 			items, listed = v, true
-		}
-	case string:
-		if text := unquoted(v); several && strings.HasPrefix(text, "[") {
-			items, listed = nil, true
-			if json.Unmarshal([]byte(text), &items) != nil {
-				return nil, missing("%s: field %s begins like a list in JSON and is none; write the list, or the values separated by commas", s.at, name)
+		case string:
+			if text := unquoted(v); strings.HasPrefix(text, "[") {
+				items, listed = nil, true
+				if json.Unmarshal([]byte(text), &items) != nil {
+					return nil, missing("%s: field %s begins like a list in JSON and is none; write the list, or the values separated by commas", s.at, name)
+				}
 			}
 		}
 	}
@@ -249,33 +352,32 @@ func (s *stored) list(ours, name string, value any) ([]string, *failure) {
 		parts := []any{item}
 		if text, ok := item.(string); ok {
 			text = unquoted(text)
-			given = given || text != ""
 			parts = []any{text}
 			if ours == fieldScopes || several && !listed { // a client secret in a list is one, whatever is in it
 				parts = separated(text)
 			}
+			given = given || text != ""
 		}
 		for _, part := range parts {
 			if part == nil || part == "" {
 				continue
 			}
 			text, err := s.usable(name, part)
+			if err == nil {
+				text = unquoted(text)
+				err = s.sendable(name, text)
+			}
 			if err != nil {
 				return nil, err
 			}
-			values = append(values, unquoted(text))
+			values = append(values, text)
 		}
 	}
-	for _, value := range values {
-		if err := s.sendable(name, value); err != nil {
-			return nil, err
-		}
+	if several && given && len(values) == 0 {
+		return nil, missing("%s: field %s holds no value; leave it out or separate the values by commas", s.at, name)
 	}
 	if ours == fieldClientSecret && len(values) > maxClientSecrets {
 		return nil, missing("%s: field %s holds %d client secrets; at most %d are tried", s.at, name, len(values), maxClientSecrets)
-	}
-	if several && len(values) == 0 && given {
-		return nil, missing("%s: field %s holds no value; leave it out or separate the values by commas", s.at, name)
 	}
 	return values, nil
 }
