@@ -45,11 +45,11 @@ func New(conf Config) (*Client, error) {
 	s := &session{
 		api: api, login: chooseLogin(conf, api), static: conf.Auth == AuthToken || conf.Auth == AuthNone, timeout: api.ClientTimeout(),
 		log: conf.Log, onRetry: conf.OnRetry, known: conf.known,
+		concluded: make(chan struct{}), wanted: make(chan struct{}, 1), err: unavailable("", "not logged in yet"),
 	}
 	if conf.Auth == AuthToken {
 		s.tokenFile = conf.TokenFile
 	}
-	s.init()
 	if s.metrics, err = newMetrics(conf.Registerer, s.ttl); err != nil {
 		return nil, fmt.Errorf("vault: %w", err)
 	}

@@ -236,18 +236,13 @@ func (c Config) checkAddress(agent bool, address string, insecure bool) error {
 		return fmt.Errorf("%s: is plain http to %s, where others could read every secret; want https, or an agent on a loopback address (VAULT_AUTH=none)", setting, u.Hostname())
 	case c.Auth == AuthNone && !loopback(u.Hostname()):
 		return fmt.Errorf("VAULT_AUTH: is none, and %s names %s; only an agent on a loopback address or a Unix socket adds a token for this worker alone", setting, u.Hostname())
-	case u.Scheme == "http" && proxied():
+	case u.Scheme == "http" && (os.Getenv(vaultapi.EnvHTTPProxy) != "" || os.Getenv(vaultapi.EnvVaultProxyAddr) != ""):
+		// Vault's client uses these for loopback addresses, too, as it does not use HTTP_PROXY.
 		return fmt.Errorf("%s: is plain http, and %s or %s would have it leave this machine; want https, or no proxy", setting, vaultapi.EnvHTTPProxy, vaultapi.EnvVaultProxyAddr)
 	case insecure && !loopback(u.Hostname()):
 		return fmt.Errorf("VAULT_SKIP_VERIFY: refused, for whoever sits in between would get every secret; set VAULT_CACERT (only a loopback %s may skip)", setting)
 	}
 	return nil
-}
-
-// proxied reports whether Vault's client uses a proxy for loopback addresses, too, as it does not with
-// HTTP_PROXY.
-func proxied() bool {
-	return os.Getenv(vaultapi.EnvHTTPProxy) != "" || os.Getenv(vaultapi.EnvVaultProxyAddr) != ""
 }
 
 func loopback(host string) bool {

@@ -8,8 +8,8 @@ import (
 	"io"
 	"net/http"
 	"path"
+	"regexp"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 	"unicode"
@@ -37,12 +37,8 @@ type engine struct {
 	version atomic.Int32 // 1 or 2 once that is known for sure
 }
 
-// read returns a version of the secret at p, the newest for 0.
-//
-// Whether the engine has version 1 or 2 is asked once, and again where a version 1 engine seems to
-// have been upgraded. A token that may not ask is no obstacle: the secret is then read as version 2,
-// and as version 1 if there is nothing (a version 1 engine refuses the other's path or has nothing
-// there), and the first secret found that way settles it.
+// read returns a version of the secret at p, the newest for 0. Whether the engine has version 1 or 2 is asked once,
+// and again where a version 1 engine seems to have been upgraded.
 func (e *engine) read(ctx context.Context, p place, version int) (*stored, *failure) {
 	kv, err := e.detect(ctx)
 	if err != nil {
@@ -116,6 +112,8 @@ func (e *engine) mounted(s *vaultapi.Secret) (int32, *failure) {
 	return 1, nil
 }
 
+// guess reads the secret of an engine of unknown version, as version 2 and, if there is nothing, as version 1: such an
+// engine refuses the other's path or has nothing there. The first secret that is found settles the version.
 func (e *engine) guess(ctx context.Context, p place, version int) (*stored, *failure) {
 	got, err := e.read2(ctx, p, version)
 	switch {
@@ -307,9 +305,6 @@ func (s *session) exchange(ctx context.Context, path string, query map[string][]
 		f.RetryAfter = retryAfter(resp.Header, time.Now())
 		return answer{}, f
 	}
-	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusNotFound {
-		return answer{}, unavailable(provision.CauseStatus, "%s: HTTP %d is no answer of Vault's", doing, resp.StatusCode)
-	}
 	secret, err := vaultapi.ParseSecret(resp.Body)
 	if err != nil {
 		// The text of err may quote the body.
@@ -327,24 +322,12 @@ func nothingThere(err error) bool {
 	return errors.As(err, &re) && re.StatusCode == http.StatusNotFound && !re.RawError && len(re.Errors) == 0
 }
 
-// plainPath reports whether p is a path that nothing on the way to Vault can read as another one:
-// Vault's client joins with path.Join, which resolves "..", so that a check of the beginning would
-// not be enough, and escapes have no place in it.
-func plainPath(p string) bool {
-	if p == "" || path.Clean(p) != p || p[0] == '/' {
-		return false
-	}
-	for seg := range strings.SplitSeq(p, "/") {
-		if seg == "." || seg == ".." || strings.ContainsFunc(seg, notPathRune) {
-			return false
-		}
-	}
-	return true
-}
+// pathSegments are what nothing on the way to Vault can read as something else: no escapes, no empty segment.
+var pathSegments = regexp.MustCompile(`^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$`)
 
-func notPathRune(r rune) bool {
-	return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("_.-", r)
-}
+// plainPath reports whether p names one place below any other: Vault's client joins with path.Join, which resolves
+// "." and "..".
+func plainPath(p string) bool { return pathSegments.MatchString(p) && path.Clean("/"+p) == "/"+p }
 
 func notPrintable(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
 

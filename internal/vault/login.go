@@ -30,6 +30,7 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 		return lookupSelf(conf, api, "VAULT_TOKEN_FILE", func() (string, error) { return readTokenFile(conf.TokenFile) })
 	}
 	path := "auth/" + conf.AuthMount + "/login"
+	doing := "log in at " + path
 	return func(ctx context.Context) (string, lease, *failure) {
 		body, secret, err := credentials(conf)
 		if err != nil {
@@ -41,12 +42,12 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 		anonymous.ClearToken()
 		answer, err := anonymous.Logical().WriteWithContext(ctx, path, body)
 		if err != nil {
-			f := classify(opLogin, "log in at "+path, err, conf.known.with(secret)...)
+			f := classify(opLogin, doing, err, conf.known.with(secret)...)
 			f.RetryAfter = *after
 			conf.refuse(f, err, secret)
 			return "", lease{}, f
 		}
-		return grant("log in at "+path, answer)
+		return grant(doing, answer)
 	}
 }
 
@@ -119,14 +120,8 @@ func grant(doing string, answer *vaultapi.Secret) (string, lease, *failure) {
 	if answer == nil || answer.Auth == nil || answer.Auth.ClientToken == "" {
 		return "", lease{}, newFailure(provision.SecretDenied, "", fmt.Errorf("%s: Vault answered without a token; does the login ask for a second factor?", doing))
 	}
-	auth := answer.Auth
-	if strings.ContainsFunc(auth.ClientToken, notPrintable) {
-		return "", lease{}, unavailable(provision.CauseStatus, "%s: the token in the answer is malformed", doing)
-	}
-	if auth.LeaseDuration < 0 {
-		return auth.ClientToken, lease{unknown: true, renewable: auth.Renewable}, nil
-	}
-	return auth.ClientToken, lease{ttl: time.Duration(auth.LeaseDuration) * time.Second, renewable: auth.Renewable}, nil
+	ttl := max(0, time.Duration(answer.Auth.LeaseDuration)*time.Second)
+	return answer.Auth.ClientToken, lease{ttl: ttl, unknown: answer.Auth.LeaseDuration < 0, renewable: answer.Auth.Renewable}, nil
 }
 
 // lookupSelf is the login of those who are given a token: it asks how long the token lasts. The answer is a
@@ -182,8 +177,7 @@ const (
 	countedWait = 30 * time.Minute
 )
 
-// refusal is what is known of a login that Vault has refused: another one with the same credential would
-// be refused as well.
+// refusal is a login that Vault has refused: another one with the same credential would be refused as well.
 type refusal struct {
 	setting, file string // of the credential; empty where the login reads none
 	used          string // the credential
@@ -192,8 +186,7 @@ type refusal struct {
 
 func (r *refusal) isUsed(credential string) bool { return credential == r.used }
 
-// credentialFile returns the file that a login reads, and the setting that names it; nothing where it
-// reads none.
+// credentialFile returns the file that a login reads, and the setting that names it; nothing where it reads none.
 func (c Config) credentialFile() (setting, path string) {
 	switch {
 	case c.Auth != AuthAppRole:
@@ -204,10 +197,11 @@ func (c Config) credentialFile() (setting, path string) {
 	return "", ""
 }
 
-// refuse makes f, which came of a login with secret that ended with err, a refusal if it is one.
+// refuse makes f, which came of a login with secret that ended with err, a refusal if Vault's own answer means that
+// this credential is no good.
 func (c Config) refuse(f *failure, err error, secret string) {
 	var answer *vaultapi.ResponseError
-	if !errors.As(err, &answer) || !refuses(answer) {
+	if !errors.As(err, &answer) || decidesNothing(answer.StatusCode) {
 		return
 	}
 	r := &refusal{used: secret, wait: refusedWait}
@@ -220,19 +214,10 @@ func (c Config) refuse(f *failure, err error, secret string) {
 	default:
 		r.wait = countedWait
 	}
-	f.refusal = r
-	f.Err = fmt.Errorf("login refused: %w%s; %s", f.Err, hint, r.advice())
-}
-
-// refuses reports whether an answer of Vault's own means that this credential is no good.
-func refuses(answer *vaultapi.ResponseError) bool {
-	return answer.StatusCode >= 400 && !decidesNothing(answer.StatusCode)
-}
-
-// advice says what the worker waits for.
-func (r *refusal) advice() string {
+	waiting := fmt.Sprintf("waiting for %s to change, for %v at most", r.setting, r.wait)
 	if r.file == "" {
-		return fmt.Sprintf("waiting for %v", r.wait)
+		waiting = fmt.Sprintf("waiting for %v", r.wait)
 	}
-	return fmt.Sprintf("waiting for %s to change, for %v at most", r.setting, r.wait)
+	f.refusal = r
+	f.Err = fmt.Errorf("login refused: %w%s; %s", f.Err, hint, waiting)
 }

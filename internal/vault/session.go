@@ -3,7 +3,6 @@ package vault
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"sync"
@@ -41,12 +40,6 @@ type session struct {
 	notBefore time.Time     // Vault asked for no login before this
 	concluded chan struct{} // closed, and replaced, when an attempt to log in has ended
 	wanted    chan struct{} // holds one: a login is asked for
-}
-
-func (s *session) init() {
-	s.concluded = make(chan struct{})
-	s.wanted = make(chan struct{}, 1)
-	s.err = unavailable("", "%w", errors.New("not logged in yet"))
 }
 
 // usable reports whether there is a token that has not ended. A given one is used until a read is refused,

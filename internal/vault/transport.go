@@ -105,35 +105,32 @@ func decidesNothing(status int) bool {
 
 // genuine returns a *foreignAnswer or errWrapped where an answer to a request for path is not Vault's own.
 //
-// Vault's success has a request_id. Its refusal is a list of errors, perhaps with data and warnings, and
-// nothing else; a 404 may be a success without errors, whose data or warnings say what there is instead, in the
-// frame of one.
-// Its health is told without any frame.
+// Vault's success has a request_id. Its refusal is a list of errors, perhaps with data and warnings, and nothing else;
+// a 404 may be a success without errors, whose data or warnings say what there is instead. Its health has no frame.
 func genuine(path string, status int, body []byte) error {
 	foreign := func(what string) error { return &foreignAnswer{status: status, what: what} }
+	if len(body) == 0 {
+		return foreign("an empty body")
+	}
 	var fields map[string]json.RawMessage
 	if json.Unmarshal(body, &fields) != nil || fields == nil {
-		if len(body) == 0 {
-			return foreign("an empty body")
-		}
 		return foreign("no JSON object")
 	}
-	if strings.HasSuffix(path, "/v1/sys/health") { // there may be a prefix in VAULT_ADDR
-		var health struct{ Initialized, Sealed *bool }
-		if status < 300 && (json.Unmarshal(body, &health) != nil || health.Initialized == nil || health.Sealed == nil) {
+	is := func(name string, v any) bool { return json.Unmarshal(fields[name], v) == nil }
+	if strings.HasSuffix(path, "/v1/sys/health") && status < 300 { // there may be a prefix in VAULT_ADDR
+		var initialized, sealed *bool
+		if !is("initialized", &initialized) || !is("sealed", &sealed) || initialized == nil || sealed == nil {
 			return foreign("without Vault's fields initialized and sealed")
 		}
-		if status < 300 {
-			return nil
-		}
+		return nil
 	}
-	var frame struct {
-		RequestID string                  `json:"request_id"`
-		Wrap      *struct{ Token string } `json:"wrap_info"`
-	}
-	framed := json.Unmarshal(body, &frame) == nil && frame.RequestID != ""
+	var id string
+	var wrap struct{ Token string }
+	var data map[string]json.RawMessage
+	var errs, warnings []string
+	framed := is("request_id", &id) && id != "" && (fields["wrap_info"] == nil || is("wrap_info", &wrap))
 	switch {
-	case status == http.StatusOK && frame.Wrap != nil && frame.Wrap.Token != "":
+	case status == http.StatusOK && is("wrap_info", &wrap) && wrap.Token != "":
 		return errWrapped
 	case status == http.StatusOK && framed:
 		return nil
@@ -141,40 +138,19 @@ func genuine(path string, status int, body []byte) error {
 		return foreign("without Vault's request_id")
 	case status < 300:
 		return foreign("which Vault does not answer to this call")
-	case !refusal404(fields, status, framed) && !refused4xx(fields):
+	case status == http.StatusNotFound && framed && is("data", &data) && data["metadata"] != nil:
+		return nil // of a deleted version
+	case status == http.StatusNotFound && framed && is("warnings", &warnings) && len(warnings) > 0:
+		return nil // the path is not one of this engine
+	case !is("errors", &errs) || errs == nil:
 		return foreign("without Vault's list of errors")
 	}
-	return nil
-}
-
-// refused4xx reports whether fields are those of a refusal of Vault's.
-func refused4xx(fields map[string]json.RawMessage) bool {
-	var errs []string
-	if json.Unmarshal(fields["errors"], &errs) != nil || errs == nil {
-		return false
-	}
 	for name := range fields {
-		switch name {
-		case "errors", "data", "warnings":
-		default:
-			return false // such as "message" or "status"
+		if name != "errors" && name != "data" && name != "warnings" { // such as "message" or "status"
+			return foreign("without Vault's list of errors")
 		}
 	}
-	return true
-}
-
-// refusal404 reports whether fields are those of Vault's 404 without errors: of a deleted version, or with
-// the hint that the path is not one of this engine.
-func refusal404(fields map[string]json.RawMessage, status int, framed bool) bool {
-	var data map[string]json.RawMessage
-	var warnings []string
-	if status != http.StatusNotFound || !framed {
-		return false
-	}
-	_ = json.Unmarshal(fields["data"], &data)
-	_ = json.Unmarshal(fields["warnings"], &warnings)
-	_, deleted := data["metadata"]
-	return deleted || len(warnings) > 0
+	return nil
 }
 
 // lookEvery is the least time between two looks at the TLS files, unless a request has failed since.
