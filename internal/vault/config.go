@@ -45,8 +45,8 @@ type Config struct {
 	AuthMount    string     // where the method is enabled, below auth/; default its name
 	Role         string     // for AuthKubernetes and AuthJWT
 	RoleID       string     // for AuthAppRole
-	SecretIDFile string     // for AuthAppRole, read anew at every login; empty for a role without secret id
-	JWTFile      string     // read anew at every login; default for AuthKubernetes: the pod's service account token
+	SecretIDFile string     // for AuthAppRole, read again at every login; empty for a role without secret id
+	JWTFile      string     // read again at every login; default for AuthKubernetes: the pod's service account token
 
 	KVMount      string // default "secret"
 	TenantPrefix string // what lies between KVMount and the tenant; default "flow/tenants"
@@ -55,9 +55,8 @@ type Config struct {
 
 	Log        *slog.Logger          // nil means no log
 	Registerer prometheus.Registerer // nil means no metrics
-	// Trace wraps the transport of requests, so that they show in the trace that their context belongs to;
-	// route names what is asked for without what differs from request to request. Nil means that they don't,
-	// but the trace context is passed on all the same.
+	// Trace wraps the transport, so that requests show in the trace of their context; route names what is asked
+	// for without what differs from request to request. Nil: they don't, but carry the trace context all the same.
 	Trace func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper
 	// OnRetry is called before a request is repeated, from any goroutine; it must be quick. Nil is fine.
 	OnRetry func(provision.Target, provision.Cause)

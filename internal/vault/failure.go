@@ -78,29 +78,21 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 // is not here where it means that there is nothing; see nothingThere.
 func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, secrets []string) *failure {
 	status := answer.StatusCode
-	err := fmt.Errorf("%s: HTTP %d%s", doing, status, messages(answer, secrets))
+	f := unavailable(provision.CauseStatus, "%s: HTTP %d%s", doing, status, messages(answer, secrets))
 	switch {
-	case status == http.StatusTooManyRequests:
-		f := newFailure(provision.SecretUnavailable, provision.CauseThrottled, err)
-		f.quick = true
-		return f
-	case status >= 500 || status == http.StatusPreconditionFailed || status == http.StatusRequestTimeout:
-		// 412: a standby that lags; 503: sealed, or no leader.
-		f := newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
+	case decidesNothing(status): // such as 412, a standby that lags, and 503: sealed, or no leader
 		f.quick, f.unknown = true, status == http.StatusNotImplemented
-		return f
-	case answer.RawError:
-		// Not Vault's answer but a proxy's in between, or no Vault at all: it decides nothing.
-		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
-	case status == http.StatusForbidden || op != opRead && status < 500 && status >= 400:
-		f := newFailure(provision.SecretDenied, "", err)
+		if status == http.StatusTooManyRequests {
+			f.Cause = provision.CauseThrottled
+		}
+	case answer.RawError: // of a proxy, or no Vault at all: it decides nothing
+	case status == http.StatusForbidden || op != opRead:
+		f.Problem, f.Cause = provision.SecretDenied, ""
 		f.invalid = says(answer, "invalid token") // unknown to Vault, or no longer known
-		return f
 	case says(answer, "no handler for route"):
-		return unavailable(provision.CauseStatus, "%w; check VAULT_KV_MOUNT", err)
-	default:
-		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
+		f.Err = fmt.Errorf("%w; check VAULT_KV_MOUNT", f.Err)
 	}
+	return f
 }
 
 func says(answer *vaultapi.ResponseError, text string) bool {
@@ -187,7 +179,7 @@ func (k *keyring) add(secret string) {
 	}
 }
 
-// with returns all that is known, and the secrets of the call at hand.
+// with returns all that is known, and the secrets of this call.
 func (k *keyring) with(secrets ...string) []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()

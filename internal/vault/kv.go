@@ -73,7 +73,7 @@ func (e *engine) readAs(ctx context.Context, kv int32, p place, version int) (*s
 	return e.guess(ctx, p, version)
 }
 
-// detect returns the engine's version, 0 where Vault doesn't tell.
+// detect returns the engine's version, 0 where Vault doesn't say.
 func (e *engine) detect(ctx context.Context) (int32, *failure) {
 	if v := e.version.Load(); v != 0 {
 		return v, nil

@@ -15,7 +15,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// login gets a token: it returns the token and its lease. Every call reads its files anew.
+// login gets a token: it returns the token and its lease. Every call reads its files again.
 type login func(ctx context.Context) (string, lease, *failure)
 
 // chooseLogin returns the configured way to log in.

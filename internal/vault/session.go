@@ -24,7 +24,7 @@ type session struct {
 	log       *slog.Logger
 	metrics   metrics
 	onRetry   func(provision.Target, provision.Cause)
-	known     *keyring // no error tells these
+	known     *keyring // what no error may hold
 
 	mu        sync.Mutex
 	gen       uint64        // counts the tokens; 0 means there was none yet
@@ -59,24 +59,19 @@ func (s *session) ask() {
 // token waits until there is a token, for at most one attempt to get one, and returns its number.
 func (s *session) token(ctx context.Context) (uint64, *failure) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.usable() {
-		defer s.mu.Unlock()
 		return s.gen, nil
 	}
 	if f := s.leftAlone(); f != nil {
-		defer s.mu.Unlock()
 		return 0, f
 	}
-	concluded := s.concluded
 	s.ask()
-	s.mu.Unlock()
-	gen, f := s.await(ctx, concluded)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.static && s.held {
-		return s.gen, nil // the attempt may have failed; the read shows whether the token works
+	f := s.await(ctx)
+	if f != nil && !(s.static && s.held) { // the read shows whether a given token works
+		return 0, f
 	}
-	return gen, f
+	return s.gen, nil
 }
 
 // another waits for a token other than the one of number gen, with which Vault has refused something. Where
@@ -84,21 +79,21 @@ func (s *session) token(ctx context.Context) (uint64, *failure) {
 // always another one, if only after loginGap; one that only lacks rights may well lack them for good.
 func (s *session) another(ctx context.Context, gen uint64, invalid bool) (uint64, *failure) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.gen != gen || !s.forcing && !invalid && time.Since(s.forced) < forcedGap {
-		defer s.mu.Unlock()
 		return s.gen, nil
 	}
 	if f := s.leftAlone(); f != nil {
-		defer s.mu.Unlock()
 		return 0, f
 	}
 	if !s.forcing { // else others were refused too, and one login is enough for all
 		s.forced, s.forcing = time.Now(), true
 		s.ask()
 	}
-	concluded := s.concluded
-	s.mu.Unlock()
-	return s.await(ctx, concluded)
+	if f := s.await(ctx); f != nil {
+		return 0, f
+	}
+	return s.gen, nil
 }
 
 // leftAlone returns the failure of the last login while no other one may be tried: the credential was refused, or
@@ -116,26 +111,27 @@ func (s *session) leftAlone() *failure {
 	return &failure{SecretError: &f, login: true}
 }
 
-// await waits for the end of an attempt to log in and returns the number of the token it gave.
-func (s *session) await(ctx context.Context, concluded <-chan struct{}) (uint64, *failure) {
-	inTime := true
+// await waits for the end of an attempt to log in. The caller holds mu, which is free meanwhile.
+func (s *session) await(ctx context.Context) *failure {
+	concluded := s.concluded
+	s.mu.Unlock()
+	var late error
 	select {
 	case <-concluded:
 	case <-ctx.Done():
-		inTime = false
+		late = ctx.Err()
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	err := cmp.Or(s.refused, s.err) // the old token may have been renewed since it was refused
 	switch {
-	case !inTime && s.err != nil:
-		return 0, unavailable(provision.CauseTimeout, "no Vault token: %w; the last attempt: %w", ctx.Err(), s.err.Err)
-	case !inTime:
-		return 0, unavailable(provision.CauseTimeout, "no Vault token: %w", ctx.Err())
+	case late != nil && s.err != nil:
+		return unavailable(provision.CauseTimeout, "no Vault token: %w; the last attempt: %w", late, s.err.Err)
+	case late != nil:
+		return unavailable(provision.CauseTimeout, "no Vault token: %w", late)
 	case err != nil:
-		return 0, unquick(err)
+		return unquick(err)
 	}
-	return s.gen, nil
+	return nil
 }
 
 // unquick returns f as something that is not worth another try at once: run tries already.

@@ -95,7 +95,7 @@ func newCore() (*vault.Core, error) {
 	})
 }
 
-// announce initializes and unseals the core and tells how to reach it.
+// announce initializes and unseals the core and prints how to reach it.
 func announce(ctx context.Context, core *vault.Core, address string, stdout io.Writer) error {
 	shares := &vault.SealConfig{SecretShares: 1, SecretThreshold: 1}
 	keys, err := core.Initialize(ctx, &vault.InitParams{BarrierConfig: shares})

@@ -65,7 +65,7 @@ func (o Outage) write(w *reply) {
 		return
 	}
 	w.WriteHeader(o.Status)
-	_, _ = io.WriteString(w, o.Body) // the client has gone; there is nobody to tell
+	_, _ = io.WriteString(w, o.Body) // the client has gone; nobody listens
 }
 
 // Deny refuses the given paths to all tokens but root. A path is written as in a policy, without
@@ -105,7 +105,7 @@ func matchesAny(patterns []string, path string) bool {
 	return false
 }
 
-// Request is one line of the request log. It holds no header and no body, so no secret.
+// Request is one entry of the request log. It holds no header and no body, so no secret.
 type Request struct {
 	Method string
 	Path   string // with "/v1/", without query

@@ -209,7 +209,7 @@ func (w *reply) json(status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the client has gone; there is nobody to tell
+	_ = json.NewEncoder(w).Encode(v) // the client has gone; nobody listens
 }
 
 // fail writes an error answer with the given messages.
@@ -303,7 +303,7 @@ func (s *Server) unseal(w *reply, c call) {
 	w.json(http.StatusOK, s.sealStatus())
 }
 
-// preflight tells whoever may read anything below the mount which version of the engine it has.
+// preflight answers whoever may read anything below the mount with the version of its engine.
 func (s *Server) preflight(w *reply, c call, tok *token) {
 	path := strings.TrimPrefix(c.path, "sys/internal/ui/mounts/")
 	known := path == s.conf.Mount || strings.HasPrefix(path, s.conf.Mount+"/")

@@ -27,7 +27,7 @@ type Role struct {
 const systemTTL = 768 * time.Hour
 
 // SetRole adds a role, or replaces the one of the same mount and name (approle: role id). Tokens
-// already handed out stay as they are.
+// already issued stay as they are.
 func (s *Server) SetRole(r Role) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -145,7 +145,7 @@ func (s *Server) loginMount(c call) (string, bool) {
 	return "", false
 }
 
-// login hands out a token, or refuses as the method's plugin does.
+// login issues a token, or refuses as the method's plugin does.
 func (s *Server) login(w *reply, c call, mount string) {
 	var in struct {
 		Role     string `json:"role"`
