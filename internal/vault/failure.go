@@ -75,7 +75,7 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 }
 
 // classifyStatus is the verdict on every status that Vault's client takes for an error. 404 to a read
-// is not here where it means that there is nothing; see nothingThere.
+// is not here where it means that there is nothing; see getOnce.
 func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, secrets []string) *failure {
 	status := answer.StatusCode
 	f := unavailable(provision.CauseStatus, "%s: HTTP %d%s", doing, status, messages(answer, secrets))

@@ -161,23 +161,47 @@ func nothingAt(at string) *failure {
 	return missing("there is no secret at %s; write it with: vault kv put %s <field>=<value>", at, at)
 }
 
+// read2 reads version 2's form of a secret: its fields and a numbered version. A version that is gone comes without
+// fields, as a 404 whose metadata say so. Another version than the one asked for is no answer.
 func (e *engine) read2(ctx context.Context, p place, version int) (*stored, *failure) {
+	const form = "without a secret in the form of KV version 2 (data.data, and data.metadata with a version)"
 	at := e.mount + "/" + p.path
 	var query map[string][]string
 	if version != 0 {
 		query = map[string][]string{"version": {strconv.Itoa(version)}}
 	}
-	a, err := e.session.get(ctx, e.mount+"/data/"+p.path, query, true)
-	if err != nil {
-		return nil, err
-	}
+	a, f := e.session.get(ctx, e.mount+"/data/"+p.path, query, true)
 	switch {
+	case f != nil:
+		return nil, f
 	case a.nothing() && version != 0:
 		return nil, missing("there is no version %d of %s", version, at)
 	case a.nothing():
 		return nil, nothingAt(at)
+	case a.secret == nil:
+		return nil, a.foreign(at, form)
 	}
-	return versioned(at, a, version)
+	metadata, _ := a.secret.Data["metadata"].(map[string]any)
+	number, _ := metadata["version"].(json.Number)
+	got, err := strconv.Atoi(number.String())
+	data, there := a.secret.Data["data"]
+	fields, ok := data.(map[string]any)
+	deleted, _ := metadata["deletion_time"].(string)
+	switch {
+	case err != nil || got < 1 || !there || data != nil && !ok:
+		return nil, a.foreign(at, form)
+	case version != 0 && version != got:
+		return nil, a.foreign(at, fmt.Sprintf("with version %d where version %d was asked for", got, version))
+	case metadata["destroyed"] == true:
+		return nil, missing("version %d of %s has been destroyed", got, at)
+	case deleted != "" && fields == nil:
+		return nil, missing("version %d of %s has been deleted; write a new one, or: vault kv undelete -versions=%d %s", got, at, got, at)
+	case !a.found:
+		return nil, a.foreign(at, "with a version that is neither deleted nor destroyed")
+	case fields == nil:
+		return nil, missing("%s: the secret holds no fields", at)
+	}
+	return &stored{at: at, version: got, fields: fields}, nil
 }
 
 // nothing reports whether a is Vault's word that there is nothing: a 404 with an empty list of errors, and without
@@ -196,36 +220,6 @@ func (a answer) foreign(at, what string) *failure {
 	f := unavailable(provision.CauseStatus, "read %s: %w", at, &foreignAnswer{status: status, what: what})
 	f.foreign = true
 	return f
-}
-
-// versioned reads version 2's form of a secret: its fields and a numbered version. A version that is gone comes
-// without fields, as a 404 whose metadata say so. Another version than the one asked for, if not 0, is no answer.
-func versioned(at string, a answer, asked int) (*stored, *failure) {
-	const form = "without a secret in the form of KV version 2 (data.data, and data.metadata with a version)"
-	if a.secret == nil {
-		return nil, a.foreign(at, form)
-	}
-	metadata, _ := a.secret.Data["metadata"].(map[string]any)
-	number, _ := metadata["version"].(json.Number)
-	version, err := strconv.Atoi(number.String())
-	data, there := a.secret.Data["data"]
-	fields, ok := data.(map[string]any)
-	deleted, _ := metadata["deletion_time"].(string)
-	switch {
-	case err != nil || version < 1 || !there || data != nil && !ok:
-		return nil, a.foreign(at, form)
-	case asked != 0 && asked != version:
-		return nil, a.foreign(at, fmt.Sprintf("with version %d where version %d was asked for", version, asked))
-	case metadata["destroyed"] == true:
-		return nil, missing("version %d of %s has been destroyed", version, at)
-	case deleted != "" && fields == nil:
-		return nil, missing("version %d of %s has been deleted; write a new one, or: vault kv undelete -versions=%d %s", version, at, version, at)
-	case !a.found:
-		return nil, a.foreign(at, "with a version that is neither deleted nor destroyed")
-	case fields == nil:
-		return nil, missing("%s: the secret holds no fields", at)
-	}
-	return &stored{at: at, version: version, fields: fields}, nil
 }
 
 // The quick retries. Whatever lasts longer is the hub's to wait for.
@@ -280,46 +274,37 @@ func (s *session) getAs(ctx context.Context, path string, query map[string][]str
 }
 
 // getOnce sends one GET with the token of number gen, and counts it.
-func (s *session) getOnce(ctx context.Context, gen uint64, path string, query map[string][]string) (answer, *failure) {
+func (s *session) getOnce(ctx context.Context, gen uint64, path string, query map[string][]string) (a answer, f *failure) {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	a, err := s.exchange(ctx, path, query)
-	counted := err
-	if err == nil && !a.found {
-		counted = missing("nothing at %s", path)
-	}
-	s.metrics.count(opRead, counted)
-	s.hasRead(gen, err)
-	return a, err
-}
-
-func (s *session) exchange(ctx context.Context, path string, query map[string][]string) (answer, *failure) {
-	doing := "read " + path
+	defer func() {
+		counted := f
+		if f == nil && !a.found {
+			counted = missing("nothing at %s", path)
+		}
+		s.metrics.count(opRead, counted)
+		s.hasRead(gen, f)
+	}()
 	resp, err := s.api.Logical().ReadRawWithDataWithContext(ctx, path, query)
-	if resp == nil || resp.Body == nil {
-		return answer{}, classify(opRead, doing, err, s.known.with(s.api.Token())...)
-	}
-	defer resp.Body.Close()
-	if err != nil && !nothingThere(err) {
-		f := classify(opRead, doing, err, s.known.with(s.api.Token())...)
-		f.RetryAfter = retryAfter(resp.Header, time.Now())
+	// A 404 without a reason says that a path holds nothing. One with a reason, such as a missing engine or
+	// namespace, says nothing about the secret.
+	var refusal *vaultapi.ResponseError
+	nothing := errors.As(err, &refusal) && refusal.StatusCode == http.StatusNotFound && !refusal.RawError && len(refusal.Errors) == 0
+	if resp == nil || err != nil && !nothing {
+		f := classify(opRead, "read "+path, err, s.known.with(s.api.Token())...)
+		if resp != nil {
+			f.RetryAfter = retryAfter(resp.Header, time.Now())
+		}
 		return answer{}, f
 	}
 	secret, err := vaultapi.ParseSecret(resp.Body)
 	if err != nil {
 		// The text of err may quote the body.
-		f := unavailable(provision.CauseNetwork, "%s: the answer is not in Vault's form", doing)
+		f := unavailable(provision.CauseNetwork, "read %s: the answer is not in Vault's form", path)
 		f.quick = true
 		return answer{}, f
 	}
 	return answer{found: resp.StatusCode == http.StatusOK, secret: secret}, nil
-}
-
-// nothingThere reports whether err is Vault's word that a path holds nothing: a 404 without a reason.
-// One with a reason, such as a missing engine or namespace, or a proxy's, says nothing about the secret.
-func nothingThere(err error) bool {
-	var re *vaultapi.ResponseError
-	return errors.As(err, &re) && re.StatusCode == http.StatusNotFound && !re.RawError && len(re.Errors) == 0
 }
 
 // pathSegments are what nothing on the way to Vault can read as something else: no escapes, no empty segment.
