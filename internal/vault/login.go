@@ -81,12 +81,7 @@ const maxSecretFile = 64 << 10
 
 // readSecretFile returns the content of a file without a byte order mark and the blanks around it.
 func readSecretFile(setting, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", setting, err)
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	content, err := readUpTo(path, maxSecretFile+1)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", setting, err)
 	}
@@ -98,6 +93,16 @@ func readSecretFile(setting, path string) (string, error) {
 		return "", fmt.Errorf("%s: %s is not plain text (UTF-16?); write it again as UTF-8", setting, path)
 	}
 	return text, nil
+}
+
+// readUpTo returns the content of a file, at most limit bytes.
+func readUpTo(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // readTokenFile returns the token in a file that somebody else keeps fresh.

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -208,7 +207,10 @@ func (t *reloading) look() http.RoundTripper {
 	return t.current
 }
 
-// digest tells one content of files from another.
+// maxTLSFile is how much of a file is looked at for changes, in bytes.
+const maxTLSFile = 4 << 20
+
+// digest is equal for equal contents of files.
 type digest [sha256.Size]byte
 
 // digestOf returns the digest of files and of the files in directories. It looks through links, which is how
@@ -218,7 +220,7 @@ func digestOf(paths []string) (d digest) {
 	add := func(path string, entry fs.DirEntry, err error) error {
 		var content []byte
 		if err == nil && !entry.IsDir() {
-			content, err = os.ReadFile(path)
+			content, err = readUpTo(path, maxTLSFile)
 		}
 		fmt.Fprintf(h, "%q: %d bytes, %v\n%s", path, len(content), err, content)
 		return nil
