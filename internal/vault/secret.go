@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -148,44 +149,43 @@ func credentialsIn(s *stored) (provision.Credentials, *failure) {
 	if err != nil {
 		return provision.Credentials{}, err
 	}
-	if a.has(fieldClientSecret) && !a.has(fieldClientID) && !a.has(fieldAccessToken) && a.has(fieldAPIKey) {
-		a.values[fieldClientID] = a.values[fieldAPIKey] // so the console calls it for other tools
+	org, id, token, key := a.one(fieldOrgID), a.one(fieldClientID), a.one(fieldAccessToken), a.one(fieldAPIKey)
+	secrets := a.values[fieldClientSecret]
+	if len(secrets) > 0 && token == "" && (id == "" || id == key) {
+		id, key = cmp.Or(id, key), "" // at Adobe it is the same thing, and so the console calls it for other tools
 	}
-	oauth := a.has(fieldClientID) || a.has(fieldClientSecret)
-	token := a.has(fieldAccessToken) || a.has(fieldAPIKey)
-	if a.has(fieldClientID) && a.has(fieldClientSecret) && !a.has(fieldAccessToken) && a.one(fieldAPIKey) == a.one(fieldClientID) {
-		token = false // it is the same thing at Adobe
-	}
-	if oauth == token {
+	oauth := id != "" || len(secrets) > 0
+	if oauth == (token != "" || key != "") {
 		return provision.Credentials{}, missing("%s: want what Adobe's console exports, or orgId and either clientId with clientSecret or accessToken with apiKey, one pair and not both; it has %s", s.at, a.found())
 	}
-	need := []string{fieldOrgID, fieldAccessToken, fieldAPIKey}
-	if oauth {
-		need = []string{fieldOrgID, fieldClientID, fieldClientSecret}
+	lacking := ""
+	switch {
+	case org == "":
+		lacking = fieldOrgID
+	case oauth && id == "":
+		lacking = fieldClientID
+	case oauth && len(secrets) == 0:
+		lacking = fieldClientSecret
+	case !oauth && token == "":
+		lacking = fieldAccessToken
+	case !oauth && key == "":
+		lacking = fieldAPIKey
 	}
-	for _, field := range need {
-		if !a.has(field) {
-			return provision.Credentials{}, missing("%s has no field %s, or an empty one; it has %s", s.at, field, a.found())
-		}
+	if lacking != "" {
+		return provision.Credentials{}, missing("%s has no field %s, or an empty one; it has %s", s.at, lacking, a.found())
 	}
-	if !orgID.MatchString(a.one(fieldOrgID)) {
+	if !orgID.MatchString(org) {
 		return provision.Credentials{}, missing("%s: field %s must be the organization's id, which ends in @AdobeOrg", s.at, a.spelled[fieldOrgID])
 	}
-	out := provision.Credentials{Version: s.version, OrgID: a.one(fieldOrgID)}
 	if !oauth {
-		out.AccessToken, out.APIKey = provision.NewSensitive(a.one(fieldAccessToken)), a.one(fieldAPIKey)
-		return out, nil
+		return provision.Credentials{Version: s.version, OrgID: org, AccessToken: provision.NewSensitive(token), APIKey: key}, nil
 	}
-	out.ClientID, out.Scopes = a.one(fieldClientID), defaultScopes
-	for i, secret := range a.values[fieldClientSecret] {
-		if i == 0 {
-			out.ClientSecret = provision.NewSensitive(secret)
-		} else {
-			out.OtherSecrets = append(out.OtherSecrets, provision.NewSensitive(secret))
-		}
+	out := provision.Credentials{
+		Version: s.version, OrgID: org, ClientID: id, ClientSecret: provision.NewSensitive(secrets[0]),
+		Scopes: cmp.Or(strings.Join(a.values[fieldScopes], ","), defaultScopes),
 	}
-	if a.has(fieldScopes) {
-		out.Scopes = strings.Join(a.values[fieldScopes], ",")
+	for _, other := range secrets[1:] {
+		out.OtherSecrets = append(out.OtherSecrets, provision.NewSensitive(other))
 	}
 	return out, nil
 }
@@ -221,13 +221,12 @@ func (a adobe) found() string {
 	return "the fields " + strings.Join(names, ", ")
 }
 
-func (a adobe) has(field string) bool { return len(a.values[field]) > 0 }
-
+// one returns the value of a field, or nothing.
 func (a adobe) one(field string) string {
-	if !a.has(field) {
-		return ""
+	if values := a.values[field]; len(values) > 0 {
+		return values[0]
 	}
-	return a.values[field][0]
+	return ""
 }
 
 // adobeIn reads the fields of an Adobe secret, however they are spelled. What it doesn't know it leaves.
