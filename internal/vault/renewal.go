@@ -150,8 +150,8 @@ func (s *session) awaitChange(ctx context.Context, look func() (string, error), 
 	return false
 }
 
-// keep renews the token, at once and then whenever about two thirds of its time are over, until another token is
-// needed, is asked for, or ctx ends. Another one is needed when Vault extends this one no further, near its max TTL.
+// keep renews the token, at once and then whenever about two thirds of its time are over, for as long as Vault extends
+// it, and returns when another token is needed, is asked for, or ctx ends.
 func (s *session) keep(ctx context.Context, l lease) {
 	delays := loginDelays()
 	longest := l.ttl
@@ -168,12 +168,10 @@ func (s *session) keep(ctx context.Context, l lease) {
 			if !s.rest(ctx, min(max(delays.NextBackOff(), err.RetryAfter), s.left())) || s.left() <= 0 {
 				return
 			}
-		case !s.static && renewed.ttl < longest/2:
-			return
 		default:
 			delays.Reset()
 			l = renewed
-			l.renewable = l.renewable && l.ttl > 0 && l.ttl >= longest/2
+			l.renewable = l.renewable && l.ttl > 0 && l.ttl >= longest/2 // else Vault extends it no further
 			longest = max(longest, l.ttl)
 			if l.renewable && !s.rest(ctx, l.ttl/3*2+rand.N(l.ttl/15)) {
 				return
