@@ -165,7 +165,7 @@ func (b *badServer) dial(context.Context, string, string) (net.Conn, error) {
 
 // The same for Vault. Its client can't be given other time than the real one, so it gets little.
 func TestVaultClientIsBounded(t *testing.T) {
-	t.Parallel()
+	t.Setenv("VAULT_CLIENT_TIMEOUT", "200ms")
 	for name, answer := range badServers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -184,7 +184,7 @@ func TestVaultClientIsBounded(t *testing.T) {
 				}
 			}()
 			defer ln.Close()
-			c, err := vault.New(vault.Config{Address: "http://" + ln.Addr().String(), Token: provision.NewSensitive("t"), Timeout: 200 * time.Millisecond})
+			c, err := vault.New(vault.Config{Address: "http://" + ln.Addr().String(), Token: provision.NewSensitive("t")})
 			if err != nil {
 				t.Fatal(err)
 			}

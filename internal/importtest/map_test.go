@@ -25,7 +25,7 @@ var allowed = map[string][]string{
 	"internal/ledger":   {"internal/provision", "internal/jsread", natsClient, backoff},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff, "golang.org/x/net"},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics, jsonText},
-	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, xsync, backoff, metrics},
+	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, backoff, metrics},
 	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
 	"internal/inquiry":  {"internal/provision", natsClient},
 	"internal/ops":      {"internal/provision", "internal/story", metrics},

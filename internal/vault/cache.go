@@ -2,11 +2,8 @@ package vault
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/singleflight"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -23,45 +20,33 @@ type slot struct {
 	version int
 }
 
-// entry is what the cache knows of a slot: a secret or that there is none. One with neither was
-// dropped.
-type entry struct {
-	got  *stored
-	err  *failure
-	at   time.Time // when the read began
-	turn uint64    // of the read, or of the drop
-}
-
 // cache remembers reads for a while, and lets those who want the same at the same time share one.
 type cache struct {
-	read  func(context.Context, place, int) (*stored, *failure)
-	ttl   time.Duration // 0: it remembers nothing
-	clock provision.Clock
-
-	flights singleflight.Group
-	life    context.Context // ends the flights; see close
-	end     context.CancelFunc
-	flying  sync.WaitGroup
+	fetch func(context.Context, place, int) (*stored, *failure)
+	ttl   time.Duration   // 0: it remembers nothing
+	life  context.Context // ends the reads; see close
+	end   context.CancelFunc
+	reads sync.WaitGroup
 
 	mu      sync.Mutex
-	closed  bool
-	turn    uint64 // orders reads and drops by their beginning
-	entries map[slot]entry
-	past    map[slot]*passage // the latest read past the cache that has begun and not ended
-	next    map[slot]*passage // the one that begins when that has ended
+	entries map[slot]*read // what has been read
+	current map[slot]*read // under way, for others to share
+	next    map[slot]*read // fresh, and begun when the current one has ended
 }
 
-// passage is a read past the cache.
-type passage struct {
-	done chan struct{} // closed when out is there
-	out  outcome
+// read is one read of a slot, under way or ended.
+type read struct {
+	ctx      context.Context // of whoever asked first: what it carries is used, its end is not
+	fresh    bool            // asked for by somebody who knows that what is cached no longer works
+	begun    time.Time
+	done     chan struct{} // closed when the fields below are set
+	got      *stored
+	err      *failure
+	panicked any
 }
 
-func newCache(read func(context.Context, place, int) (*stored, *failure), ttl time.Duration, clock provision.Clock) *cache {
-	c := &cache{
-		read: read, ttl: ttl, clock: clock,
-		entries: make(map[slot]entry), past: make(map[slot]*passage), next: make(map[slot]*passage),
-	}
+func newCache(fetch func(context.Context, place, int) (*stored, *failure), ttl time.Duration) *cache {
+	c := &cache{fetch: fetch, ttl: ttl, entries: make(map[slot]*read), current: make(map[slot]*read), next: make(map[slot]*read)}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c
 }
@@ -69,201 +54,122 @@ func newCache(read func(context.Context, place, int) (*stored, *failure), ttl ti
 // close ends the reads under way, waits for them and lets no new one begin.
 func (c *cache) close() {
 	c.mu.Lock()
-	c.closed = true
-	c.mu.Unlock()
 	c.end()
-	c.flying.Wait()
+	c.mu.Unlock()
+	c.reads.Wait()
 }
 
-// outcome is what a flight brings back.
-type outcome struct {
-	entry
-	panicked any
-}
-
-// get returns the secret in k. Check says whether it can be used: a useless one is read again unless
-// it is fresh, so that a mended secret isn't refused for a TTL. With fresh the cache is passed by, and
-// what it held is dropped even if the read fails. The end of ctx ends only this
-// caller's waiting. Cached says that nothing was read for this answer, be it a secret or a failure.
+// get returns the secret in k. Check says whether it can be used: a useless one is read again once it is older
+// than negativeTTL, so that a mended secret isn't refused for a TTL. Fresh passes the cache by and drops its
+// entry, even if the read fails. The end of ctx ends only this caller's waiting. Cached says that nothing was read
+// for this answer, be it a secret or a failure.
 func (c *cache) get(ctx context.Context, k slot, fresh bool, check func(*stored) *failure) (cached bool, err *failure) {
-	if fresh {
-		p := c.board(ctx, k)
-		select {
-		case <-p.done:
-			return false, p.out.settle(check)
-		case <-ctx.Done():
-			return false, cutOff(ctx, k)
-		}
-	}
-	if e, ok := c.lookup(k); ok {
-		err := e.verdict(check)
-		if err == nil || c.clock.Now().Sub(e.at) < negativeTTL {
+	c.mu.Lock()
+	known := c.entries[k]
+	c.mu.Unlock()
+	if known != nil && !fresh {
+		age, err := time.Since(known.begun), known.verdict(check)
+		if age < c.ttl && (err == nil || age < negativeTTL) {
 			return true, err
 		}
 	}
-	select {
-	case r := <-c.share(ctx, k):
-		o, _ := r.Val.(outcome)
-		return false, o.settle(check)
-	case <-ctx.Done():
-		return false, cutOff(ctx, k)
-	}
-}
-
-func cutOff(ctx context.Context, k slot) *failure {
-	return newFailure(provision.SecretUnavailable, provision.CauseTimeout, fmt.Errorf("read %s: %w", k.place.path, ctx.Err()))
-}
-
-// share joins the read of k under way, or begins one.
-func (c *cache) share(ctx context.Context, k slot) <-chan singleflight.Result {
-	return c.flights.DoChan(k.String(), func() (any, error) { return c.fly(ctx, k), nil })
-}
-
-// board returns a read of k past the cache that has yet to begin, so that it tells of nothing that was so
-// only before. There is one at a time: all who come while it is under way share the next, for many
-// requests may be refused at the same moment for the same secret.
-func (c *cache) board(ctx context.Context, k slot) *passage {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	p, ok := c.next[k]
-	switch {
-	case ok:
-		return p
-	case c.closed:
-		p = &passage{done: make(chan struct{}), out: outcome{entry: entry{err: stopped()}}}
-		close(p.done)
-		return p
-	}
-	p = &passage{done: make(chan struct{})}
-	before := c.past[k]
-	c.next[k] = p
-	c.flying.Go(func() { c.pass(ctx, k, p, before) })
-	return p
-}
-
-// pass reads k past the cache as soon as the one before has done so.
-func (c *cache) pass(ctx context.Context, k slot, p, before *passage) {
-	if before != nil {
-		<-before.done
-	}
-	c.mu.Lock()
-	delete(c.next, k)
-	c.past[k] = p
+	r := c.join(ctx, k, fresh)
 	c.mu.Unlock()
-	c.drop(k)
-	r := <-c.share(ctx, k)
-	p.out, _ = r.Val.(outcome)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.past[k] == p {
-		delete(c.past, k)
+	if r == nil {
+		return false, unavailable("", "the Vault client has been stopped")
 	}
-	close(p.done)
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return false, unavailable(provision.CauseTimeout, "read %s: %w", k.place.path, ctx.Err())
+	}
+	if r.panicked != nil {
+		panic(r.panicked) // in the goroutine of the request, whose failure it is
+	}
+	return false, r.verdict(check)
 }
 
-func stopped() *failure { return unavailable("", "the Vault client has been stopped") }
-
-// settle returns what a flight's outcome means for one of those who waited for it.
-func (o outcome) settle(check func(*stored) *failure) *failure {
-	if o.panicked != nil {
-		panic(o.panicked) // in the goroutine of the request, whose failure it is
+func (r *read) verdict(check func(*stored) *failure) *failure {
+	if r.err != nil {
+		return r.err
 	}
-	return o.verdict(check)
+	return check(r.got)
 }
 
-func (e entry) verdict(check func(*stored) *failure) *failure {
-	if e.err != nil {
-		return e.err
+// join returns the read to wait for, nil once the cache is closed. A fresh one begins after the asking. There is
+// one fresh read at a time: all who ask while it is under way share the next, for many requests may be refused at
+// the same moment for the same secret. The caller holds mu.
+func (c *cache) join(ctx context.Context, k slot, fresh bool) *read {
+	now := c.current[k]
+	switch {
+	case c.life.Err() != nil:
+		return nil
+	case !fresh && now != nil:
+		return now
+	case fresh && c.next[k] != nil:
+		return c.next[k]
 	}
-	return check(e.got)
+	r := &read{ctx: context.WithoutCancel(ctx), fresh: fresh, done: make(chan struct{})}
+	if fresh && now != nil && now.fresh {
+		c.next[k] = r
+	} else {
+		c.begin(k, r)
+	}
+	return r
 }
 
-// String returns the slot's name for a flight.
-func (k slot) String() string { return fmt.Sprintf("%s?%d", k.place.path, k.version) }
-
-// fly reads k, on behalf of all who wait for it, so not under the context of the one who came first.
-func (c *cache) fly(ctx context.Context, k slot) (o outcome) {
-	turn, ok := c.begin()
-	if !ok {
-		o.err = stopped()
-		return o
+// begin has r take the place of the current read of k, if any: what is older than a fresh read is never cached
+// after it. The caller holds mu.
+func (c *cache) begin(k slot, r *read) {
+	if r.fresh {
+		delete(c.entries, k)
 	}
-	defer c.flying.Done()
-	defer func() { o.panicked = recover() }()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readBudget)
+	c.current[k], r.begun = r, time.Now()
+	c.reads.Go(func() {
+		c.run(k, r)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.current[k] == r {
+			c.conclude(k, r)
+		}
+		close(r.done)
+	})
+}
+
+// run fills r in.
+func (c *cache) run(k slot, r *read) {
+	ctx, cancel := context.WithTimeout(r.ctx, readBudget)
 	defer cancel()
 	defer context.AfterFunc(c.life, cancel)()
-	o.turn, o.at = turn, c.clock.Now()
-	o.got, o.err = c.read(ctx, k.place, k.version)
-	c.put(k, o.entry)
-	return o
+	defer func() { r.panicked = recover() }()
+	r.got, r.err = c.fetch(ctx, k.place, k.version)
 }
 
-// begin takes the flight's turn, unless the cache is closed.
-func (c *cache) begin() (turn uint64, ok bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return 0, false
-	}
-	c.flying.Add(1)
-	c.turn++
-	return c.turn, true
-}
-
-// lookup returns the entry of k unless it is too old.
-func (c *cache) lookup(k slot) (entry, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e, ok := c.entries[k]
-	if !ok || e.got == nil && e.err == nil || c.clock.Now().Sub(e.at) >= c.lifetime(e) {
-		return entry{}, false
-	}
-	return e, true
-}
-
-func (c *cache) lifetime(e entry) time.Duration {
-	if e.err != nil {
-		return min(negativeTTL, c.ttl)
-	}
-	return c.ttl
-}
-
-// drop forgets k, and that for good: a read which began before can't bring it back, nor is it waited
-// for by those who come after.
-func (c *cache) drop(k slot) {
-	c.flights.Forget(k.String())
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ttl > 0 {
-		c.turn++
-		c.store(k, entry{turn: c.turn, at: c.clock.Now()})
-	}
-}
-
-// put remembers a read, unless it failed in a way that may pass or k was dropped or read later.
-func (c *cache) put(k slot, e entry) {
-	if c.ttl == 0 || e.err != nil && e.err.Problem != provision.SecretMissing {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if known, ok := c.entries[k]; !ok || known.turn < e.turn {
-		c.store(k, e)
-	}
-}
-
-// store makes room by forgetting the oldest. The caller holds mu.
-func (c *cache) store(k slot, e entry) {
-	if _, known := c.entries[k]; !known && len(c.entries) >= cacheSize {
-		var oldest slot
-		first := true
-		for other, o := range c.entries {
-			if first || o.turn < c.entries[oldest].turn {
-				oldest, first = other, false
-			}
+// conclude remembers a read that has ended, unless it failed in a way that may pass, and begins the next one. The
+// caller holds mu.
+func (c *cache) conclude(k slot, r *read) {
+	r.ctx = nil // an entry has no use for it
+	delete(c.current, k)
+	if c.ttl > 0 && (r.got != nil || r.err != nil && r.err.Problem == provision.SecretMissing) {
+		if _, known := c.entries[k]; !known && len(c.entries) >= cacheSize {
+			c.forgetOldest()
 		}
-		delete(c.entries, oldest)
+		c.entries[k] = r
 	}
-	c.entries[k] = e
+	if next := c.next[k]; next != nil {
+		delete(c.next, k)
+		c.begin(k, next)
+	}
+}
+
+func (c *cache) forgetOldest() {
+	var oldest slot
+	var since time.Time
+	for k, r := range c.entries {
+		if since.IsZero() || r.begun.Before(since) {
+			oldest, since = k, r.begun
+		}
+	}
+	delete(c.entries, oldest)
 }

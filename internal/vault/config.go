@@ -2,7 +2,6 @@ package vault
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -39,37 +39,35 @@ type Config struct {
 	Token     provision.Sensitive // for AuthToken; empty means VAULT_TOKEN
 	TokenFile string              // for AuthToken, in place of Token: read again whenever it has changed
 	Namespace string              // empty means VAULT_NAMESPACE
-	TLS       *vaultapi.TLSConfig // nil means VAULT_CACERT and its siblings; Insecure is refused unless Address is loopback. Its files may be replaced at any time
+	TLS       *vaultapi.TLSConfig // its files may be replaced at any time; nil means VAULT_CACERT and its siblings, read once; Insecure is refused unless Address is loopback
 
 	Auth         AuthMethod // default AuthToken
 	AuthMount    string     // where the method is enabled, below auth/; default its name
 	Role         string     // for AuthKubernetes and AuthJWT
 	RoleID       string     // for AuthAppRole
-	SecretIDFile string     // for AuthAppRole, read anew at every login; empty for a role without secret id
-	JWTFile      string     // read anew at every login; default for AuthKubernetes: the pod's service account token
+	SecretIDFile string     // for AuthAppRole, read again at every login; empty for a role without secret id
+	JWTFile      string     // read again at every login; default for AuthKubernetes: the pod's service account token
 
 	KVMount      string // default "secret"
 	TenantPrefix string // what lies between KVMount and the tenant; default "flow/tenants"
 
 	CacheTTL time.Duration // how long a read secret is used again; 0 means never
-	Timeout  time.Duration // of one HTTP request; 0 means VAULT_CLIENT_TIMEOUT, else 10 s
 
-	Clock      provision.Clock       // nil means the system's
 	Log        *slog.Logger          // nil means no log
 	Registerer prometheus.Registerer // nil means no metrics
-	// Trace wraps the transport of requests, so that they show in the trace that their context belongs to;
-	// route names what is asked for without what differs from request to request. Nil means that they don't,
-	// but the trace context is passed on all the same.
+	// Trace wraps the transport, so that requests show in the trace of their context; route names what is asked
+	// for without what differs from request to request. Nil: they don't, but carry the trace context all the same.
 	Trace func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper
 	// OnRetry is called before a request is repeated, from any goroutine; it must be quick. Nil is fine.
 	OnRetry func(provision.Target, provision.Cause)
 
 	transport http.RoundTripper // takes the network's place in tests
-	known     *keyring          // the secrets that no error may tell
+	now       func() time.Time  // takes the clock's place for TLS files in tests
+	known     *keyring          // the secrets that no error may hold
 }
 
 const (
-	defaultTimeout = 10 * time.Second
+	defaultTimeout = 10 * time.Second                                      // Vault's own of 60 s is too long for a worker that holds a message
 	kubernetesJWT  = "/var/run/secrets/kubernetes.io/serviceaccount/token" // where Kubernetes projects it
 )
 
@@ -85,8 +83,8 @@ func (c Config) withDefaults() Config {
 	if c.Auth == AuthKubernetes {
 		c.JWTFile = cmp.Or(c.JWTFile, kubernetesJWT)
 	}
-	if c.Clock == nil {
-		c.Clock = systemClock{}
+	if c.now == nil {
+		c.now = time.Now
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -112,9 +110,6 @@ func (c Config) validate() error {
 	}
 	if c.CacheTTL < 0 {
 		errs = append(errs, fmt.Errorf("VAULT_CACHE_TTL: %v is negative; want 0 or more", c.CacheTTL))
-	}
-	if c.Timeout < 0 {
-		errs = append(errs, fmt.Errorf("the timeout of a Vault request, %v, is negative; want 0 or more", c.Timeout))
 	}
 	return errors.Join(errs...)
 }
@@ -143,10 +138,10 @@ func (c Config) validateAuth() error {
 	}
 }
 
-// buildAPI returns Vault's own client, made so that it repeats nothing, wraps nothing and reads no
-// endless answer. Its requests end with life.
-func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
-	tlsFiles := digestOf(c.tlsFiles())
+// buildAPI returns Vault's own client, made so that it repeats nothing, wraps nothing and reads no endless answer.
+func (c Config) buildAPI() (*vaultapi.Client, error) {
+	files := c.tlsFiles()
+	seen := digestOf(files)
 	conf, err := c.baseAPI()
 	if err != nil {
 		return nil, err
@@ -159,20 +154,19 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 		return nil, err
 	}
 	conf.MaxRetries = 0          // it would respect Retry-After, but without bounds and unseen: see session.get
-	conf.DisableRedirects = true // a second wall: limitedTransport lets none through
-	conf.Timeout = c.timeout(conf.Timeout)
+	conf.DisableRedirects = true // a second wall: transport lets none through
+	if os.Getenv(vaultapi.EnvVaultClientTimeout) == "" || conf.Timeout <= 0 {
+		conf.Timeout = defaultTimeout
+	}
 	api, err := vaultapi.NewClient(conf)
 	if err != nil {
 		return nil, fmt.Errorf("VAULT_ADDR or VAULT_HEADERS: %w", err)
 	}
-	next := c.rotate(conf.HttpClient.Transport, tlsFiles)
-	if strings.HasPrefix(address, "unix://") {
-		next = conf.HttpClient.Transport // NewClient had it dial the socket, without TLS
+	next := conf.HttpClient.Transport
+	if len(files) > 0 && !strings.HasPrefix(address, "unix://") { // NewClient had it dial a socket, without TLS
+		next = &reloading{files: files, reload: c.baseAPI, now: c.now, log: c.Log, current: next, seen: seen}
 	}
-	if c.transport != nil {
-		next = c.transport
-	}
-	conf.HttpClient.Transport = genuineTransport{limitedTransport{next: c.Trace(routeOf, traced{next}), life: life}}
+	conf.HttpClient.Transport = transport{c.Trace(routeOf, cmp.Or(c.transport, next))}
 	api.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if c.Namespace != "" {
 		api.SetNamespace(c.Namespace)
@@ -180,16 +174,28 @@ func (c Config) buildAPI(life context.Context) (*vaultapi.Client, error) {
 	return api, c.chooseToken(api)
 }
 
-// timeout is the configured one, else the environment's, else ours: Vault's own of 60 s is too long
-// for a worker that holds a message.
-func (c Config) timeout(environment time.Duration) time.Duration {
-	if c.Timeout > 0 {
-		return c.Timeout
+// baseAPI returns the settings of Vault's own client, its transport included, as Config and environment have
+// them. It reads the TLS files.
+func (c Config) baseAPI() (*vaultapi.Config, error) {
+	conf := vaultapi.DefaultConfig()
+	if conf.Error != nil {
+		return nil, fmt.Errorf("the VAULT_* variables: %w", conf.Error)
 	}
-	if os.Getenv(vaultapi.EnvVaultClientTimeout) != "" && environment > 0 {
-		return environment
+	if c.TLS != nil {
+		if err := conf.ConfigureTLS(c.TLS); err != nil {
+			return nil, fmt.Errorf("TLS for Vault: %w", err)
+		}
 	}
-	return defaultTimeout
+	return conf, nil
+}
+
+// tlsFiles returns the files and directories that the TLS settings name.
+func (c Config) tlsFiles() []string {
+	if c.TLS == nil {
+		return nil
+	}
+	files := []string{c.TLS.CACert, c.TLS.CAPath, c.TLS.ClientCert, c.TLS.ClientKey}
+	return slices.DeleteFunc(files, func(path string) bool { return path == "" })
 }
 
 // chooseToken leaves api with the token to begin with: none, where one is to be got by a login.
@@ -229,18 +235,13 @@ func (c Config) checkAddress(agent bool, address string, insecure bool) error {
 		return fmt.Errorf("%s: is plain http to %s, where others could read every secret; want https, or an agent on a loopback address (VAULT_AUTH=none)", setting, u.Hostname())
 	case c.Auth == AuthNone && !loopback(u.Hostname()):
 		return fmt.Errorf("VAULT_AUTH: is none, and %s names %s; only an agent on a loopback address or a Unix socket adds a token for this worker alone", setting, u.Hostname())
-	case u.Scheme == "http" && proxied():
+	case u.Scheme == "http" && (os.Getenv(vaultapi.EnvHTTPProxy) != "" || os.Getenv(vaultapi.EnvVaultProxyAddr) != ""):
+		// Vault's client uses these for loopback addresses, too, as it does not use HTTP_PROXY.
 		return fmt.Errorf("%s: is plain http, and %s or %s would have it leave this machine; want https, or no proxy", setting, vaultapi.EnvHTTPProxy, vaultapi.EnvVaultProxyAddr)
 	case insecure && !loopback(u.Hostname()):
 		return fmt.Errorf("VAULT_SKIP_VERIFY: refused, for whoever sits in between would get every secret; set VAULT_CACERT (only a loopback %s may skip)", setting)
 	}
 	return nil
-}
-
-// proxied reports whether Vault's client uses a proxy for loopback addresses, too, as it does not with
-// HTTP_PROXY.
-func proxied() bool {
-	return os.Getenv(vaultapi.EnvHTTPProxy) != "" || os.Getenv(vaultapi.EnvVaultProxyAddr) != ""
 }
 
 func loopback(host string) bool {

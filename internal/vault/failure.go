@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	vaultapi "github.com/hashicorp/vault/api"
@@ -21,13 +22,12 @@ import (
 // failure is a SecretError with what the next seconds need to know of it.
 type failure struct {
 	*provision.SecretError
-	quick   bool // worth another try at once
-	login   bool // there is no token; Vault was not asked for more
-	foreign bool // something answered in Vault's place
-	unknown bool // what answered does not have the call
-
-	invalid bool     // it is the token itself that Vault refuses
-	refusal *refusal // it is the credential of a login that Vault refuses; nil if not
+	quick   bool     // worth another try at once
+	login   bool     // there is no token; Vault was not asked for more
+	foreign bool     // something answered in Vault's place
+	unknown bool     // what answered does not have the call
+	invalid bool     // Vault refuses the token itself
+	refusal *refusal // Vault refuses the credential of a login; nil if not
 }
 
 // newFailure returns a failure; err must hold no secret.
@@ -51,8 +51,8 @@ func (f *failure) public() error {
 	return f.SecretError
 }
 
-// classify says what an error of Vault's client means. doing names the call, secrets are what must
-// not be told.
+// classify says what an error of Vault's client means. Doing names the call, secrets are what the error must not
+// hold.
 func classify(op operation, doing string, err error, secrets ...string) *failure {
 	var answer *vaultapi.ResponseError
 	if errors.As(err, &answer) {
@@ -63,7 +63,8 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 			return unavailable(provision.CauseStatus, "%s: %w", doing, known)
 		}
 	}
-	if foreign := (*foreignAnswer)(nil); errors.As(err, &foreign) {
+	var foreign *foreignAnswer
+	if errors.As(err, &foreign) {
 		f := unavailable(provision.CauseStatus, "%s: %w", doing, foreign)
 		f.quick, f.foreign = foreign.status == http.StatusOK, true
 		return f
@@ -74,36 +75,29 @@ func classify(op operation, doing string, err error, secrets ...string) *failure
 }
 
 // classifyStatus is the verdict on every status that Vault's client takes for an error. 404 to a read
-// is not here where it means that there is nothing; see nothingThere.
+// is not here where it means that there is nothing; see getOnce.
 func classifyStatus(op operation, doing string, answer *vaultapi.ResponseError, secrets []string) *failure {
 	status := answer.StatusCode
-	err := fmt.Errorf("%s: HTTP %d%s", doing, status, messages(answer, secrets))
+	f := unavailable(provision.CauseStatus, "%s: HTTP %d%s", doing, status, messages(answer, secrets))
 	switch {
-	case status == http.StatusTooManyRequests:
-		f := newFailure(provision.SecretUnavailable, provision.CauseThrottled, err)
-		f.quick = true
-		return f
-	case status >= 500 || status == http.StatusPreconditionFailed || status == http.StatusRequestTimeout:
-		// 412: a standby that lags; 503: sealed, or no leader.
-		f := newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
+	case decidesNothing(status): // such as 412, a standby that lags, and 503: sealed, or no leader
 		f.quick, f.unknown = true, status == http.StatusNotImplemented
-		return f
-	case answer.RawError:
-		// Not Vault's answer but a proxy's in between, or no Vault at all: it decides nothing.
-		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
-	case status == http.StatusForbidden || op != opRead && status < 500 && status >= 400:
-		f := newFailure(provision.SecretDenied, "", err)
-		f.invalid = slices.ContainsFunc(answer.Errors, func(m string) bool { return strings.Contains(m, invalidText) })
-		return f
-	case noEngine(answer):
-		return unavailable(provision.CauseStatus, "%w; check VAULT_KV_MOUNT", err)
-	default:
-		return newFailure(provision.SecretUnavailable, provision.CauseStatus, err)
+		if status == http.StatusTooManyRequests {
+			f.Cause = provision.CauseThrottled
+		}
+	case answer.RawError: // of a proxy, or no Vault at all: it decides nothing
+	case status == http.StatusForbidden || op != opRead:
+		f.Problem, f.Cause = provision.SecretDenied, ""
+		f.invalid = says(answer, "invalid token") // unknown to Vault, or no longer known
+	case says(answer, "no handler for route"):
+		f.Err = fmt.Errorf("%w; check VAULT_KV_MOUNT", f.Err)
 	}
+	return f
 }
 
-// invalidText is in Vault's answer to a token that it doesn't know, or no longer.
-const invalidText = "invalid token"
+func says(answer *vaultapi.ResponseError, text string) bool {
+	return slices.ContainsFunc(answer.Errors, func(m string) bool { return strings.Contains(m, text) })
+}
 
 // maxMessage is how much of Vault's messages an error keeps, in characters.
 const maxMessage = 300
@@ -114,17 +108,11 @@ func messages(answer *vaultapi.ResponseError, secrets []string) string {
 	if answer.RawError {
 		return " and no body of Vault's own; is VAULT_ADDR right?"
 	}
-	text := oneLine(strings.Join(answer.Errors, "; "), secrets)
+	text := scrub.New(secrets...).Line(strings.Join(answer.Errors, "; "), maxMessage)
 	if text == "" {
 		return ""
 	}
 	return ": " + text
-}
-
-// oneLine returns a text of upstream's as an error may have it: a short line without the secrets and
-// without what looks like one.
-func oneLine(text string, secrets []string) string {
-	return scrub.New(secrets...).Line(text, maxMessage)
 }
 
 func networkCause(err error) provision.Cause {
@@ -147,7 +135,7 @@ func networkError(err error, secrets []string) error {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled
 	}
-	return errors.New(oneLine(scrub.Unquoted(err), secrets))
+	return errors.New(scrub.New(secrets...).Line(scrub.Unquoted(err), maxMessage))
 }
 
 // maxRetryAfter bounds how long Vault, or a proxy before it, is believed to want to be left alone.
@@ -165,4 +153,35 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 		return 0
 	}
 	return min(max(date.Sub(now), 0), maxRetryAfter)
+}
+
+// maxKnown is how many of the worker's own secrets a keyring remembers: the present ones and some that
+// are on their way out.
+const maxKnown = 8
+
+// keyring remembers the worker's own secrets, tokens and what it logs in with, so that no error holds one: a proxy
+// may quote in one call what it heard in another. Its methods are safe for concurrent use.
+type keyring struct {
+	mu    sync.Mutex
+	known []string // oldest first
+}
+
+// add remembers a secret, and forgets the oldest where there are too many.
+func (k *keyring) add(secret string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if secret == "" || slices.Contains(k.known, secret) {
+		return
+	}
+	k.known = append(k.known, secret)
+	if len(k.known) > maxKnown {
+		k.known = slices.Delete(k.known, 0, 1)
+	}
+}
+
+// with returns all that is known, and the secrets of this call.
+func (k *keyring) with(secrets ...string) []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append(secrets, k.known...)
 }

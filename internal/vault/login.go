@@ -2,11 +2,11 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,15 +15,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// lease is how long a token lasts, as far as Vault says so: whether the token works is what reads show.
-type lease struct {
-	ttl       time.Duration // 0 means for ever
-	unknown   bool          // nobody says how long it lasts; ttl is 0
-	asked     time.Time     // when ttl began at the earliest: before Vault was asked
-	renewable bool
-}
-
-// login gets a token: it returns the token and its lease. Every call reads its files anew.
+// login gets a token: it returns the token and its lease. Every call reads its files again.
 type login func(ctx context.Context) (string, lease, *failure)
 
 // chooseLogin returns the configured way to log in.
@@ -38,6 +30,7 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 		return lookupSelf(conf, api, "VAULT_TOKEN_FILE", func() (string, error) { return readTokenFile(conf.TokenFile) })
 	}
 	path := "auth/" + conf.AuthMount + "/login"
+	doing := "log in at " + path
 	return func(ctx context.Context) (string, lease, *failure) {
 		body, secret, err := credentials(conf)
 		if err != nil {
@@ -45,24 +38,24 @@ func chooseLogin(conf Config, api *vaultapi.Client) login {
 		}
 		conf.known.add(secret)
 		// A login must not carry the old token, and a shallow copy is how the client does without.
-		anonymous, after := heeding(api, conf.Clock)
+		anonymous, after := heeding(api)
 		anonymous.ClearToken()
 		answer, err := anonymous.Logical().WriteWithContext(ctx, path, body)
 		if err != nil {
-			f := classify(opLogin, "log in at "+path, err, conf.known.with(secret)...)
+			f := classify(opLogin, doing, err, conf.known.with(secret)...)
 			f.RetryAfter = *after
 			conf.refuse(f, err, secret)
 			return "", lease{}, f
 		}
-		return grant("log in at "+path, answer)
+		return grant(doing, answer)
 	}
 }
 
 // heeding returns a copy of api for one call, and where that call's Retry-After will be: errors of
 // Vault's client have no headers.
-func heeding(api *vaultapi.Client, clock provision.Clock) (*vaultapi.Client, *time.Duration) {
+func heeding(api *vaultapi.Client) (*vaultapi.Client, *time.Duration) {
 	var after time.Duration
-	once := api.WithResponseCallbacks(func(r *vaultapi.Response) { after = retryAfter(r.Header, clock.Now()) })
+	once := api.WithResponseCallbacks(func(r *vaultapi.Response) { after = retryAfter(r.Header, time.Now()) })
 	return once, &after
 }
 
@@ -88,12 +81,7 @@ const maxSecretFile = 64 << 10
 
 // readSecretFile returns the content of a file without a byte order mark and the blanks around it.
 func readSecretFile(setting, path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", setting, err)
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	content, err := readUpTo(path, maxSecretFile+1)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", setting, err)
 	}
@@ -105,6 +93,16 @@ func readSecretFile(setting, path string) (string, error) {
 		return "", fmt.Errorf("%s: %s is not plain text (UTF-16?); write it again as UTF-8", setting, path)
 	}
 	return text, nil
+}
+
+// readUpTo returns the content of a file, at most limit bytes.
+func readUpTo(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, limit))
 }
 
 // readTokenFile returns the token in a file that somebody else keeps fresh.
@@ -127,14 +125,8 @@ func grant(doing string, answer *vaultapi.Secret) (string, lease, *failure) {
 	if answer == nil || answer.Auth == nil || answer.Auth.ClientToken == "" {
 		return "", lease{}, newFailure(provision.SecretDenied, "", fmt.Errorf("%s: Vault answered without a token; does the login ask for a second factor?", doing))
 	}
-	auth := answer.Auth
-	if strings.ContainsFunc(auth.ClientToken, notPrintable) {
-		return "", lease{}, unavailable(provision.CauseStatus, "%s: the token in the answer is malformed", doing)
-	}
-	if auth.LeaseDuration < 0 {
-		return auth.ClientToken, lease{unknown: true, renewable: auth.Renewable}, nil
-	}
-	return auth.ClientToken, lease{ttl: time.Duration(auth.LeaseDuration) * time.Second, renewable: auth.Renewable}, nil
+	ttl := max(0, time.Duration(answer.Auth.LeaseDuration)*time.Second)
+	return answer.Auth.ClientToken, lease{ttl: ttl, unknown: answer.Auth.LeaseDuration < 0, renewable: answer.Auth.Renewable}, nil
 }
 
 // lookupSelf is the login of those who are given a token: it asks how long the token lasts. The answer is a
@@ -148,7 +140,7 @@ func lookupSelf(conf Config, api *vaultapi.Client, setting string, current func(
 			return "", lease{}, newFailure(provision.SecretUnavailable, "", err)
 		}
 		conf.known.add(token)
-		own, after := heeding(api, conf.Clock)
+		own, after := heeding(api)
 		own.SetToken(token)
 		answer, err := own.Auth().Token().LookupSelfWithContext(ctx)
 		if err == nil {
@@ -167,43 +159,70 @@ func lookupSelf(conf Config, api *vaultapi.Client, setting string, current func(
 // described reads the answer to a look-up. A token that never ends has no expire_time. Whether a token can be
 // renewed is what renewing it shows.
 func described(answer *vaultapi.Secret) lease {
-	if answer == nil {
+	if answer == nil || answer.Data["ttl"] == nil {
 		return lease{unknown: true, renewable: true}
 	}
+	ttl, err := answer.TokenTTL()
 	end, ends := answer.Data["expire_time"]
-	ttl := secondsOf(answer.Data["ttl"])
 	switch {
-	case ttl > 0:
+	case err == nil && ttl > 0:
 		return lease{ttl: ttl, renewable: true}
-	case ttl == 0 && ends && end == nil:
+	case err == nil && ends && end == nil:
 		return lease{}
 	}
 	return lease{unknown: true, renewable: true}
 }
 
-// secondsOf returns a number of seconds, however it is written; -1 where it is none that makes sense.
-func secondsOf(v any) time.Duration {
-	var n float64
-	switch v := v.(type) {
-	case json.Number:
-		n, _ = v.Float64()
-		if n == 0 && strings.Trim(v.String(), "0.") != "" {
-			return -1
-		}
-	case string:
-		if d, err := time.ParseDuration(v); err == nil && d > 0 {
-			return d
-		}
-		f, err := strconv.ParseFloat(v, 64)
-		if err != nil {
-			return -1
-		}
-		n = f
+const (
+	// refusedWait is how long a refused credential is not tried again.
+	refusedWait = 5 * time.Minute
+	// countedWait is the same where Vault counts. By default the fifth refused AppRole login locks the role
+	// for 15 minutes, for all workers, and the count only ends when 15 minutes have passed without one. So
+	// up to four workers that were refused within 15 minutes of each other never lock the role.
+	countedWait = 30 * time.Minute
+)
+
+// refusal is a login that Vault has refused: another one with the same credential would be refused as well.
+type refusal struct {
+	setting, file string // of the credential; empty where the login reads none
+	used          string // the credential
+	wait          time.Duration
+}
+
+func (r *refusal) isUsed(credential string) bool { return credential == r.used }
+
+// credentialFile returns the file that a login reads, and the setting that names it; nothing where it reads none.
+func (c Config) credentialFile() (setting, path string) {
+	switch {
+	case c.Auth != AuthAppRole:
+		return "VAULT_JWT_FILE", c.JWTFile
+	case c.SecretIDFile != "":
+		return "VAULT_SECRET_ID_FILE", c.SecretIDFile
+	}
+	return "", ""
+}
+
+// refuse makes f, which came of a login with secret that ended with err, a refusal if Vault's own answer means that
+// this credential is no good.
+func (c Config) refuse(f *failure, err error, secret string) {
+	var answer *vaultapi.ResponseError
+	if !errors.As(err, &answer) || decidesNothing(answer.StatusCode) {
+		return
+	}
+	r := &refusal{used: secret, wait: refusedWait}
+	r.setting, r.file = c.credentialFile()
+	hint := ""
+	switch {
+	case c.Auth != AuthAppRole:
+	case answer.StatusCode == http.StatusForbidden: // which is not counted
+		hint = " (it may have locked the role after five refused logins; see: vault read sys/locked-users)"
 	default:
-		return -1
+		r.wait = countedWait
 	}
-	if n < 0 || n > float64(1<<62/time.Second) {
-		return -1
+	waiting := fmt.Sprintf("waiting for %s to change, for %v at most", r.setting, r.wait)
+	if r.file == "" {
+		waiting = fmt.Sprintf("waiting for %v", r.wait)
 	}
-	return time.Duration(n * float64(time.Second))
+	f.refusal = r
+	f.Err = fmt.Errorf("login refused: %w%s; %s", f.Err, hint, waiting)
 }

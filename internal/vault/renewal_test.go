@@ -222,7 +222,26 @@ func TestShortTokensDontFloodTheLogin(t *testing.T) {
 	})
 }
 
-// TestStopEndsARenewal that hangs: the watcher has no context.
+// TestRenewalsForLessDontFloodTheLogin has each renewal give a token a sixth of what the login gave it.
+func TestRenewalsForLessDontFloodTheLogin(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		role, conf := approle(t, time.Hour, 0)
+		server := serverOf(vaulttest.Config{Roles: []vaulttest.Role{role}})
+		conf.transport = inMemory{lying{server, nil, func(auth map[string]any) { auth["lease_duration"] = 600 }}}
+		h := start(t, server, conf)
+		<-time.After(time.Hour)
+		synctest.Wait()
+		if n := h.count(opLogin, "ok"); n < 9 || n > 10 {
+			t.Errorf("%d logins in an hour, want one each 400 s", n)
+		}
+		if err := h.client.Ready(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestStopEndsARenewal that hangs.
 func TestStopEndsARenewal(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -170,9 +170,8 @@ func (d *tlsDir) storePair(a *authority) {
 	d.store(map[string]string{"ca.crt": a.pem, "tls.crt": cert, "tls.key": key})
 }
 
-// later is a clock that can be put forward; waits are real.
+// later is a clock that can be put forward.
 type later struct {
-	systemClock
 	mu    sync.Mutex
 	ahead time.Duration
 }
@@ -214,7 +213,7 @@ func checkRotation(t *testing.T, conf func(dir string) *vaultapi.TLSConfig) {
 	files.ClientCert, files.ClientKey = dir.path+"/tls.crt", dir.path+"/tls.key"
 	clock := new(later)
 	h := &harness{t: t, reg: prometheus.NewPedanticRegistry(), witness: &witness{}}
-	h.run(Config{Address: server.URL, Token: provision.NewSensitive("vaulttest-root"), TLS: files, Clock: clock})
+	h.run(Config{Address: server.URL, Token: provision.NewSensitive("vaulttest-root"), TLS: files, now: clock.Now})
 	got, err := h.resolve(false)
 	checkValue(t, got, err, "dapi-"+canary)
 	before := server.lastShown()
@@ -264,7 +263,7 @@ func TestBrokenTLSFilesKeepTheOldOnes(t *testing.T) {
 	dir := &tlsDir{t: t, path: t.TempDir()}
 	dir.storePair(a)
 	clock := new(later)
-	client, err := New(Config{Address: server.URL, Token: provision.NewSensitive("t"), Clock: clock, TLS: &vaultapi.TLSConfig{
+	client, err := New(Config{Address: server.URL, Token: provision.NewSensitive("t"), now: clock.Now, TLS: &vaultapi.TLSConfig{
 		CACert: dir.path + "/ca.crt", ClientCert: dir.path + "/tls.crt", ClientKey: dir.path + "/tls.key",
 	}})
 	if err != nil {

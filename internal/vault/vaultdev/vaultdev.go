@@ -80,7 +80,7 @@ func (v *Vault) Stop() error {
 	return nil
 }
 
-// Log returns what the server has told so far.
+// Log returns what the server has logged so far.
 func (v *Vault) Log() string {
 	v.log.mu.Lock()
 	defer v.log.mu.Unlock()

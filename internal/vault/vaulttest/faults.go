@@ -1,10 +1,12 @@
 package vaulttest
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,11 +20,7 @@ type Outage struct {
 	Body       string        // sent as it is, as a proxy would; empty means Vault's own form
 }
 
-func (o Outage) hits(path string) bool {
-	return (o.Hang || o.Status != 0) && strings.HasPrefix(path, o.Path)
-}
-
-// SetOutage begins an outage in place of the present one; the zero Outage ends it.
+// SetOutage replaces the outage; the zero Outage ends it.
 func (s *Server) SetOutage(o Outage) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -35,7 +33,7 @@ func (s *Server) SetOutage(o Outage) {
 func (s *Server) faulty(w *reply, r *http.Request) bool {
 	s.mu.Lock()
 	o, cleared := s.outage, s.cleared
-	hit := o.hits(r.URL.Path)
+	hit := (o.Hang || o.Status != 0) && strings.HasPrefix(r.URL.Path, o.Path)
 	if hit && o.Times > 0 {
 		if s.outage.Times--; s.outage.Times == 0 {
 			s.outage = Outage{}
@@ -45,21 +43,16 @@ func (s *Server) faulty(w *reply, r *http.Request) bool {
 	if !hit {
 		return false
 	}
-	if o.Hang {
-		return !hang(w, r, cleared)
+	if !o.Hang {
+		o.write(w)
+		return true
 	}
-	o.write(w)
-	return true
-}
-
-// hang waits, and reports whether the truth is to be told after it.
-func hang(w *reply, r *http.Request, cleared <-chan struct{}) bool {
 	select {
 	case <-cleared:
-		return true
+		return false
 	case <-r.Context().Done():
 		w.status = 0
-		return false
+		return true
 	}
 }
 
@@ -72,7 +65,7 @@ func (o Outage) write(w *reply) {
 		return
 	}
 	w.WriteHeader(o.Status)
-	_, _ = io.WriteString(w, o.Body) // the client has gone; there is nobody to tell
+	_, _ = io.WriteString(w, o.Body) // the client has gone; nobody listens
 }
 
 // Deny refuses the given paths to all tokens but root. A path is written as in a policy, without
@@ -110,4 +103,74 @@ func matchesAny(patterns []string, path string) bool {
 		}
 	}
 	return false
+}
+
+// Request is one entry of the request log. It holds no header and no body, so no secret.
+type Request struct {
+	Method string
+	Path   string // with "/v1/", without query
+	Status int    // what was answered; 0 where the caller left first
+}
+
+// maxLog is how many of the latest requests are kept.
+const maxLog = 1024
+
+type requestLog struct {
+	mu      sync.Mutex
+	entries []Request
+	changed chan struct{} // closed at every new entry
+}
+
+func (l *requestLog) add(r Request) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.entries) == maxLog {
+		l.entries = append(l.entries[:0], l.entries[1:]...)
+	}
+	l.entries = append(l.entries, r)
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+func (l *requestLog) snapshot() ([]Request, <-chan struct{}) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]Request(nil), l.entries...), l.changed
+}
+
+// Requests returns the latest requests, at most 1024, the oldest first. A request enters the log when
+// it has been answered.
+func (s *Server) Requests() []Request {
+	entries, _ := s.log.snapshot()
+	return entries
+}
+
+// Count returns how many of the latest requests have a path that begins with prefix, such as
+// "/v1/secret/".
+func (s *Server) Count(prefix string) int { return countPrefix(s.Requests(), prefix) }
+
+// Wait returns when at least n of the latest requests have a path that begins with prefix, or with
+// ctx's error.
+func (s *Server) Wait(ctx context.Context, prefix string, n int) error {
+	for {
+		entries, changed := s.log.snapshot()
+		if countPrefix(entries, prefix) >= n {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func countPrefix(entries []Request, prefix string) int {
+	n := 0
+	for _, r := range entries {
+		if strings.HasPrefix(r.Path, prefix) {
+			n++
+		}
+	}
+	return n
 }

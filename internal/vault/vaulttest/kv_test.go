@@ -64,7 +64,7 @@ func TestDeletedVersions(t *testing.T) {
 	gone("1", "true")
 	c.do("PUT", "secret/undelete/p", `{"versions":[1]}`).want(t, 204)
 	gone("1", "true")
-	c.server.Destroy("p", 2)
+	c.do("PUT", "secret/destroy/p", `{"versions":[2]}`).want(t, 204)
 	gone("2", "true")
 	c.server.Delete("p", 7)
 	c.server.Delete("nowhere")

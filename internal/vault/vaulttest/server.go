@@ -1,11 +1,21 @@
+// Package vaulttest is a Vault server in one process: the part of Vault's HTTP API that the worker
+// and its demo need, with Vault's own status codes and bodies, and with faults to switch on.
+//
+// It speaks the KV engine, versions 1 and 2, the token endpoints lookup-self, renew-self, revoke and
+// revoke-self, the logins of approle (with the lockout after five wrong secret ids), kubernetes and jwt,
+// sys/health, sys/seal-status, sys/seal, sys/unseal and sys/internal/ui/mounts. It keeps everything in
+// memory, knows no namespaces and no policies beyond a role's list of allowed paths, and protects
+// nothing: it is for tests and demos only. The conformance suite of package vault runs on it and on the real Vault.
 package vaulttest
 
 import (
 	"cmp"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -14,12 +24,10 @@ import (
 // Config says what a Server is like. The zero value is a Vault with an empty KV version 2 engine at
 // "secret" and no role.
 type Config struct {
-	Mount     string           // of the KV engine, without slashes at its ends; default "secret"
-	KVVersion int              // 1 or 2; default 2
-	RootToken string           // default "vaulttest-root"
-	UnsealKey string           // what sys/unseal wants; default "vaulttest-unseal"
-	Now       func() time.Time // default time.Now
-	Roles     []Role           // who may log in
+	Mount     string // of the KV engine, without slashes at its ends; default "secret"
+	KVVersion int    // 1 or 2; default 2
+	RootToken string // default "vaulttest-root"
+	Roles     []Role // who may log in
 }
 
 // maxBody is Vault's own limit of a request, 32 MiB, made small: nothing here is that large.
@@ -28,6 +36,7 @@ const maxBody = 1 << 20
 // Server is a Vault. Its methods are safe for concurrent use.
 type Server struct {
 	conf Config
+	now  func() time.Time
 
 	mu      sync.Mutex
 	sealed  bool
@@ -48,12 +57,9 @@ func New(conf Config) *Server {
 	conf.Mount = cmp.Or(strings.Trim(conf.Mount, "/"), "secret")
 	conf.KVVersion = cmp.Or(conf.KVVersion, 2)
 	conf.RootToken = cmp.Or(conf.RootToken, "vaulttest-root")
-	conf.UnsealKey = cmp.Or(conf.UnsealKey, "vaulttest-unseal")
-	if conf.Now == nil {
-		conf.Now = time.Now
-	}
 	s := &Server{
 		conf:    conf,
+		now:     time.Now,
 		secrets: make(map[string]*secret),
 		tokens:  map[string]*token{conf.RootToken: {id: conf.RootToken, root: true, path: "auth/token/root"}},
 		roles:   make(map[string]Role),
@@ -70,8 +76,10 @@ func New(conf Config) *Server {
 // Token returns the root token, which may do everything and never ends.
 func (s *Server) Token() string { return s.conf.RootToken }
 
-// UnsealKey returns the one key share.
-func (s *Server) UnsealKey() string { return s.conf.UnsealKey }
+const unsealKey = "vaulttest-unseal"
+
+// UnsealKey returns the one key share, which sys/unseal wants.
+func (s *Server) UnsealKey() string { return unsealKey }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -201,7 +209,7 @@ func (w *reply) json(status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // the client has gone; there is nobody to tell
+	_ = json.NewEncoder(w).Encode(v) // the client has gone; nobody listens
 }
 
 // fail writes an error answer with the given messages.
@@ -228,4 +236,83 @@ type envelope struct {
 // frame returns an envelope with a request id of its own.
 func (s *Server) frame(data any, mountType string) envelope {
 	return envelope{RequestID: s.unique("00000000-0000-4000-8000-%012x"), Data: data, MountType: mountType}
+}
+
+// Seal seals the server: it answers 503 until Unseal.
+func (s *Server) Seal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sealed = true
+}
+
+// Unseal ends what Seal began. Tokens and secrets are as they were.
+func (s *Server) Unseal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sealed = false
+}
+
+// open serves what a sealed Vault answers too, without a token, and reports whether it did.
+func (s *Server) open(w *reply, c call) bool {
+	switch {
+	case c.path == "sys/health":
+		w.json(s.healthStatus(c), map[string]any{
+			"initialized": true, "sealed": s.sealed, "standby": s.sealed, "version": "1.21.0",
+			"server_time_utc": s.now().Unix(), "cluster_name": "vaulttest",
+		})
+	case c.path == "sys/seal-status":
+		w.json(http.StatusOK, s.sealStatus())
+	case c.path == "sys/unseal" && c.writes():
+		s.unseal(w, c)
+	default:
+		return false
+	}
+	return true
+}
+
+// healthStatus is 200, or for a sealed Vault what the caller asks for, else 503.
+func (s *Server) healthStatus(c call) int {
+	if !s.sealed {
+		return http.StatusOK
+	}
+	if n, err := strconv.Atoi(c.URL.Query().Get("sealedcode")); err == nil && n >= 100 && n <= 599 {
+		return n
+	}
+	return http.StatusServiceUnavailable
+}
+
+func (s *Server) sealStatus() map[string]any {
+	return map[string]any{
+		"type": "shamir", "initialized": true, "sealed": s.sealed, "t": 1, "n": 1, "progress": 0,
+		"nonce": "", "version": "1.21.0", "storage_type": "inmem",
+	}
+}
+
+func (s *Server) unseal(w *reply, c call) {
+	var in struct {
+		Key string `json:"key"`
+	}
+	if !c.decode(w, &in) {
+		return
+	}
+	if in.Key != unsealKey {
+		w.fail(http.StatusBadRequest, "'key' must be a valid hex or base64 string")
+		return
+	}
+	s.sealed = false
+	w.json(http.StatusOK, s.sealStatus())
+}
+
+// preflight answers whoever may read anything below the mount with the version of its engine.
+func (s *Server) preflight(w *reply, c call, tok *token) {
+	path := strings.TrimPrefix(c.path, "sys/internal/ui/mounts/")
+	known := path == s.conf.Mount || strings.HasPrefix(path, s.conf.Mount+"/")
+	if !known || s.isDenied(tok, c.path) || !tok.reaches(s.conf.Mount) {
+		w.fail(http.StatusForbidden, fmt.Sprintf("preflight capability check returned 403, please ensure client's policies grant access to path %q", path+"/"))
+		return
+	}
+	w.json(http.StatusOK, s.frame(map[string]any{
+		"path": s.conf.Mount + "/", "type": "kv", "description": "",
+		"options": map[string]string{"version": strconv.Itoa(s.conf.KVVersion)},
+	}, "system"))
 }

@@ -27,7 +27,7 @@ type Role struct {
 const systemTTL = 768 * time.Hour
 
 // SetRole adds a role, or replaces the one of the same mount and name (approle: role id). Tokens
-// already handed out stay as they are.
+// already issued stay as they are.
 func (s *Server) SetRole(r Role) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +109,7 @@ func (s *Server) unique(format string) string {
 }
 
 func (s *Server) issue(r Role, path string) *token {
-	now := s.conf.Now()
+	now := s.now()
 	t := &token{
 		id:       s.unique("hvs.vaulttest%024d"),
 		accessor: s.unique("accessor%016d"),
@@ -123,7 +123,7 @@ func (s *Server) issue(r Role, path string) *token {
 // tokenOf returns the caller's token, nil if it is unknown or over.
 func (s *Server) tokenOf(c call) *token {
 	t := s.tokens[c.token]
-	if t != nil && !t.expires.IsZero() && !s.conf.Now().Before(t.expires) {
+	if t != nil && !t.expires.IsZero() && !s.now().Before(t.expires) {
 		delete(s.tokens, t.id)
 		return nil
 	}
@@ -145,7 +145,7 @@ func (s *Server) loginMount(c call) (string, bool) {
 	return "", false
 }
 
-// login hands out a token, or refuses as the method's plugin does.
+// login issues a token, or refuses as the method's plugin does.
 func (s *Server) login(w *reply, c call, mount string) {
 	var in struct {
 		Role     string `json:"role"`
@@ -183,7 +183,7 @@ func (s *Server) login(w *reply, c call, mount string) {
 	}
 }
 
-// answerAuth tells what t has got at the time now.
+// answerAuth answers with t and what is left of it at the time now.
 func (s *Server) answerAuth(w *reply, t *token, now time.Time) {
 	answer := s.frame(nil, "")
 	answer.Auth = map[string]any{
@@ -195,6 +195,7 @@ func (s *Server) answerAuth(w *reply, t *token, now time.Time) {
 	w.json(http.StatusOK, answer)
 }
 
+// tokenCall serves what is below auth/token/.
 func (s *Server) tokenCall(w *reply, c call, t *token) {
 	switch op := strings.TrimPrefix(c.path, "auth/token/"); {
 	case op == "lookup-self" && c.Method == http.MethodGet:
@@ -235,7 +236,7 @@ func (s *Server) describe(t *token) map[string]any {
 		"id": t.id, "accessor": t.accessor, "path": t.path, "type": "service", "orphan": true,
 		"policies": []string{"default"}, "meta": nil, "num_uses": 0, "entity_id": "", "explicit_max_ttl": 0,
 		"creation_time": t.issued.Unix(), "creation_ttl": int(t.ttl / time.Second), "display_name": "vaulttest",
-		"expire_time": expires, "ttl": t.remaining(s.conf.Now()),
+		"expire_time": expires, "ttl": t.remaining(s.now()),
 	}
 	if !t.root {
 		d["renewable"] = t.renewable
@@ -253,10 +254,38 @@ func (s *Server) renew(w *reply, t *token) {
 		w.fail(http.StatusBadRequest, "lease is not renewable")
 		return
 	}
-	now := s.conf.Now()
+	now := s.now()
 	t.expires = now.Add(t.ttl)
 	if t.expires.After(t.limit) {
 		t.expires = t.limit
 	}
 	s.answerAuth(w, t, now)
+}
+
+// Vault's defaults for the lockout of AppRole logins.
+const (
+	lockThreshold = 5
+	lockDuration  = 15 * time.Minute // from the refusal that reached the threshold
+	lockReset     = 15 * time.Minute // without a refusal, after which counting begins at zero
+)
+
+// refusals are the refused logins of one role.
+type refusals struct {
+	count int
+	last  time.Time
+}
+
+// locked reports whether logins of a role are refused whatever they bring. Those are not counted.
+func (s *Server) locked(role string) bool {
+	r := s.refused[role]
+	return r.count >= lockThreshold && s.now().Sub(r.last) < lockDuration
+}
+
+// countRefusal counts a wrong secret id.
+func (s *Server) countRefusal(role string) {
+	now, r := s.now(), s.refused[role]
+	if now.Sub(r.last) > lockReset {
+		r.count = 0
+	}
+	s.refused[role] = refusals{count: r.count + 1, last: now}
 }

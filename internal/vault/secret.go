@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -13,6 +14,109 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
 )
+
+// maxValue is how large a field may be, in bytes.
+const maxValue = 64 << 10
+
+// secretIn returns the field and the owner's word on where it may go.
+func secretIn(s *stored, field string) (provision.Secret, *failure) {
+	value, err := s.text(field)
+	if err == nil {
+		err = s.sendable(field, value)
+	}
+	if err != nil {
+		return provision.Secret{}, err
+	}
+	out := provision.Secret{Value: provision.NewSensitive(value), Version: s.version}
+	if out.Domain, err = s.domain(); err != nil {
+		return provision.Secret{}, err
+	}
+	return out, nil
+}
+
+// domain returns the field that says where the secret may go, however its name is spelled, or nothing. One that
+// can't be read, and spellings that differ, must not pass for none: the token would then go anywhere.
+func (s *stored) domain() (string, *failure) {
+	domain, before := "", ""
+	for _, name := range slices.Sorted(maps.Keys(s.fields)) {
+		if foldName(name) != "domain" {
+			continue
+		}
+		text, err := s.text(name)
+		switch {
+		case err != nil:
+			return "", err
+		case before != "" && text != domain:
+			return "", missing("%s: the fields %q and %q say different hosts; keep one of them", s.at, before, name)
+		}
+		domain, before = text, name
+	}
+	return domain, nil
+}
+
+// foldName returns a field's name without what its spellings differ in: clientId, client_id, CLIENT_ID, and a
+// byte order mark or blanks around it.
+func foldName(name string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return -1
+		}
+		return unicode.ToLower(r)
+	}, name)
+}
+
+// text returns a field that must be a usable string.
+func (s *stored) text(field string) (string, *failure) {
+	value, ok := s.fields[field]
+	if !ok {
+		return "", missing("%s has no field %s", s.at, field)
+	}
+	return s.usable(field, value)
+}
+
+// usable returns a field's value as it is used, without what a file or an editor left around it. The error names
+// the field and what is wrong, not the value.
+func (s *stored) usable(field string, value any) (string, *failure) {
+	text, ok := value.(string)
+	text = trimmed(text)
+	switch {
+	case !ok:
+		return "", missing("%s: field %s is %s; want a string, in quotes where it is written as JSON", s.at, field, kindOf(value))
+	case text == "":
+		return "", missing("%s: field %s is empty", s.at, field)
+	case len(text) > maxValue:
+		return "", missing("%s: field %s has %d bytes; at most %d are allowed", s.at, field, len(text), maxValue)
+	case strings.ContainsFunc(text, unicode.IsControl):
+		return "", missing("%s: field %s holds a control character; write it again without", s.at, field)
+	}
+	return text, nil
+}
+
+// sendable refuses a value that can't be a token, which goes into a header: it may have been written together
+// with its scheme, or with characters that don't show.
+func (s *stored) sendable(field, value string) *failure {
+	if strings.ContainsFunc(value, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return missing("%s: field %s is not usable: it holds a blank, or a character that isn't ASCII or doesn't show; write the token alone", s.at, field)
+	}
+	return nil
+}
+
+// trimmed returns a text without a byte order mark and without blanks and line breaks around it.
+func trimmed(text string) string { return strings.TrimSpace(strings.TrimPrefix(text, "\ufeff")) }
+
+func kindOf(v any) string {
+	switch v.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return "a boolean"
+	case json.Number, float64:
+		return "a number"
+	case []any:
+		return "a list"
+	}
+	return "an object"
+}
 
 // defaultScopes is what Adobe Experience Platform wants of an OAuth server-to-server credential.
 const defaultScopes = "openid,session,AdobeID,read_organizations,additional_info.projectedProductContext"
@@ -45,44 +149,43 @@ func credentialsIn(s *stored) (provision.Credentials, *failure) {
 	if err != nil {
 		return provision.Credentials{}, err
 	}
-	if a.has(fieldClientSecret) && !a.has(fieldClientID) && !a.has(fieldAccessToken) && a.has(fieldAPIKey) {
-		a.values[fieldClientID] = a.values[fieldAPIKey] // so the console calls it for other tools
+	org, id, token, key := a.one(fieldOrgID), a.one(fieldClientID), a.one(fieldAccessToken), a.one(fieldAPIKey)
+	secrets := a.values[fieldClientSecret]
+	if len(secrets) > 0 && token == "" && (id == "" || id == key) {
+		id, key = cmp.Or(id, key), "" // at Adobe it is the same thing, and so the console calls it for other tools
 	}
-	oauth := a.has(fieldClientID) || a.has(fieldClientSecret)
-	token := a.has(fieldAccessToken) || a.has(fieldAPIKey)
-	if a.has(fieldClientID) && a.has(fieldClientSecret) && !a.has(fieldAccessToken) && a.one(fieldAPIKey) == a.one(fieldClientID) {
-		token = false // it is the same thing at Adobe
-	}
-	if oauth == token {
+	oauth := id != "" || len(secrets) > 0
+	if oauth == (token != "" || key != "") {
 		return provision.Credentials{}, missing("%s: want what Adobe's console exports, or orgId and either clientId with clientSecret or accessToken with apiKey, one pair and not both; it has %s", s.at, a.found())
 	}
-	need := []string{fieldOrgID, fieldAccessToken, fieldAPIKey}
-	if oauth {
-		need = []string{fieldOrgID, fieldClientID, fieldClientSecret}
+	lacking := ""
+	switch {
+	case org == "":
+		lacking = fieldOrgID
+	case oauth && id == "":
+		lacking = fieldClientID
+	case oauth && len(secrets) == 0:
+		lacking = fieldClientSecret
+	case !oauth && token == "":
+		lacking = fieldAccessToken
+	case !oauth && key == "":
+		lacking = fieldAPIKey
 	}
-	for _, field := range need {
-		if !a.has(field) {
-			return provision.Credentials{}, missing("%s has no field %s, or an empty one; it has %s", s.at, field, a.found())
-		}
+	if lacking != "" {
+		return provision.Credentials{}, missing("%s has no field %s, or an empty one; it has %s", s.at, lacking, a.found())
 	}
-	if !orgID.MatchString(a.one(fieldOrgID)) {
+	if !orgID.MatchString(org) {
 		return provision.Credentials{}, missing("%s: field %s must be the organization's id, which ends in @AdobeOrg", s.at, a.spelled[fieldOrgID])
 	}
-	out := provision.Credentials{Version: s.version, OrgID: a.one(fieldOrgID)}
 	if !oauth {
-		out.AccessToken, out.APIKey = provision.NewSensitive(a.one(fieldAccessToken)), a.one(fieldAPIKey)
-		return out, nil
+		return provision.Credentials{Version: s.version, OrgID: org, AccessToken: provision.NewSensitive(token), APIKey: key}, nil
 	}
-	out.ClientID, out.Scopes = a.one(fieldClientID), defaultScopes
-	for i, secret := range a.values[fieldClientSecret] {
-		if i == 0 {
-			out.ClientSecret = provision.NewSensitive(secret)
-		} else {
-			out.OtherSecrets = append(out.OtherSecrets, provision.NewSensitive(secret))
-		}
+	out := provision.Credentials{
+		Version: s.version, OrgID: org, ClientID: id, ClientSecret: provision.NewSensitive(secrets[0]),
+		Scopes: cmp.Or(strings.Join(a.values[fieldScopes], ","), defaultScopes),
 	}
-	if a.has(fieldScopes) {
-		out.Scopes = strings.Join(a.values[fieldScopes], ",")
+	for _, other := range secrets[1:] {
+		out.OtherSecrets = append(out.OtherSecrets, provision.NewSensitive(other))
 	}
 	return out, nil
 }
@@ -93,6 +196,12 @@ type adobe struct {
 	spelled map[string]string   // :: our name → the name in the secret
 	names   []string            // of all fields in the secret
 }
+
+// What an error names of the fields in a secret.
+const (
+	maxName  = 64 // bytes of one
+	maxNames = 12
+)
 
 // found returns what there is in words: the names of the fields and no value.
 func (a adobe) found() string {
@@ -112,19 +221,12 @@ func (a adobe) found() string {
 	return "the fields " + strings.Join(names, ", ")
 }
 
-// What is told of the names in a secret.
-const (
-	maxName  = 64 // bytes of one
-	maxNames = 12
-)
-
-func (a adobe) has(field string) bool { return len(a.values[field]) > 0 }
-
+// one returns the value of a field, or nothing.
 func (a adobe) one(field string) string {
-	if !a.has(field) {
-		return ""
+	if values := a.values[field]; len(values) > 0 {
+		return values[0]
 	}
-	return a.values[field][0]
+	return ""
 }
 
 // adobeIn reads the fields of an Adobe secret, however they are spelled. What it doesn't know it leaves.
@@ -228,18 +330,18 @@ func (s *stored) project(project map[string]any) (map[string]any, *failure) {
 // list returns the values of a field: several of scopes and client secrets, which may be a list or the text of
 // one, else one. None stands for a field that is null or empty.
 func (s *stored) list(ours, name string, value any) ([]string, *failure) {
-	several := ours == fieldScopes || ours == fieldClientSecret
-	items, listed := []any{value}, false
-	switch v := value.(type) {
-	case []any:
-		if several {
+	several, listed := ours == fieldScopes || ours == fieldClientSecret, false
+	items := []any{value}
+	if several {
+		switch v := value.(type) {
+		case []any:
 			items, listed = v, true
-		}
-	case string:
-		if text := unquoted(v); several && strings.HasPrefix(text, "[") {
-			items, listed = nil, true
-			if json.Unmarshal([]byte(text), &items) != nil {
-				return nil, missing("%s: field %s begins like a list in JSON and is none; write the list, or the values separated by commas", s.at, name)
+		case string:
+			if text := unquoted(v); strings.HasPrefix(text, "[") {
+				items, listed = nil, true
+				if json.Unmarshal([]byte(text), &items) != nil {
+					return nil, missing("%s: field %s begins like a list in JSON and is none; write the list, or the values separated by commas", s.at, name)
+				}
 			}
 		}
 	}
@@ -249,33 +351,32 @@ func (s *stored) list(ours, name string, value any) ([]string, *failure) {
 		parts := []any{item}
 		if text, ok := item.(string); ok {
 			text = unquoted(text)
-			given = given || text != ""
 			parts = []any{text}
 			if ours == fieldScopes || several && !listed { // a client secret in a list is one, whatever is in it
 				parts = separated(text)
 			}
+			given = given || text != ""
 		}
 		for _, part := range parts {
 			if part == nil || part == "" {
 				continue
 			}
 			text, err := s.usable(name, part)
+			if err == nil {
+				text = unquoted(text)
+				err = s.sendable(name, text)
+			}
 			if err != nil {
 				return nil, err
 			}
-			values = append(values, unquoted(text))
+			values = append(values, text)
 		}
 	}
-	for _, value := range values {
-		if err := s.sendable(name, value); err != nil {
-			return nil, err
-		}
+	if several && given && len(values) == 0 {
+		return nil, missing("%s: field %s holds no value; leave it out or separate the values by commas", s.at, name)
 	}
 	if ours == fieldClientSecret && len(values) > maxClientSecrets {
 		return nil, missing("%s: field %s holds %d client secrets; at most %d are tried", s.at, name, len(values), maxClientSecrets)
-	}
-	if several && len(values) == 0 && given {
-		return nil, missing("%s: field %s holds no value; leave it out or separate the values by commas", s.at, name)
 	}
 	return values, nil
 }
