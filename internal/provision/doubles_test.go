@@ -26,7 +26,7 @@ func (c simClock) Sleep(ctx context.Context, d time.Duration) error {
 		if ctx.Done() != nil {
 			select {
 			case <-ctx.Done(): // the hub ends it in a goroutine of its own
-			case <-time.After(10 * time.Second):
+			case <-time.After(2 * time.Minute): // of a machine that is busy with other things
 				c.p.s.breach("%s sleeps on, though it was asked to stop", c.p.name)
 			}
 		}
