@@ -1,9 +1,14 @@
+// Package limit bounds what the worker asks of others. A breaker per target stops the intake while the target is
+// down (Breakers), so does a broker that takes no writes (Writes), and a limit per tenant follows what the Flow
+// Service bears for that tenant (Slots). They only slow the worker down; none decides a request's outcome.
 package limit
 
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,10 +22,8 @@ import (
 type BreakerConfig struct {
 	// Window is how far back calls are looked at. 0 means 10 s.
 	Window time.Duration
-	// Failures is how many calls must have failed within Window, without a single one served, for
-	// the target to count as down. 0 means 5: a service that fails some calls never opens the
-	// breaker. Where all of them failed for one tenant, such as one whose cluster hangs, or the target
-	// has just served others, it counts as down for those tenants only that it fails for.
+	// Failures is how many calls must have failed, without a single one served within Window, for a circuit to
+	// open: a service that fails some calls never opens one. 0 means 5.
 	Failures uint32
 	// Cooldown is how long a target that is down is left alone between two probes, give or take a
 	// quarter, so that a fleet's probes are spread. 0 means 5 s.
@@ -47,34 +50,54 @@ func (c BreakerConfig) withDefaults() BreakerConfig {
 	return c
 }
 
-// Breakers is a provision.Gate with one breaker per target. It is safe for concurrent use.
+// Breakers is a provision.Gate with a circuit per target, and one per target and tenant. It is safe for
+// concurrent use.
 //
-// A target that is down has one probe at a time, however long that takes: where it hangs, its caller's
-// own time-out ends it (FLOW_TIMEOUT for a POST, up to four times that for a look-up), and recovery is noticed that much later at most, plus a
-// Cooldown. That is on purpose. A probe of the Flow Service is somebody's POST, and each one that is left
-// hanging is one more whose outcome has to be looked up; a second probe beside it would learn no more. A
-// probe that asked nothing, or whose caller panicked, gives its place away at once.
+// Calls that fail for a single tenant, such as one whose cluster hangs, open that tenant's circuit: its calls are
+// held back, the intake goes on. Where they fail for several and nobody is served, the target's circuit opens: all
+// calls are held back, and the intake stops. What is tried for a tenant whose own circuit is open does not count
+// against the target.
+//
+// An open circuit has one probe at a time, however long that takes: where the target hangs, its caller's own
+// time-out ends it (FLOW_TIMEOUT for a POST, up to four times that for a look-up), and recovery is noticed that
+// much later at most, plus a Cooldown. A probe of the Flow Service is somebody's POST, and each one that hangs
+// is one more whose outcome has to be looked up; a second probe beside it would learn no more. A probe that
+// asked nothing, or whose caller panicked, gives its place away at once.
 type Breakers struct {
-	targets map[provision.Target]*breaker
+	targets map[provision.Target]*target
 	mu      sync.Mutex
-	wake    chan struct{} // closed when a breaker changes; guarded by mu
+	wake    chan struct{} // closed when a circuit changes; guarded by mu
 	writes  *Writes
 	gauge   *prometheus.GaugeVec
 	log     *slog.Logger
 }
 
-type breaker struct {
+// target is what is known of one target.
+type target struct {
+	name provision.Target
+	cfg  BreakerConfig
+	all  *circuit // opens for everybody
+
+	mu       sync.Mutex          // guards the rest; never held while a circuit is asked
+	tenants  map[string]*circuit // :: tenant → its own circuit, of those that called of late
+	forgetAt int                 // number of tenants at which those are dropped that did not
+	troubled map[string]struct{} // :: tenant → present while its circuit is not closed
+	served   bool                // somebody was, since a tenant's circuit last opened
+	prober   string              // whose probe of the target was the last
+	granted  time.Time           // when the intake was last permitted to take a probe
+}
+
+// circuit is one breaker. Its fields are guarded by target.mu.
+type circuit struct {
 	*gobreaker.TwoStepCircuitBreaker[struct{}]
-	cooldown time.Duration
-	mu       sync.Mutex
-	until    time.Time // open until then; guarded by mu
-	probing  bool      // a probe is under way; guarded by mu
-	callers  callers
-	failures int       // BreakerConfig.Failures
-	blame    blame     // whom the target is down for; guarded by mu
-	line     line      // of the blamed tenants' requests; guarded by mu
-	prober   string    // whose probe was the last; guarded by mu
-	granted  time.Time // when the intake was last permitted to take a probe; guarded by mu
+	until   time.Time // open until then
+	probing bool      // of the target's: a probe is under way
+
+	// Of a tenant's:
+	calls  int       // under way
+	usedAt time.Time // when one last began or ended
+	failed time.Time // when one last failed
+	inRow  uint32    // calls that failed since one was served
 }
 
 // What gobreaker is told of calls that were not served.
@@ -86,63 +109,111 @@ var (
 // NewBreakers returns closed breakers for every target.
 func NewBreakers(cfg BreakerConfig) *Breakers {
 	cfg = cfg.withDefaults()
-	b := &Breakers{targets: map[provision.Target]*breaker{}, wake: make(chan struct{}), writes: cfg.Writes, log: cfg.Log, gauge: newCircuitGauge(cfg.Registerer)}
+	b := &Breakers{targets: map[provision.Target]*target{}, wake: make(chan struct{}), writes: cfg.Writes, log: cfg.Log}
+	b.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "flow_worker_circuit_open",
+		Help: "1 while the target is taken for down: calls to it are held back, and for flow and vault the intake is stopped, too. Not while it fails for some tenants and serves others.",
+	}, []string{"target"})
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(b.gauge)
+	}
 	if b.writes != nil {
 		b.writes.changed = b.broadcast
 	}
-	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault, provision.TargetIMS} {
-		b.gauge.WithLabelValues(string(t)).Set(0)
-		b.targets[t] = b.newBreaker(t, cfg)
+	for _, name := range []provision.Target{provision.TargetFlow, provision.TargetVault, provision.TargetIMS} {
+		b.gauge.WithLabelValues(string(name)).Set(0)
+		t := &target{name: name, cfg: cfg, tenants: map[string]*circuit{}, forgetAt: forgetFrom, troubled: map[string]struct{}{}}
+		t.all = b.newCircuit(t, t.failsForSeveral, func(from, to gobreaker.State) { b.changed(t, "", from, to) })
+		b.targets[name] = t
 	}
 	return b
 }
 
-func (b *Breakers) newBreaker(t provision.Target, cfg BreakerConfig) *breaker {
-	br := &breaker{
-		cooldown: time.Duration(float64(cfg.Cooldown) * (0.75 + rand.Float64()/2)), callers: callers{window: cfg.Window},
-		failures: int(cfg.Failures), //nolint:gosec // a handful
-	}
-	br.TwoStepCircuitBreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
-		Name: string(t), MaxRequests: 1, Interval: cfg.Window, BucketPeriod: cfg.Window / 10, Timeout: br.cooldown,
-		ReadyToTrip: func(c gobreaker.Counts) bool {
-			return c.TotalSuccesses == 0 && c.TotalFailures >= cfg.Failures
+func (b *Breakers) newCircuit(t *target, trips func(gobreaker.Counts) bool, changed func(from, to gobreaker.State)) *circuit {
+	cooldown := time.Duration(float64(t.cfg.Cooldown) * (0.75 + rand.Float64()/2))
+	c := &circuit{}
+	c.TwoStepCircuitBreaker = gobreaker.NewTwoStepCircuitBreaker[struct{}](gobreaker.Settings{
+		MaxRequests: 1, Interval: t.cfg.Window, BucketPeriod: t.cfg.Window / 10, Timeout: cooldown,
+		ReadyToTrip: func(n gobreaker.Counts) bool { return n.TotalSuccesses == 0 && trips(n) },
+		IsExcluded:  func(err error) bool { return errors.Is(err, errVoid) },
+		OnStateChange: func(_ string, from, to gobreaker.State) {
+			t.mu.Lock()
+			c.probing = false
+			if to == gobreaker.StateOpen {
+				c.until = time.Now().Add(cooldown)
+				time.AfterFunc(cooldown+time.Millisecond, b.broadcast)
+			}
+			t.mu.Unlock()
+			changed(from, to)
 		},
-		IsExcluded:    func(err error) bool { return errors.Is(err, errVoid) },
-		OnStateChange: func(_ string, from, to gobreaker.State) { b.changed(t, br, from, to) },
 	})
-	return br
+	return c
 }
 
-// changed is called with gobreaker's lock held, so it must not ask the breaker anything.
-func (b *Breakers) changed(t provision.Target, br *breaker, from, to gobreaker.State) {
-	br.mu.Lock()
-	br.probing = false
-	switch sick, others := br.callers.health(time.Now()); {
+// failsForSeveral reports whether calls fail for more than one tenant, and often enough for those whose own circuit is
+// closed.
+func (t *target) failsForSeveral(n gobreaker.Counts) bool {
+	if n.TotalFailures < t.cfg.Failures {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now, tenants, failures := time.Now(), len(t.troubled), uint32(0)
+	for name, c := range t.tenants {
+		if _, troubled := t.troubled[name]; !troubled && c.inRow > 0 && now.Sub(c.failed) <= t.cfg.Window {
+			tenants++
+			failures += c.inRow
+		}
+	}
+	return tenants > 1 && failures >= t.cfg.Failures
+}
+
+// changed follows a circuit's change: a tenant's, or the target's where the tenant is empty. It is called with
+// gobreaker's lock held, so it must not ask the circuit anything.
+func (b *Breakers) changed(t *target, tenant string, from, to gobreaker.State) {
+	t.mu.Lock()
+	attrs := []any{"target", t.name, "state", to.String()}
+	switch {
+	case tenant == "":
+	case to == gobreaker.StateClosed:
+		if t.served {
+			attrs = append(attrs, "only_for_tenants", t.inTrouble())
+		}
+		delete(t.troubled, tenant)
+		t.served = true
 	case from == gobreaker.StateClosed:
-		br.blame.begin(sick, others)
-	case to == gobreaker.StateOpen:
-		br.blame.reconsider(others)
+		t.troubled[tenant], t.served = struct{}{}, false
+		attrs = append(attrs, "up_for_others", false, "failed_for_tenants", t.inTrouble())
 	}
-	if to == gobreaker.StateOpen {
-		br.until = time.Now().Add(br.cooldown)
-		time.AfterFunc(br.cooldown+time.Millisecond, b.broadcast)
-	}
-	whose, down := br.blame.told(to), to != gobreaker.StateClosed && !br.blame.proved
-	br.mu.Unlock()
-	b.show(t, down)
+	t.mu.Unlock()
 	if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
-		b.log.Warn("circuit changed", append([]any{"target", t, "state", to.String()}, whose...)...)
+		b.log.Warn("circuit changed", attrs...)
+	}
+	if tenant == "" {
+		b.show(t, to)
+	} else if from == gobreaker.StateClosed || to == gobreaker.StateClosed {
+		b.show(t, t.all.State())
 	}
 	b.broadcast()
 }
 
-// show sets the gauge.
-func (b *Breakers) show(t provision.Target, down bool) {
+// inTrouble returns whom the target fails for. The caller holds mu.
+func (t *target) inTrouble() []string { return slices.Sorted(maps.Keys(t.troubled)) }
+
+// down reports whether the target counts as down: for everybody, or for those who called of late. all is the state
+// of its own circuit.
+func (t *target) down(all gobreaker.State) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return all != gobreaker.StateClosed || len(t.troubled) > 0 && !t.served
+}
+
+func (b *Breakers) show(t *target, all gobreaker.State) {
 	open := 0.0
-	if down {
+	if t.down(all) {
 		open = 1
 	}
-	b.gauge.WithLabelValues(string(t)).Set(open)
+	b.gauge.WithLabelValues(string(t.name)).Set(open)
 }
 
 func (b *Breakers) broadcast() {
@@ -152,45 +223,55 @@ func (b *Breakers) broadcast() {
 	b.wake = make(chan struct{})
 }
 
-// Allow implements provision.Gate. While a target is being probed, everybody else is told to wait.
-func (b *Breakers) Allow(t provision.Target, tenant string) (func(provision.CallEnd), time.Duration) {
-	br := b.targets[t]
-	if br == nil {
+// Allow implements provision.Gate. While a target is being probed, everybody else has to wait.
+func (b *Breakers) Allow(name provision.Target, tenant string) (func(provision.CallEnd), time.Duration) {
+	t := b.targets[name]
+	if t == nil {
 		return func(provision.CallEnd) {}, 0
 	}
-	state := br.State()
-	if state != gobreaker.StateClosed && br.spares(tenant) {
-		return func(end provision.CallEnd) { b.aside(t, br, tenant, end) }, 0
+	own, all := b.circuitOf(t, tenant), t.all
+	state, ownState := all.State(), own.State()
+	if state == gobreaker.StateHalfOpen && t.passesOver(tenant, own) {
+		return nil, t.wait(all)
 	}
-	if state == gobreaker.StateHalfOpen && br.passedOver(tenant) {
-		return nil, br.wait()
-	}
-	tell, err := br.TwoStepCircuitBreaker.Allow()
+	endOwn, err := own.Allow()
 	if err != nil {
-		return nil, br.wait()
+		return nil, t.wait(own)
 	}
-	if state == gobreaker.StateClosed {
-		return func(end provision.CallEnd) {
-			br.callers.ended(tenant, end, time.Now())
-			tell(verdict(end, true))
-		}, 0
+	endAll, err := all.Allow()
+	if err != nil {
+		endOwn(errVoid)
+		return nil, t.wait(all)
 	}
-	before := br.probe(tenant)
+	t.mu.Lock()
+	own.calls++
+	before := t.prober
+	if state != gobreaker.StateClosed {
+		all.probing, t.prober = true, tenant
+	}
+	t.mu.Unlock()
 	return func(end provision.CallEnd) {
-		br.callers.ended(tenant, end, time.Now())
-		err := verdict(end, false)
-		if tell(err); errors.Is(err, errVoid) {
-			br.noProbe(before)
+		b.ended(t, own, end, ownState != gobreaker.StateClosed)
+		err := verdict(end, state)
+		if ownState != gobreaker.StateClosed && state == gobreaker.StateClosed && end == provision.CallFailed {
+			err = errVoid // it was known to fail for this tenant
+		}
+		endAll(err)
+		endOwn(verdict(end, ownState))
+		if state != gobreaker.StateClosed && errors.Is(err, errVoid) {
+			t.mu.Lock()
+			all.probing, t.prober = false, before
+			t.mu.Unlock()
 			b.broadcast() // the next may probe at once
 		}
 	}, 0
 }
 
-// verdict is what gobreaker is told. What was done without the target counts for it as long as its
-// circuit is closed, for that much work goes on; but it doesn't close one that is open.
-func verdict(end provision.CallEnd, closed bool) error {
+// verdict is what gobreaker is told of a call that began in a state. What was done without the target counts for
+// it as long as its circuit is closed, for that much work goes on; but it doesn't close one that is open.
+func verdict(end provision.CallEnd, state gobreaker.State) error {
 	switch {
-	case end == provision.CallServed, end == provision.CallSpared && closed:
+	case end == provision.CallServed, end == provision.CallSpared && state == gobreaker.StateClosed:
 		return nil
 	case end == provision.CallFailed:
 		return errFailed
@@ -198,41 +279,87 @@ func verdict(end provision.CallEnd, closed bool) error {
 	return errVoid
 }
 
-// probe notes that a probe of the tenant is under way, and returns who had the one before.
-func (br *breaker) probe(tenant string) (before string) {
-	br.mu.Lock()
-	defer br.mu.Unlock()
-	before = br.prober
-	br.probing, br.prober = true, tenant
-	return before
-}
+// remembered is for how many windows a tenant without calls is: longer than a call that hangs.
+const remembered = 12
 
-// noProbe takes a probe back that told nothing.
-func (br *breaker) noProbe(before string) {
-	br.mu.Lock()
-	defer br.mu.Unlock()
-	br.probing, br.prober = false, before
-}
-
-// wait returns how long to leave the target alone: past the next probe, and spread out, so that what
-// was given back doesn't return all at once. Where it is down for some tenants only, the intake goes on
-// and may meet all of their backlogs: so each waits a little longer than the one before.
-func (br *breaker) wait() time.Duration {
-	br.mu.Lock()
-	defer br.mu.Unlock()
+// circuitOf returns the tenant's own circuit.
+func (b *Breakers) circuitOf(t *target, tenant string) *circuit {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	now := time.Now()
-	wait := max(br.until.Sub(now), 0) + time.Duration((0.5+rand.Float64())*float64(br.cooldown))
-	if br.blame.some() {
-		wait += br.line.join(now, time.Second/returnRate)
+	if c := t.tenants[tenant]; c != nil {
+		c.usedAt = now
+		return c
 	}
-	return wait
+	if len(t.tenants) >= t.forgetAt {
+		maps.DeleteFunc(t.tenants, func(name string, c *circuit) bool {
+			_, open := t.troubled[name]
+			return !open && c.calls == 0 && now.Sub(c.usedAt) > remembered*t.cfg.Window
+		})
+		t.forgetAt = max(2*len(t.tenants), forgetFrom)
+	}
+	var c *circuit
+	c = b.newCircuit(t, func(gobreaker.Counts) bool {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return c.inRow >= t.cfg.Failures
+	}, func(from, to gobreaker.State) { b.changed(t, tenant, from, to) })
+	c.usedAt = now
+	t.tenants[tenant] = c
+	return c
 }
 
-// Permits says how many of free messages the intake may take: all while the breakers of the Flow
-// Service and of Vault are closed and the broker takes writes, none while one is open or it takes none,
-// one as a probe in between. A target that is
-// down for some tenants only doesn't stop it, so that others' requests are found among theirs. The
-// channel is closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
+// ended notes how a call of a tenant ended, which may have been a probe of its own circuit.
+func (b *Breakers) ended(t *target, own *circuit, end provision.CallEnd, probe bool) {
+	t.mu.Lock()
+	own.calls--
+	own.usedAt = time.Now()
+	proves := false
+	switch end {
+	case provision.CallFailed:
+		own.failed = own.usedAt
+		own.inRow++
+	case provision.CallServed:
+		own.inRow = 0
+		if !probe {
+			proves, t.served = len(t.troubled) > 0 && !t.served, true
+		}
+	}
+	whom := t.inTrouble()
+	t.mu.Unlock()
+	if state := t.all.State(); proves && state == gobreaker.StateClosed {
+		b.show(t, state)
+		b.log.Warn("circuit changed", "target", t.name, "up_for_others", true, "only_for_tenants", whom)
+	}
+}
+
+// lookPast is how long, when a target may be probed again, only tenants may that it has not failed for: theirs may be
+// the only requests that go well, behind the backlogs of others.
+const lookPast = time.Second
+
+// passesOver reports whether somebody else should have the probe of the target: one that it hasn't failed for,
+// then one that didn't have the last. The trouble of some must not keep the circuit open for all.
+func (t *target) passesOver(tenant string, own *circuit) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	since := time.Since(t.all.until)
+	if since < lookPast {
+		return own.inRow > 0
+	}
+	return t.prober == tenant && len(t.tenants) > 1 && since < 2*t.cfg.Cooldown
+}
+
+// wait returns how long to leave the target alone: past the circuit's next probe, and spread out, so that what waits
+// doesn't return all at once.
+func (t *target) wait(c *circuit) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return max(time.Until(c.until), 0) + time.Duration((0.5+rand.Float64())*float64(t.cfg.Cooldown))
+}
+
+// Permits says how many of free messages the intake may take: all while the circuits of the Flow Service and of
+// Vault are closed and the broker takes writes, none while one is open or it takes none, one as a probe in
+// between. The channel is closed when to ask again. IMS doesn't stop the intake: most tenants have a token for hours.
 func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	b.mu.Lock()
 	wake := b.wake
@@ -244,17 +371,13 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 		}
 		free = n
 	}
-	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
-		br := b.targets[t]
-		state := br.State()
-		if state != gobreaker.StateClosed && br.blames() {
-			continue
-		}
-		switch state {
+	for _, name := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
+		t := b.targets[name]
+		switch t.all.State() {
 		case gobreaker.StateOpen:
 			return 0, wake
 		case gobreaker.StateHalfOpen:
-			if ok, again := br.grant(); free > 0 && !ok {
+			if ok, again := t.grant(); free > 0 && !ok {
 				return 0, either(wake, again)
 			}
 			free = min(free, 1)
@@ -263,22 +386,23 @@ func (b *Breakers) Permits(free int) (int, <-chan struct{}) {
 	return free, wake
 }
 
-// Calm reports whether a tenant's requests may be taken without being a probe: the broker takes writes, and neither
-// the Flow Service nor Vault counts as down for the tenant.
+// Calm reports whether a tenant's requests may be taken without being a probe: the broker takes writes, and no circuit
+// of the Flow Service or of Vault holds the tenant's calls back.
 func (b *Breakers) Calm(tenant string) bool {
 	if b.writes != nil && len(b.writes.Failing()) > 0 {
 		return false
 	}
-	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
-		if br := b.targets[t]; br.State() != gobreaker.StateClosed && !br.spares(tenant) {
+	for _, name := range []provision.Target{provision.TargetFlow, provision.TargetVault} {
+		t := b.targets[name]
+		t.mu.Lock()
+		_, troubled := t.troubled[tenant]
+		t.mu.Unlock()
+		if troubled || t.all.State() != gobreaker.StateClosed {
 			return false
 		}
 	}
 	return true
 }
-
-// returnRate is how many of the blamed tenants' requests come back in a second.
-const returnRate = 50
 
 // How often the intake may take another message as a probe, where the one before it turned out not to
 // need the target, or to be of a tenant that it fails for.
@@ -289,20 +413,20 @@ const (
 
 // grant reports whether the intake may take one message as a probe, and if not, when to ask again; 0
 // means when something changes.
-func (br *breaker) grant() (ok bool, again time.Duration) {
-	br.mu.Lock()
-	defer br.mu.Unlock()
+func (t *target) grant() (ok bool, again time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	every := probeEvery
-	if br.lookingPast() {
+	if time.Since(t.all.until) < lookPast {
 		every = passEvery
 	}
-	switch since := time.Since(br.granted); {
-	case br.probing:
+	switch since := time.Since(t.granted); {
+	case t.all.probing:
 		return false, 0
 	case since < every:
 		return false, every - since
 	}
-	br.granted = time.Now()
+	t.granted = time.Now()
 	return true, 0
 }
 
@@ -317,11 +441,11 @@ func either(wake <-chan struct{}, d time.Duration) <-chan struct{} {
 }
 
 // Open returns which targets count as down, for the status page. One that serves others than those it
-// is down for does not.
+// fails for does not.
 func (b *Breakers) Open() map[string]bool {
 	open := map[string]bool{}
-	for t, br := range b.targets {
-		open[string(t)] = br.State() != gobreaker.StateClosed && !br.proved()
+	for name, t := range b.targets {
+		open[string(name)] = t.down(t.all.State())
 	}
 	return open
 }

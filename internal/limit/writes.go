@@ -109,7 +109,14 @@ func NewWrites(cfg WritesConfig) *Writes {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Writes{cfg: cfg, health: map[Object]*writeHealth{}, changed: func() {}, soon: make(chan struct{}, 1), gauge: newWritesGauge(cfg.Registerer)}
+	w := &Writes{cfg: cfg, health: map[Object]*writeHealth{}, changed: func() {}, soon: make(chan struct{}, 1)}
+	w.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "flow_worker_writes_failing",
+		Help: "1 while the object takes no writes: the ledger, the stream of results or of dead letters, or the consumer (acks). The intake is stopped then.",
+	}, []string{"object"})
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(w.gauge)
+	}
 	for _, o := range Objects {
 		w.health[o] = &writeHealth{}
 		w.gauge.WithLabelValues(string(o)).Set(0)

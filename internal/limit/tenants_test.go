@@ -1,6 +1,11 @@
 package limit
 
 import (
+	"bytes"
+	"log/slog"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,22 +31,7 @@ func checkShut(t *testing.T, b *Breakers, tenant string, want bool) {
 	}
 }
 
-// TestSickTenantsAreBlamedTogether: the target fails for two, and has just served a third.
-func TestSickTenantsAreBlamedTogether(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		b := NewBreakers(BreakerConfig{})
-		call(t, b, "sound", provision.CallServed)
-		<-time.After(15 * time.Second)
-		fail(t, b, "a", "b", "a", "b", "a")
-		checkShut(t, b, "a", true)
-		checkShut(t, b, "b", true)
-		checkShut(t, b, "sound", false)
-		checkPermits(t, b, 64)
-	})
-}
-
-// TestMoreFallIll: others join those whom the target is down for, until nobody is left.
+// TestMoreFallIll: others join those that the target fails for, until nobody is left.
 func TestMoreFallIll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -54,6 +44,7 @@ func TestMoreFallIll(t *testing.T) {
 		checkShut(t, b, "b", true)
 		checkShut(t, b, "sound", false)
 		checkPermits(t, b, 64)
+		<-time.After(11 * time.Second)
 		fail(t, b, "sound", "sound", "sound", "sound", "sound")
 		checkShut(t, b, "sound", true)
 		checkShut(t, b, "new", true)
@@ -64,8 +55,7 @@ func TestMoreFallIll(t *testing.T) {
 	})
 }
 
-// TestOutageAmidGoodTimes: at first those who were served a moment ago speak for the target, but they say
-// nothing more. So it is down for all soon, and the intake stops.
+// TestOutageAmidGoodTimes: those who were served a while ago say nothing more, so it is down for all, and the intake stops.
 func TestOutageAmidGoodTimes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -73,7 +63,6 @@ func TestOutageAmidGoodTimes(t *testing.T) {
 		call(t, b, "quiet", provision.CallServed)
 		<-time.After(11 * time.Second)
 		fail(t, b, "a", "b", "a", "b", "a")
-		checkPermits(t, b, 64)
 		for end := time.Now().Add(time.Minute); time.Now().Before(end); <-time.After(time.Second) {
 			if done, _ := b.Allow(flow, "a"); done != nil {
 				done(provision.CallFailed)
@@ -127,8 +116,8 @@ func TestLooksPastTheSick(t *testing.T) {
 		}
 		call(t, b, "sound", provision.CallServed)
 		checkPermits(t, b, 64)
-		<-time.After(11 * time.Second) // it is in the window no more, but known
-		fail(t, b, "a", "b", "a", "b", "a")
+		<-time.After(11 * time.Second) // it is in the window no more, but the two are known
+		fail(t, b, "a", "b", "a", "b")
 		checkPermits(t, b, 64)
 		checkShut(t, b, "sound", false)
 		checkShut(t, b, "a", true)
@@ -156,7 +145,95 @@ func TestGaugeIsOfTheTarget(t *testing.T) {
 		<-time.After(time.Minute)
 		fail(t, b, "b", "b", "b", "b", "b")
 		check("it fails for all", 1)
+		<-time.After(10 * time.Second)
 		call(t, b, "b", provision.CallServed)
 		check("it is back", 0)
 	})
+}
+
+// TestCalm: nothing is taken past the target's open circuit, and of a tenant with an open one of its own nothing at all.
+func TestCalm(t *testing.T) {
+	t.Parallel()
+	fail := func(b *Breakers, tenant string, n int) {
+		for range n {
+			if done, _ := b.Allow(provision.TargetFlow, tenant); done != nil {
+				done(provision.CallFailed)
+			}
+		}
+	}
+	all := NewBreakers(BreakerConfig{})
+	if !all.Calm("a") {
+		t.Error("not calm from the start")
+	}
+	fail(all, "a", 3)
+	fail(all, "b", 3)
+	if all.Calm("a") || all.Calm("c") {
+		t.Error("calm although the Flow Service is down for all")
+	}
+	one := NewBreakers(BreakerConfig{})
+	fail(one, "a", 6)
+	if one.Calm("a") || !one.Calm("b") {
+		t.Errorf("it fails for a: calm for a %v, for b %v", one.Calm("a"), one.Calm("b"))
+	}
+}
+
+// logged runs steps on breakers and returns what they logged, without time and level.
+func logged(t *testing.T, steps func(*testing.T, *Breakers)) (lines []string) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		steps(t, NewBreakers(BreakerConfig{Log: slog.New(slog.NewTextHandler(&log, nil))}))
+		for line := range strings.Lines(log.String()) {
+			_, line, _ = strings.Cut(line, "target=flow ")
+			lines = append(lines, strings.TrimSpace(line))
+		}
+	})
+	return lines
+}
+
+// recoverBy has the tenant's probe served.
+func recoverBy(t *testing.T, b *Breakers, tenant string) {
+	t.Helper()
+	<-time.After(10 * time.Second)
+	call(t, b, tenant, provision.CallServed)
+}
+
+// TestCircuitIsToldOfWhomItIs: a target that is down for all is not said to be down for some only, though so far only
+// these have asked.
+func TestCircuitIsToldOfWhomItIs(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		steps func(*testing.T, *Breakers)
+		want  []string
+	}{
+		"one has asked": {
+			func(t *testing.T, b *Breakers) {
+				fail(t, b, "a", "a", "a", "a", "a")
+				recoverBy(t, b, "a")
+			},
+			[]string{"state=open up_for_others=false failed_for_tenants=[a]", "state=closed"},
+		},
+		"several have": {
+			func(t *testing.T, b *Breakers) {
+				fail(t, b, "a", "b", "a", "b", "a")
+				recoverBy(t, b, "c")
+			},
+			[]string{"state=open", "state=closed"},
+		},
+		"others are served": {
+			func(t *testing.T, b *Breakers) {
+				fail(t, b, "a", "a", "a", "a", "a")
+				call(t, b, "c", provision.CallServed)
+				recoverBy(t, b, "a")
+			},
+			[]string{"state=open up_for_others=false failed_for_tenants=[a]", "up_for_others=true only_for_tenants=[a]", "state=closed only_for_tenants=[a]"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(tc.want, logged(t, tc.steps)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }
