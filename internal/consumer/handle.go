@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -18,48 +16,26 @@ import (
 // panicDelay is how long a message rests whose handling panicked out here.
 const panicDelay = time.Minute
 
-// begin works on a message in hand in a goroutine of its own.
+// begin works on a message in flight in a goroutine of its own.
 func (c *Consumer) begin(j *job) {
 	c.Metrics.inFlight.Inc()
-	go func() {
+	c.handlers.Go(func() {
 		defer func() {
+			// The hub and decode turn their panics into the request's failure. What arrives here is a bug of this
+			// package or of who watches it, and must not end the process.
+			if p := recover(); p != nil {
+				c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Errand(0).Attrs(), panicked(p)...)...)
+				c.count(c.nak(j, panicDelay))
+			}
 			c.Metrics.inFlight.Dec()
-			c.hand.drop(j)
+			c.inFlight.remove(j)
 		}()
-		defer c.lastDefence(j)
-		c.work(j)
-	}()
+		c.handle(j)
+	})
 }
 
-// tenantOf returns what stands in the tenant's place in a request's subject. Of a subject outside those
-// of requests, which a stream that somebody else configured may hold, it returns what is no tenant.
-func tenantOf(subject string) string {
-	if token, ok := strings.CutPrefix(subject, subjectRequests); ok {
-		return token
-	}
-	return "/" + subject
-}
-
-// lastDefence keeps a panic of one message from ending the process. The hub and decode turn theirs into
-// the request's failure; what arrives here is a bug of this package or of who watches it.
-func (c *Consumer) lastDefence(j *job) {
-	p := recover()
-	if p == nil {
-		return
-	}
-	id := rand.Text()[:12]
-	c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Errand(0).Attrs(), panicked(id, p)...)...)
-	c.count(c.nak(j, panicDelay))
-}
-
-// count counts how a delivery was settled; what was read directly is none.
-func (c *Consumer) count(v verdict) {
-	if v.settled != settledDirect {
-		c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
-	}
-}
-
-func (c *Consumer) work(j *job) {
+// handle sees one message through: it reads it, has the hub work on it, and settles it.
+func (c *Consumer) handle(j *job) {
 	if j.msg != nil {
 		meta, err := j.msg.Metadata()
 		if err != nil {
@@ -67,7 +43,9 @@ func (c *Consumer) work(j *job) {
 			c.count(verdict{settled: settledAbandoned})
 			return
 		}
-		j.delivery = c.decode(j.msg, j.tenant, meta)
+		j.delivery = decode(c.Codec, c.Log, j.tenant, j.headers, j.body, event.Meta{
+			Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
+		})
 	}
 	d := j.delivery
 	if !provision.ValidTenant(j.tenant) {
@@ -87,21 +65,52 @@ func (c *Consumer) work(j *job) {
 	c.OnSettled(d, out)
 }
 
-func (c *Consumer) decode(msg jetstream.Msg, tenant string, meta *jetstream.MsgMetadata) provision.Delivery {
-	return decode(c.Codec, c.Log, tenant, msg.Headers(), msg.Data(), event.Meta{
-		Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
-	})
+// tenantOf returns what stands in the tenant's place in a request's subject. Of a subject outside those
+// of requests, which a stream that somebody else configured may hold, it returns what is no tenant.
+func tenantOf(subject string) string {
+	if token, ok := strings.CutPrefix(subject, subjectRequests); ok {
+		return token
+	}
+	return "/" + subject
 }
 
-// verdict is what became of a message.
-type verdict struct {
-	settled string        // a value of the label "settled"
-	delay   time.Duration // how long a message that goes back rests
-	err     error         // what prevented better
+// decode reads one message. A panic of the codec is a bug, and would come again with every delivery: it
+// is logged and makes the message's own provision.ReasonInternal. A nil log means no log.
+func decode(codec Codec, log *slog.Logger, tenant string, headers map[string][]string, body []byte, meta event.Meta) (d provision.Delivery) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		attrs := panicked(p)
+		d = event.Unread(tenant, headers, body, meta, provision.Fail(provision.ReasonInternal,
+			"a bug in flow-worker kept it from reading this request; see the worker's log, log_id "+attrs[0].Value.String()))
+		if log != nil {
+			log.LogAttrs(context.Background(), slog.LevelError, "panic while reading a message", append(d.Errand(0).Attrs(), attrs...)...)
+		}
+	}()
+	return codec.Decode(tenant, headers, body, meta)
+}
+
+// panicked returns what the log says of a panic, an id first.
+func panicked(p any) []slog.Attr {
+	return []slog.Attr{slog.String("log_id", rand.Text()[:12]), slog.String("panic", fmt.Sprintf("%.200v", p)), slog.String("stack", string(debug.Stack()))}
+}
+
+// unread reports whether the codec panicked over the message: then nothing of it is known.
+func unread(d provision.Delivery) bool {
+	return d.Invalid != nil && d.Invalid.Reason == provision.ReasonInternal
+}
+
+// count counts how a delivery was settled; what was read directly is none.
+func (c *Consumer) count(v verdict) {
+	if v.settled != settledDirect {
+		c.Metrics.deliveries.WithLabelValues(v.settled).Inc()
+	}
 }
 
 // report counts and logs one settled message. It never logs the body. Each request that has its outcome is
-// one line at level info; what goes back, and what was told before, is for those who look closer.
+// one line at level info; what goes back, and what was published before, is for those who look closer.
 func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict) {
 	c.count(v)
 	took := time.Since(d.EnteredAt)
@@ -109,28 +118,18 @@ func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict
 	if concluded {
 		c.Metrics.concluded(d, out, took)
 	}
-	ctx, finished := context.Background(), v.err == nil && concluded && outcomeOf(out) != outcomeDuplicate
-	level := slog.LevelDebug
+	level, message := slog.LevelDebug, "message settled"
 	switch {
 	case v.err != nil:
 		level = slog.LevelError
-	case finished:
-		level = slog.LevelInfo
+	case concluded && outcomeOf(out) != outcomeDuplicate:
+		level, message = slog.LevelInfo, "request finished"
 	}
+	ctx := context.Background()
 	if !c.Log.Enabled(ctx, level) {
 		return
 	}
-	attrs := append(d.Errand(out.Attempts).Attrs(), settlement(out, v, took)...)
-	if finished {
-		c.Log.LogAttrs(ctx, level, "request finished", attrs...)
-		return
-	}
-	c.Log.LogAttrs(ctx, level, "message settled", attrs...)
-}
-
-// settlement says what became of a message.
-func settlement(out provision.Outcome, v verdict, took time.Duration) []slog.Attr {
-	attrs := []slog.Attr{slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds())}
+	attrs := append(d.Errand(out.Attempts).Attrs(), slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds()))
 	if out.Result != nil {
 		attrs = append(attrs, slog.String("outcome", outcomeOf(out)))
 		if f := out.Result.Error; f != nil {
@@ -145,44 +144,5 @@ func settlement(out provision.Outcome, v verdict, took time.Duration) []slog.Att
 	if v.err != nil {
 		attrs = append(attrs, slog.Any("error", v.err))
 	}
-	return attrs
-}
-
-// decode reads one message. A panic of the codec is a bug, and would come again with every delivery: it
-// is logged and makes the message's own provision.ReasonInternal. A nil log means no log.
-func decode(codec Codec, log *slog.Logger, tenant string, headers map[string][]string, body []byte, meta event.Meta) (d provision.Delivery) {
-	defer func() {
-		p := recover()
-		if p == nil {
-			return
-		}
-		id := rand.Text()[:12]
-		d = event.Unread(tenant, headers, body, meta, provision.Fail(provision.ReasonInternal,
-			"a bug in flow-worker kept it from reading this request; see the worker's log, log_id "+id))
-		if log != nil {
-			log.LogAttrs(context.Background(), slog.LevelError, "panic while reading a message", append(d.Errand(0).Attrs(), panicked(id, p)...)...)
-		}
-	}()
-	return codec.Decode(tenant, headers, body, meta)
-}
-
-// panicked returns what the log says of a panic.
-func panicked(id string, p any) []slog.Attr {
-	return []slog.Attr{slog.String("log_id", id), slog.String("panic", fmt.Sprintf("%.200v", p)), slog.String("stack", string(debug.Stack()))}
-}
-
-// unread reports whether the codec panicked over the message: then nothing of it is known.
-func unread(d provision.Delivery) bool {
-	return d.Invalid != nil && d.Invalid.Reason == provision.ReasonInternal
-}
-
-// write returns what render makes, or false where that panics.
-func (c *Consumer) write(j *job, render func() event.Message) (m event.Message, ok bool) {
-	defer func() {
-		if p := recover(); p != nil {
-			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while writing a dead letter; less of the message is kept",
-				append(j.delivery.Errand(0).Attrs(), panicked(rand.Text()[:12], p)...)...)
-		}
-	}()
-	return render(), true
+	c.Log.LogAttrs(ctx, level, message, attrs...) //nolint:sloglint // one of two constants
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/flow-worker/flow-worker/internal/event"
 )
 
 // Between tries to get at the broker's objects again.
@@ -19,9 +21,9 @@ const (
 	bindWaitMax = 10 * time.Second
 )
 
-// anewAfter is ObjectsConfig.AnewAfter once the objects were there: many times as long as a server takes to
+// recreateAfter is ObjectsConfig.RecreateAfter once the objects were there: many times as long as a server takes to
 // delete one.
-const anewAfter = time.Second
+const recreateAfter = time.Second
 
 // gateWait bounds the wait for a gate that is shut, should it forget to say when it opens.
 const gateWait = 5 * time.Second
@@ -33,7 +35,10 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 		backoff.WithInitialInterval(bindWaitMin), backoff.WithMaxInterval(bindWaitMax), backoff.WithMaxElapsedTime(0))
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := c.bindAndPull(ctx, cx)
+		from, err := c.bind(ctx)
+		if err == nil {
+			err = c.pull(ctx, from, cx)
+		}
 		if err == nil {
 			continue
 		}
@@ -43,7 +48,7 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the intake was told to end
 		}
-		c.state.setProblem(err)
+		c.health.update(func(s *Status) { s.Bound, s.Problem = false, err.Error() })
 		c.Log.Warn("no messages are taken for now", "error", err)
 		if time.Since(began) > 2*bindWaitMax { // it went well meanwhile: this is a new trouble
 			waits.Reset()
@@ -53,23 +58,14 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 	return nil
 }
 
-// bindAndPull makes sure of the objects and takes messages until something goes wrong or ctx ends.
-func (c *Consumer) bindAndPull(ctx context.Context, cx contexts) error {
-	from, err := c.bind(ctx)
-	if err != nil {
-		return err
-	}
-	return c.pull(ctx, from, cx)
-}
-
 // bind makes sure of the objects, as Config.Objects says, and returns the consumer.
 func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	if !c.nc.IsConnected() {
 		return nil, fmt.Errorf("consumer: %w", nats.ErrDisconnected)
 	}
 	objects := c.Objects
-	if c.state.wasBound() {
-		objects.AnewAfter = max(objects.AnewAfter, anewAfter)
+	if c.health.wasBound() {
+		objects.RecreateAfter = max(objects.RecreateAfter, recreateAfter)
 	}
 	report, err := EnsureObjects(ctx, c.JS, objects)
 	for _, change := range report {
@@ -85,11 +81,11 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("consumer: consumer %s on %s: %w", ConsumerName, StreamRequests, err)
 	}
 	select {
-	case <-c.suspect: // from before this look
+	case <-c.recheck: // from before this look
 	default:
 	}
-	c.state.setAckWait(from.CachedInfo().Config.AckWait)
-	c.state.setBound()
+	c.setAckWait(from.CachedInfo().Config.AckWait)
+	c.health.update(func(s *Status) { s.Bound, s.Problem = true, "" })
 	c.look(ctx)
 	return from, nil
 }
@@ -105,26 +101,26 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx contexts) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	var ahead sync.WaitGroup
-	defer ahead.Wait()
+	var reads sync.WaitGroup
+	defer reads.Wait()
 	defer cancel(nil)
 	if c.Room != nil {
-		ahead.Go(func() { c.readAhead(ctx, from, cx) })
+		reads.Go(func() { c.readDirect(ctx, from, cx) })
 	}
-	var waiting []*job // in hand, but not begun, because the gate shut behind their pull
+	var waiting []*job // in flight, but not begun, because the gate shut behind their pull
 	defer func() {
 		for _, j := range waiting {
 			c.giveBack(j.msg, c.PullExpires)
-			c.hand.drop(j)
+			c.inFlight.remove(j)
 		}
 	}()
 	for {
 		n := len(waiting)
 		if n == 0 {
-			n = c.hand.awaitRoom(ctx, c.Concurrency, func() { c.backlog.Store(true) })
+			n = c.inFlight.awaitRoom(ctx, c.Concurrency, func() { c.backlog.Store(true) })
 		}
 		select {
-		case err := <-c.suspect:
+		case err := <-c.recheck:
 			return fmt.Errorf("consumer: the intake: %w", err)
 		default:
 		}
@@ -134,7 +130,12 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 		permitted, wake := c.Gate(n)
 		permitted = min(permitted, n)
 		if permitted < 1 {
-			await(ctx, wake)
+			gate, stop := context.WithTimeout(ctx, gateWait)
+			select {
+			case <-wake:
+			case <-gate.Done():
+			}
+			stop()
 			continue
 		}
 		if len(waiting) > 0 {
@@ -174,7 +175,7 @@ func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx con
 			continue
 		}
 		j := &job{msg: msg, tenant: tenantOf(msg.Subject()), headers: msg.Headers(), body: msg.Data(), contexts: cx}
-		c.hand.take(j)
+		c.inFlight.add(j)
 		select {
 		case <-wake:
 			shut = true // or it may be, which the next question tells
@@ -190,16 +191,6 @@ func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx con
 	return waiting, batch.Error()
 }
 
-// await waits until the gate may have changed.
-func await(ctx context.Context, wake <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, gateWait)
-	defer cancel()
-	select {
-	case <-wake:
-	case <-ctx.Done():
-	}
-}
-
 // giveBack returns a message that was not begun. It rests until the pull that brought it has ended, lest it comes
 // by the same one again.
 func (c *Consumer) giveBack(msg jetstream.Msg, rest time.Duration) {
@@ -213,7 +204,9 @@ func (c *Consumer) giveBack(msg jetstream.Msg, rest time.Duration) {
 		return
 	}
 	if meta, err := msg.Metadata(); err == nil {
-		d := c.decode(msg, tenantOf(msg.Subject()), meta)
+		d := decode(c.Codec, c.Log, tenantOf(msg.Subject()), msg.Headers(), msg.Data(), event.Meta{
+			Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
+		})
 		c.Log.LogAttrs(ctx, slog.LevelDebug, "message given back before it was begun", append(d.Errand(0).Attrs(), slog.String("settled", settled))...)
 	}
 }
@@ -235,7 +228,7 @@ func (c *Consumer) Recheck(err error) {
 		return
 	}
 	select {
-	case c.suspect <- fmt.Errorf("an object is gone, or JetStream has no leader for it: %w", err):
+	case c.recheck <- fmt.Errorf("an object is gone, or JetStream has no leader for it: %w", err):
 	default: // a look is due already
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -168,6 +169,18 @@ func (m *Metrics) repaired(what string, err error) {
 		result = repairFailed
 	}
 	m.repairs.WithLabelValues(what, result).Inc()
+}
+
+// queue shows how the queue stands.
+func (m *Metrics) queue(info *jetstream.ConsumerInfo, oldest time.Duration) {
+	m.pending.Set(float64(info.NumPending))
+	m.ackPending.Set(float64(info.NumAckPending))
+	m.redelivered.Set(float64(info.NumRedelivered))
+	m.oldest.Set(oldest.Seconds())
+	m.paused.Set(0)
+	if info.Paused {
+		m.paused.Set(1)
+	}
 }
 
 // concluded counts a message whose result is told and which is acknowledged.

@@ -39,11 +39,11 @@ type ObjectsConfig struct {
 	AckWait  time.Duration // at least that long; 0 means DefaultAckWait
 	MaxBytes int64         // of each stream that is made, and the least of those that have a limit; 0 means none
 
-	// AnewAfter is how long an object has to be missed before it is made; 0 makes it at once, which is right
+	// RecreateAfter is how long an object has to be missed before it is made; 0 makes it at once, which is right
 	// only where it was not there before: while a server (2.15.2) is still deleting a stream it already says
 	// that there is none, and makes another one from the files of the first. That has the old state, its files
 	// are then deleted below it, and it never confirms a message.
-	AnewAfter time.Duration
+	RecreateAfter time.Duration
 
 	// Ledger makes or checks the ledger. It is called before the requests stream may be made, so
 	// that no request can be older than its ledger, and at every look at the queue, perhaps at the
@@ -147,13 +147,13 @@ const (
 	notUpgraded = "upgrade %q: %w; if this user may not change it, run \"worker init\" as one who may"
 )
 
-// find calls look, once more after AnewAfter where what it looks for is gone.
+// find calls look, once more after RecreateAfter where what it looks for is gone.
 func find[T any](ctx context.Context, cfg ObjectsConfig, gone error, look func() (T, error)) (T, error) {
 	found, err := look()
-	if !errors.Is(err, gone) || !cfg.Manage || cfg.AnewAfter <= 0 {
+	if !errors.Is(err, gone) || !cfg.Manage || cfg.RecreateAfter <= 0 {
 		return found, err
 	}
-	if sleep(ctx, cfg.AnewAfter); ctx.Err() != nil {
+	if sleep(ctx, cfg.RecreateAfter); ctx.Err() != nil {
 		return found, fmt.Errorf("%w: %w", err, ctx.Err())
 	}
 	return look()

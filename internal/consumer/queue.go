@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -125,7 +126,7 @@ func (q *Queue) Orphans(ctx context.Context, gap time.Duration) (uint64, error) 
 	least, before := uint64(0), known(consumer.CachedInfo())
 	for i := range orphanLooks {
 		if i > 0 {
-			sleep(ctx, or(gap, orphanGap))
+			sleep(ctx, cmp.Or(gap, orphanGap))
 		}
 		stream, err := q.stream.Info(ctx)
 		if err != nil {

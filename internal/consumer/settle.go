@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -19,10 +20,17 @@ import (
 const (
 	// delayMin is the shortest rest of a message that goes back, so that it can't spin.
 	delayMin = 100 * time.Millisecond
-	// untoldDelay is how long a message rests whose outcome could not be published: the ledger has
-	// it, and the next delivery tells it.
-	untoldDelay = 30 * time.Second
+	// unpublishedDelay is how long a message rests whose outcome could not be published: the ledger has
+	// it, and the next delivery publishes it.
+	unpublishedDelay = 30 * time.Second
 )
+
+// verdict is what became of a message.
+type verdict struct {
+	settled string        // a value of the label "settled"
+	delay   time.Duration // how long a message that goes back rests
+	err     error         // what prevented better
+}
 
 // settle is the one place that acts on an outcome:
 //
@@ -31,8 +39,8 @@ const (
 //	silent           ack
 //	no result        nak with the outcome's delay
 //
-// What can't be confirmed sends the message back, to be told by a later delivery. For a message that was read
-// directly there is neither ack nor nak: that its outcome is told is recorded, and what has no outcome yet rests.
+// What can't be confirmed sends the message back, to be published by a later delivery. For a message that was read
+// directly there is neither ack nor nak: that its outcome is published is recorded, and what has no outcome yet rests.
 func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) verdict {
 	switch {
 	case out.Silent && d.Direct:
@@ -43,8 +51,15 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 	case out.Result == nil:
 		return c.nak(j, out.Delay)
 	}
-	if err := c.tell(j, d, out); err != nil {
-		v := c.nak(j, untoldDelay)
+	var err error
+	if out.Result.Outcome == provision.OutcomeFailed {
+		err = c.publishDeadLetter(j, letterOf(j, d, out), unread(d))
+	}
+	if err == nil {
+		err = c.publishResult(j.settle, *out.Result)
+	}
+	if err != nil {
+		v := c.nak(j, unpublishedDelay)
 		v.err = fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)
 		return v
 	}
@@ -52,16 +67,6 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 		out.Told(j.settle)
 	}
 	return c.ack(j)
-}
-
-func (c *Consumer) tell(j *job, d provision.Delivery, out provision.Outcome) error {
-	res := *out.Result
-	if res.Outcome == provision.OutcomeFailed {
-		if err := c.publishDeadLetter(j, letterOf(j, d, out), unread(d)); err != nil {
-			return err
-		}
-	}
-	return c.publishResult(j.settle, res)
 }
 
 func letterOf(j *job, d provision.Delivery, out provision.Outcome) event.Letter {
@@ -83,7 +88,7 @@ func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
 	l.Reason, l.Detached = provision.ReasonInvalidRequest, true
 	v := verdict{settled: settledTerm, err: errors.New("the subject's last token is no tenant; want ^[a-z0-9][a-z0-9_-]{0,62}$")}
 	if err := c.publishDeadLetter(j, l, unread(d)); err != nil {
-		back := c.nak(j, untoldDelay)
+		back := c.nak(j, unpublishedDelay)
 		back.err = errors.Join(v.err, err)
 		v = back
 	} else if err := j.msg.TermWithReason("no tenant"); err != nil {
@@ -143,7 +148,7 @@ func (c *Consumer) publishDeadLetter(j *job, l event.Letter, unread bool) error 
 	}
 	err := errors.New("a bug kept it from being written")
 	for _, form := range forms {
-		m, ok := c.write(j, form)
+		m, ok := c.render(j, form)
 		if !ok {
 			continue
 		}
@@ -155,6 +160,17 @@ func (c *Consumer) publishDeadLetter(j *job, l event.Letter, unread bool) error 
 		return fmt.Errorf("dead letter: %w", err)
 	}
 	return nil
+}
+
+// render returns a form of a dead letter, or false where that panics.
+func (c *Consumer) render(j *job, form func() event.Message) (m event.Message, ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while writing a dead letter; less of the message is kept",
+				append(j.delivery.Errand(0).Attrs(), panicked(p)...)...)
+		}
+	}()
+	return form(), true
 }
 
 // publishResult returns nil when the result is stored, or was before.
@@ -209,6 +225,13 @@ func (c *Consumer) publish(ctx context.Context, stream string, m event.Message) 
 	return err
 }
 
+// wrote tells Config.OnWrite what is to be told.
+func (c *Consumer) wrote(object string, err error) {
+	if !tooLarge(err) && !errors.Is(err, context.Canceled) {
+		c.OnWrite(object, err)
+	}
+}
+
 func tooLarge(err error) bool {
 	return errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum)
 }
@@ -216,15 +239,16 @@ func tooLarge(err error) bool {
 // confirm calls f, which may be repeated without harm, until it succeeds, PublishElapsed is over or ctx
 // ends. Each call has PublishTimeout.
 func (c *Consumer) confirm(ctx context.Context, f func(context.Context) error) error {
-	waits := backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
-		backoff.WithMaxElapsedTime(c.PublishElapsed))
-	return backoff.Retry(func() error {
+	once := func() error {
 		if ctx.Err() != nil {
 			return backoff.Permanent(context.Cause(ctx))
 		}
 		ctx, cancel := context.WithTimeout(ctx, c.PublishTimeout)
 		defer cancel()
 		return f(ctx)
-	}, backoff.WithContext(waits, ctx))
+	}
+	waits := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
+		backoff.WithMaxElapsedTime(c.PublishElapsed))
+	return backoff.Retry(once, backoff.WithContext(waits, ctx))
 }

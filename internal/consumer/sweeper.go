@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,9 +36,9 @@ type Written struct {
 }
 
 func (c SweepConfig) withDefaults() SweepConfig {
-	c.Interval = or(c.Interval, time.Minute)
-	c.LedgerInterval = or(c.LedgerInterval, 10*time.Minute)
-	c.LedgerLimit = or(c.LedgerLimit, 5000)
+	c.Interval = cmp.Or(c.Interval, time.Minute)
+	c.LedgerInterval = cmp.Or(c.LedgerInterval, 10*time.Minute)
+	c.LedgerLimit = cmp.Or(c.LedgerLimit, 5000)
 	if c.Records == nil {
 		c.LedgerInterval = -1
 	}
