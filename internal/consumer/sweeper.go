@@ -88,14 +88,14 @@ type queueSweep struct {
 	*Consumer
 	suspected uint64    // by the last look
 	waited    int       // looks since the first one that was sure of orphans
-	told      string    // in the log
+	logged    string    // what was logged last
 	tried     time.Time // when the broker was last asked to deliver them
 	failed    error     // and why it did not, if so
 }
 
 func (s *queueSweep) look(ctx context.Context) {
-	s.mendConsumer(ctx)
-	s.missObjects(ctx)
+	unfit := s.restoreConsumer(ctx)
+	s.checkObjects(ctx)
 	q, err := OpenQueue(ctx, s.JS, s.Codec)
 	if err != nil {
 		s.Log.Debug("the queue can't be looked through", "error", err)
@@ -109,28 +109,21 @@ func (s *queueSweep) look(ctx context.Context) {
 	sure := min(n, s.suspected)
 	s.suspected = n
 	if sure > 0 {
-		if err := s.repair(ctx, sure); err != nil {
-			s.tell(sure, err)
-			s.waited++
-		} else {
+		if err := s.repair(ctx, sure, unfit); err == nil {
 			sure, s.suspected = 0, 0
+		} else {
+			s.waited++
+			if news := fmt.Sprint(sure, err); news != s.logged {
+				s.logged = news
+				s.Log.Error("messages in the queue will never be delivered again", "messages", sure, "stream", StreamRequests,
+					"not_mended", err, "remedy", OrphanRemedy)
+			}
 		}
 	}
 	if sure == 0 {
-		s.told, s.waited = "", 0
+		s.logged, s.waited = "", 0
 	}
 	s.Metrics.orphans.Set(float64(sure))
-}
-
-// tell logs what changes only.
-func (s *queueSweep) tell(orphans uint64, why error) {
-	news := fmt.Sprint(orphans, why)
-	if news == s.told {
-		return
-	}
-	s.told = news
-	s.Log.Error("messages in the queue will never be delivered again", "messages", orphans, "stream", StreamRequests,
-		"not_mended", why, "remedy", OrphanRemedy)
 }
 
 // Bounds of the repair.
@@ -152,13 +145,13 @@ var resetFloor = version{2, 14, 0}
 // could leave half done; and who asks twice, or two workers at once, have it done twice, which is the
 // same. The messages stay where they are: place and time, which name those without an id, are the same
 // as before, as are the consumer's settings and a pause. The ledger sees to it that nothing is done
-// twice. See repairable for when it is done.
+// twice. See repairable for when it is done. It is not while the consumer is unfit, for that reason.
 //
 // What it does not do, because it would be less safe: publish a copy (for that the worker would need the
 // right to make any tenant's requests, and so to send its secrets anywhere), take a message out of the
 // stream by another way than the consumer's (two workers would, and each take the other for dead), or
 // delete the consumer (a crash would leave none, and a pause would be lost).
-func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
+func (s *queueSweep) repair(ctx context.Context, orphans uint64, unfit error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.PublishTimeout)
 	defer cancel()
 	stream, err := s.JS.Stream(ctx, StreamRequests)
@@ -169,7 +162,19 @@ func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
 	if err != nil {
 		return fmt.Errorf("consumer %s: %w", ConsumerName, err)
 	}
-	if err := s.mayRepair(ctx, stream.CachedInfo(), from.CachedInfo()); err != nil {
+	switch {
+	case !s.Objects.Manage:
+		return errors.New("this worker is not to change the NATS objects")
+	case unfit != nil: // they would be lost sight of again
+		return unfit
+	}
+	if err := checkServer(s.JS.Conn(), resetFloor, "to reset a consumer"); err != nil {
+		return err
+	}
+	if err := s.recently(); err != nil {
+		return err
+	}
+	if err := repairable(stream.CachedInfo(), from.CachedInfo(), s.waited); err != nil {
 		return err
 	}
 	first := max(stream.CachedInfo().State.FirstSeq, 1)
@@ -183,22 +188,6 @@ func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
 	}
 	s.Log.Warn("the queue is delivered anew, for it held messages that would never have been delivered again", "messages", orphans, "stream", StreamRequests, "from", first)
 	return nil
-}
-
-func (s *queueSweep) mayRepair(ctx context.Context, stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo) error {
-	if !s.Objects.Manage {
-		return errors.New("this worker is not to change the NATS objects")
-	}
-	if err := checkServer(s.JS.Conn(), resetFloor, "to reset a consumer"); err != nil {
-		return err
-	}
-	if _, err := upgradeConsumer(ctx, s.JS, info.Config, durable(s.Objects.AckWait), false); err != nil {
-		return err // they would be lost sight of again
-	}
-	if err := s.recently(); err != nil {
-		return err
-	}
-	return repairable(stream, info, s.waited)
 }
 
 // recently returns what the last repair came to if that was not long ago.
@@ -226,9 +215,9 @@ func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo, wait
 	return nil
 }
 
-// missObjects looks for what nobody else misses while no request comes. The ledger is to be noticed also
+// checkObjects looks for what nobody else misses while no request comes. The ledger is to be noticed also
 // where another worker made it anew meanwhile: it knows nothing of the requests before.
-func (s *queueSweep) missObjects(ctx context.Context) {
+func (s *queueSweep) checkObjects(ctx context.Context) {
 	for _, name := range []string{StreamResults, StreamDeadLetters} {
 		stream, err := s.JS.Stream(ctx, name)
 		if err != nil {
@@ -246,12 +235,12 @@ func (s *queueSweep) missObjects(ctx context.Context) {
 const OrphanRemedy = "delete the consumer " + ConsumerName + " on " + StreamRequests + " (nats consumer rm " + StreamRequests + " " + ConsumerName +
 	") and run \"worker init\": all messages are delivered anew then, and the ledger sees to it that nothing is done twice"
 
-// mendConsumer raises a consumer that somebody changed under the running worker, for the next message
-// that reaches a limit would be lost sight of.
-func (s *queueSweep) mendConsumer(ctx context.Context) {
+// restoreConsumer raises a consumer that somebody changed under the running worker, for the next message
+// that reaches a limit would be lost sight of. Its error says why the consumer is not fit for use.
+func (s *queueSweep) restoreConsumer(ctx context.Context) error {
 	have, err := s.JS.Consumer(ctx, StreamRequests, ConsumerName)
 	if err != nil {
-		return // the intake notices that, too
+		return err // the intake notices that, too
 	}
 	change, err := upgradeConsumer(ctx, s.JS, have.CachedInfo().Config, durable(s.Objects.AckWait), s.Objects.Manage)
 	switch {
@@ -262,13 +251,14 @@ func (s *queueSweep) mendConsumer(ctx context.Context) {
 		s.Metrics.repaired(repairConsumer, nil)
 		s.Log.Warn("the consumer was changed, and is as it must be again", "name", ConsumerName, "changed", change.Changed)
 	}
+	return err
 }
 
 // How the ledger is looked through.
 const (
 	maxSuspects  = 20_000         // records that have not ended, remembered between looks
 	maxQuestions = 500            // records in one look whose messages are asked for
-	afresh       = 24 * time.Hour // how often the whole ledger is read, should it have been made anew
+	rereadAfter  = 24 * time.Hour // how often the whole ledger is read, should it have been made anew
 )
 
 // ledgerSweep looks for requests that have not ended and that no message carries any more. It reads
@@ -295,7 +285,7 @@ func newLedgerSweep(c *Consumer) *ledgerSweep {
 }
 
 func (s *ledgerSweep) look(ctx context.Context) {
-	if time.Since(s.begun) > afresh {
+	if time.Since(s.begun) > rereadAfter {
 		s.next, s.begun = 0, time.Now()
 	}
 	s.read(ctx)
@@ -305,15 +295,21 @@ func (s *ledgerSweep) look(ctx context.Context) {
 		return
 	}
 	questions := maxQuestions
-	for _, stuck := range []bool{true, false} { // those that were told first, so that the gauge falls in time
+	for _, stuck := range []bool{true, false} { // those that were logged first, so that the gauge falls in time
 		for key, one := range s.suspects {
 			if one.stuck == stuck && questions > 0 && ctx.Err() == nil && Overdue(one.Record, time.Now()) {
 				questions--
-				s.judge(ctx, q, key, one)
+				s.check(ctx, q, key, one)
 			}
 		}
 	}
-	s.count()
+	n := 0
+	for _, one := range s.suspects {
+		if one.stuck {
+			n++
+		}
+	}
+	s.Metrics.stuck.Set(float64(n))
 }
 
 // read goes on where the last look ended. It stops where there is no room for one more suspect.
@@ -342,8 +338,8 @@ func (s *ledgerSweep) read(ctx context.Context) {
 	}
 }
 
-// judge finds out whether one overdue request is stuck.
-func (s *ledgerSweep) judge(ctx context.Context, q *Queue, key provision.Key, one suspect) {
+// check finds out whether one overdue request is stuck.
+func (s *ledgerSweep) check(ctx context.Context, q *Queue, key provision.Key, one suspect) {
 	gone, err := q.Gone(ctx, one.Record)
 	if err != nil {
 		return
@@ -371,13 +367,3 @@ func (s *ledgerSweep) judge(ctx context.Context, q *Queue, key provision.Key, on
 
 // StuckRemedy says what to do about a request that no message carries any more.
 const StuckRemedy = "send the very same request (tenant, source, id and data) again: it goes on where it was, and looks for its connection before it posts anything"
-
-func (s *ledgerSweep) count() {
-	n := 0
-	for _, one := range s.suspects {
-		if one.stuck {
-			n++
-		}
-	}
-	s.Metrics.stuck.Set(float64(n))
-}
