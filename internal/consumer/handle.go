@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -37,15 +39,12 @@ func (c *Consumer) begin(j *job) {
 // handle sees one message through: it reads it, has the hub work on it, and settles it.
 func (c *Consumer) handle(j *job) {
 	if j.msg != nil {
-		meta, err := j.msg.Metadata()
-		if err != nil {
+		var err error
+		if j.delivery, err = c.read(j.msg, j.tenant); err != nil {
 			c.Log.Error("this is no JetStream message; nothing can be done with it", "subject", j.msg.Subject(), "error", err)
 			c.count(verdict{settled: settledAbandoned})
 			return
 		}
-		j.delivery = decode(c.Codec, c.Log, j.tenant, j.headers, j.body, event.Meta{
-			Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
-		})
 	}
 	d := j.delivery
 	if !provision.ValidTenant(j.tenant) {
@@ -63,6 +62,17 @@ func (c *Consumer) handle(j *job) {
 	c.report(d, out, v)
 	span.End(out, v.settled, v.err)
 	c.OnSettled(d, out)
+}
+
+// read decodes a message that was delivered. Its error is that it comes from no stream.
+func (c *Consumer) read(msg jetstream.Msg, tenant string) (provision.Delivery, error) {
+	meta, err := msg.Metadata()
+	if err != nil {
+		return provision.Delivery{}, err
+	}
+	return decode(c.Codec, c.Log, tenant, msg.Headers(), msg.Data(), event.Meta{
+		Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
+	}), nil
 }
 
 // tenantOf returns what stands in the tenant's place in a request's subject. Of a subject outside those

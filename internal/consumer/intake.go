@@ -11,8 +11,6 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/flow-worker/flow-worker/internal/event"
 )
 
 // Between tries to get at the broker's objects again.
@@ -203,10 +201,7 @@ func (c *Consumer) giveBack(msg jetstream.Msg, rest time.Duration) {
 	if !c.Log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	if meta, err := msg.Metadata(); err == nil {
-		d := decode(c.Codec, c.Log, tenantOf(msg.Subject()), msg.Headers(), msg.Data(), event.Meta{
-			Seq: meta.Sequence.Stream, Timestamp: meta.Timestamp, Delivered: meta.NumDelivered,
-		})
+	if d, err := c.read(msg, tenantOf(msg.Subject())); err == nil {
 		c.Log.LogAttrs(ctx, slog.LevelDebug, "message given back before it was begun", append(d.Errand(0).Attrs(), slog.String("settled", settled))...)
 	}
 }

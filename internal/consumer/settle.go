@@ -131,6 +131,9 @@ func (c *Consumer) ack(j *job) verdict {
 // longestMessage is what is left, in bytes, of a failure's message that makes a result too large.
 const longestMessage = 1024
 
+// cutMark stands at the end of such a message.
+const cutMark = "…"
+
 // publishDeadLetter returns nil when the dead letter is stored. One that is too large for the server
 // or the stream, or that can't be written, is stored without its body, and if need be without its
 // headers; an unread message's never has its body.
@@ -173,33 +176,31 @@ func (c *Consumer) render(j *job, form func() event.Message) (m event.Message, o
 	return form(), true
 }
 
-// publishResult returns nil when the result is stored, or was before.
+// publishResult returns nil when the result is stored, or was before. One that is too large loses the end of its
+// failure's message.
 func (c *Consumer) publishResult(ctx context.Context, res provision.Result) error {
-	err := c.publishWhole(ctx, res)
-	if tooLarge(err) && res.Error != nil && len(res.Error.Message) > longestMessage {
-		short := *res.Error
-		short.Message = strings.ToValidUTF8(short.Message[:longestMessage], "") + "…"
-		res.Error = &short
-		err = c.publishWhole(ctx, res)
+	for {
+		body, err := event.EncodeResult(res)
+		if err == nil {
+			err = c.publish(ctx, StreamResults, event.Message{
+				Subject: event.ResultSubject(res), Body: body,
+				Headers: map[string][]string{
+					event.HeaderContentType: {event.ContentType},
+					event.HeaderMsgID:       {res.EventID},
+				},
+			})
+		}
+		switch {
+		case err == nil:
+			return nil
+		case tooLarge(err) && res.Error != nil && len(res.Error.Message) > longestMessage+len(cutMark):
+			short := *res.Error
+			short.Message = strings.ToValidUTF8(short.Message[:longestMessage], "") + cutMark
+			res.Error = &short
+		default:
+			return fmt.Errorf("result: %w", err)
+		}
 	}
-	if err != nil {
-		return fmt.Errorf("result: %w", err)
-	}
-	return nil
-}
-
-func (c *Consumer) publishWhole(ctx context.Context, res provision.Result) error {
-	body, err := event.EncodeResult(res)
-	if err != nil {
-		return err
-	}
-	return c.publish(ctx, StreamResults, event.Message{
-		Subject: event.ResultSubject(res), Body: body,
-		Headers: map[string][]string{
-			event.HeaderContentType: {event.ContentType},
-			event.HeaderMsgID:       {res.EventID},
-		},
-	})
 }
 
 // publish returns nil when the stream has confirmed the message. A message that the stream has already
