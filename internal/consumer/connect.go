@@ -23,7 +23,7 @@ import (
 
 // ConnConfig says how to reach NATS. Every file is optional, and every one is read again for each new
 // connection to a server, so that it may be replaced under a running worker. A file that can't be used
-// by then is told to the log and tried again with the next attempt.
+// by then is logged and tried again with the next attempt.
 type ConnConfig struct {
 	URL   string // one or several, separated by commas
 	Name  string // shown by the server's monitoring
@@ -213,13 +213,13 @@ type reconnecting struct {
 	conn     atomic.Pointer[nats.Conn] // nil until Connect returns
 
 	mu   sync.Mutex
-	told string // the last trouble that was warned of
+	last string // the last trouble that was warned of
 }
 
 func (r *reconnecting) options() []nats.Option {
 	opts := []nats.Option{
 		nats.CustomReconnectDelay(func(int) time.Duration { return r.delay() }),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { r.tell(err) }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { r.warn(err) }),
 	}
 	if r.seedFile != "" {
 		opts = append(opts, nats.SetCustomDialer(r))
@@ -232,18 +232,18 @@ func (r *reconnecting) options() []nats.Option {
 func (r *reconnecting) delay() time.Duration {
 	if nc := r.conn.Load(); nc != nil {
 		if err := nc.LastError(); err != nil {
-			r.tell(err)
+			r.warn(err)
 		}
 	}
 	return reconnectWait + rand.N(reconnectJitter)
 }
 
-// tell warns of a trouble that is not the one before; there are up to two attempts a second.
-func (r *reconnecting) tell(err error) {
+// warn logs a trouble that is not the one before; there are up to two attempts a second.
+func (r *reconnecting) warn(err error) {
 	level := slog.LevelDebug
 	r.mu.Lock()
-	if text := err.Error(); text != r.told {
-		r.told, level = text, slog.LevelWarn
+	if text := err.Error(); text != r.last {
+		r.last, level = text, slog.LevelWarn
 	}
 	r.mu.Unlock()
 	attrs := []any{"error", err}
@@ -291,7 +291,7 @@ func OwnInbox() nats.Option {
 	}
 }
 
-// userName returns how the server knows the user, as far as that can be told here.
+// userName returns how the server knows the user, as far as that is known here.
 func userName(o *nats.Options) string {
 	if o.UserJWT != nil {
 		if token, err := o.UserJWT(); err == nil { // else the login fails, and says why

@@ -54,7 +54,7 @@ type Config struct {
 	// from the stream. Nil means that messages are worked on in the order of the stream alone.
 	Room func(tenant string) int
 
-	// OnWrite is told how each try ended to publish to a stream, or, under the name of the consumer, to
+	// OnWrite is called with how each try ended to publish to a stream, or, under the name of the consumer, to
 	// acknowledge a message. What says nothing of the stream is left out: a message that is too large,
 	// one that it had already, and the end of the work. Nil means nobody asks.
 	OnWrite   func(object string, err error)

@@ -120,7 +120,7 @@ func (c *Consumer) count(v verdict) {
 }
 
 // report counts and logs one settled message. It never logs the body. Each request that has its outcome is
-// one line at level info; what goes back, and what was published before, is for those who look closer.
+// logged once at level info; what goes back, and what was published before, is for those who look closer.
 func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict) {
 	c.count(v)
 	took := time.Since(d.EnteredAt)

@@ -115,8 +115,7 @@ func (f *inFlight) delivered() []jetstream.Msg {
 	return all
 }
 
-// heartbeat tells the broker, at a third of the consumer's actual ack wait, that what is in flight is being
-// worked on, until ctx ends.
+// heartbeat extends the ack wait of what is in flight, each time a third of it is over, until ctx ends.
 func (c *Consumer) heartbeat(ctx context.Context) {
 	for {
 		timer := time.NewTimer(max(time.Duration(c.ackWait.Load())/3, time.Millisecond))

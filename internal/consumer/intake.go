@@ -44,7 +44,7 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 			return ErrConnectionClosed
 		}
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the intake was told to end
+			return nil //nolint:nilerr // it was the caller who ended the intake
 		}
 		c.health.update(func(s *Status) { s.Bound, s.Problem = false, err.Error() })
 		c.Log.Warn("no messages are taken for now", "error", err)
@@ -88,7 +88,7 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	return from, nil
 }
 
-// pull takes messages until ctx ends, and then returns nil, or until a pull fails or Recheck is told of a missing
+// pull takes messages until ctx ends, and then returns nil, or until a pull fails or Recheck was called for a missing
 // object.
 //
 // Each pull is a request of its own, for as many messages as there is room for, and ends by itself after
@@ -151,7 +151,7 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 }
 
 // pullOnce takes up to n messages. What comes after ctx has ended is given back; what comes after the gate has shut
-// is taken in hand and returned.
+// is in flight and returned.
 func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx contexts, n int, wake <-chan struct{}) (waiting []*job, err error) {
 	config := from.CachedInfo().Config
 	expires := c.PullExpires
@@ -176,7 +176,7 @@ func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx con
 		c.inFlight.add(j)
 		select {
 		case <-wake:
-			shut = true // or it may be, which the next question tells
+			shut = true // or it may be, which the next question shows
 		default:
 		}
 		if shut {

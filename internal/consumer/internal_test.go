@@ -23,8 +23,8 @@ func TestVersion(t *testing.T) {
 		v, err := parseVersion(text)
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
-		} else if v.less(floor) != old {
-			t.Errorf("%s is older than %s: %v, want %v", text, floor, !old, old)
+		} else if v.less(minServer) != old {
+			t.Errorf("%s is older than %s: %v, want %v", text, minServer, !old, old)
 		}
 	}
 	for _, text := range []string{"", "2", "2.10", "a.b.c", "2.10.4x", "2.10.99999999999999999999"} {

@@ -80,7 +80,7 @@ func EnsureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfi
 }
 
 func ensureObjects(ctx context.Context, js jetstream.JetStream, cfg ObjectsConfig) (Report, error) {
-	if err := checkServer(js.Conn(), floor, "the worker"); err != nil {
+	if err := checkServer(js.Conn(), minServer, "the worker"); err != nil {
 		return nil, err
 	}
 	if cfg.Ledger != nil {

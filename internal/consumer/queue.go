@@ -59,7 +59,7 @@ func (q *Queue) Gone(ctx context.Context, rec provision.Record) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("consumer: message %d of stream %s: %w", rec.HeldSeq, StreamRequests, err)
 	}
-	return q.decode(msg).Request.Key != rec.Key, nil // the stream was made anew, and this is another one
+	return q.decode(msg).Request.Key != rec.Key, nil // the stream was made again, and this is another one
 }
 
 // Stuck reports whether rec is overdue and carried by no message, and still what load finds: else it has
@@ -79,7 +79,7 @@ func (q *Queue) Stuck(ctx context.Context, rec provision.Record, load func(conte
 	return err == nil && now.Nonce == rec.Nonce, err
 }
 
-// decode reads a message. What the codec panics over is told of by whoever works on it.
+// decode reads a message. What the codec panics over is logged by whoever works on it.
 func (q *Queue) decode(msg *jetstream.RawStreamMsg) provision.Delivery {
 	return decode(q.codec, nil, tenantOf(msg.Subject), msg.Header, msg.Data, event.Meta{Seq: msg.Sequence, Timestamp: msg.Time, Delivered: 1})
 }

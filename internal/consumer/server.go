@@ -15,10 +15,10 @@ import (
 type version [3]int
 
 var (
-	// floor is the first server that ends a message for TermWithReason; older ones ignore it.
-	floor = version{2, 10, 4}
-	// pauseFloor is the first server that can pause a consumer.
-	pauseFloor = version{2, 11, 0}
+	// minServer is the first server that ends a message for TermWithReason; older ones ignore it.
+	minServer = version{2, 10, 4}
+	// minPause is the first server that can pause a consumer.
+	minPause = version{2, 11, 0}
 )
 
 var versionPattern = regexp.MustCompile(`^v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})(?:[-+].*)?$`)
@@ -64,14 +64,14 @@ func checkServer(nc *nats.Conn, least version, what string) error {
 }
 
 // CheckServer returns nil if the server that nc speaks to is new enough for the worker.
-func CheckServer(nc *nats.Conn) error { return checkServer(nc, floor, "the worker") }
+func CheckServer(nc *nats.Conn) error { return checkServer(nc, minServer, "the worker") }
 
 // CheckPause returns nil if the server that nc speaks to can pause the intake.
-func CheckPause(nc *nats.Conn) error { return checkServer(nc, pauseFloor, "pause") }
+func CheckPause(nc *nats.Conn) error { return checkServer(nc, minPause, "pause") }
 
-// CheckReset returns nil if the server that nc speaks to can have a consumer begin anew, which brings back
+// CheckReset returns nil if the server that nc speaks to can have a consumer begin again, which brings back
 // messages that it lost sight of.
-func CheckReset(nc *nats.Conn) error { return checkServer(nc, resetFloor, "to reset a consumer") }
+func CheckReset(nc *nats.Conn) error { return checkServer(nc, minReset, "to reset a consumer") }
 
 // Pauses is how the intake of all workers stands.
 type Pauses struct {
@@ -83,9 +83,9 @@ type Pauses struct {
 const untilResumed = 100 * 365 * 24 * time.Hour
 
 // Pause stops the intake of all workers until the given time; the zero time means until Resume. What
-// is in hand is worked on. It fails on servers before 2.11, which can't.
+// is in flight is worked on. It fails on servers before 2.11, which can't.
 func Pause(ctx context.Context, js jetstream.JetStream, until time.Time) (Pauses, error) {
-	if err := checkServer(js.Conn(), pauseFloor, "pause"); err != nil {
+	if err := checkServer(js.Conn(), minPause, "pause"); err != nil {
 		return Pauses{}, err
 	}
 	if until.IsZero() {
@@ -97,7 +97,7 @@ func Pause(ctx context.Context, js jetstream.JetStream, until time.Time) (Pauses
 
 // Resume lets all workers take requests again. It does nothing where there is no pause.
 func Resume(ctx context.Context, js jetstream.JetStream) (Pauses, error) {
-	if err := checkServer(js.Conn(), pauseFloor, "resume"); err != nil {
+	if err := checkServer(js.Conn(), minPause, "resume"); err != nil {
 		return Pauses{}, err
 	}
 	answer, err := js.ResumeConsumer(ctx, StreamRequests, ConsumerName)

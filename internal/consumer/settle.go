@@ -82,7 +82,7 @@ func letterOf(j *job, d provision.Delivery, out provision.Outcome) event.Letter 
 	return l
 }
 
-// settleInvalid ends a message whose subject names no tenant. There is nobody to tell a result to.
+// settleInvalid ends a message whose subject names no tenant. Nobody would get a result.
 func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
 	l := letterOf(j, d, provision.Outcome{Result: &provision.Result{CompletedAt: time.Now()}})
 	l.Reason, l.Detached = provision.ReasonInvalidRequest, true
@@ -226,7 +226,7 @@ func (c *Consumer) publish(ctx context.Context, stream string, m event.Message) 
 	return err
 }
 
-// wrote tells Config.OnWrite what is to be told.
+// wrote calls Config.OnWrite for what says something of the object.
 func (c *Consumer) wrote(object string, err error) {
 	if !tooLarge(err) && !errors.Is(err, context.Canceled) {
 		c.OnWrite(object, err)

@@ -50,7 +50,7 @@ func (c SweepConfig) withDefaults() SweepConfig {
 const patience = 20 * time.Minute
 
 // Overdue reports whether rec has not ended although nobody can be at work on it any more. Its message
-// may be in the stream all the same, waiting for its turn or for the end of a pause.
+// may be in the stream all the same, waiting to be delivered or for the end of a pause.
 func Overdue(rec provision.Record, now time.Time) bool {
 	last := rec.HeldUntil
 	for _, t := range []time.Time{rec.UpdatedAt, rec.PostedAt.Add(rec.Lease), rec.NotBefore} {
@@ -128,17 +128,17 @@ func (s *queueSweep) look(ctx context.Context) {
 
 // Bounds of the repair.
 const (
-	repairGap = 60                  // looks, which take an hour, from one try to the next, and until work in hand is no hindrance any more
+	repairGap = 60                  // looks, which take an hour, from one try to the next, and until work in flight is no hindrance any more
 	repairAge = 29 * 24 * time.Hour // of the oldest message: its ledger record lives 30 days at least
 )
 
 // errAgain means that a repair did not last.
 var errAgain = errors.New("they were lost sight of again although all were delivered anew not long ago")
 
-// resetFloor is the first server that can reset a consumer.
-var resetFloor = version{2, 14, 0}
+// minReset is the first server that can reset a consumer.
+var minReset = version{2, 14, 0}
 
-// repair asks the broker to begin with all messages anew. It returns nil if the broker does, and
+// repair asks the broker to deliver all messages again. It returns nil if the broker does, and
 // otherwise why it isn't asked or does not.
 //
 // This is one request, which the broker does as a whole or not at all, so there is nothing that a crash
@@ -168,7 +168,7 @@ func (s *queueSweep) repair(ctx context.Context, orphans uint64, unfit error) er
 	case unfit != nil: // they would be lost sight of again
 		return unfit
 	}
-	if err := checkServer(s.JS.Conn(), resetFloor, "to reset a consumer"); err != nil {
+	if err := checkServer(s.JS.Conn(), minReset, "to reset a consumer"); err != nil {
 		return err
 	}
 	if err := s.recently(); err != nil {
@@ -198,7 +198,7 @@ func (s *queueSweep) recently() error {
 	return nil
 }
 
-// repairable returns nil if all messages of the queue may be delivered anew.
+// repairable returns nil if all messages of the queue may be delivered again.
 //
 // None may be so old that its ledger record may have expired: the broker forgets that it was delivered
 // before, so nothing would be looked up before the POST. And it is better to wait, but not for ever,
@@ -216,7 +216,7 @@ func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo, wait
 }
 
 // checkObjects looks for what nobody else misses while no request comes. The ledger is to be noticed also
-// where another worker made it anew meanwhile: it knows nothing of the requests before.
+// where another worker made it again meanwhile: it knows nothing of the requests before.
 func (s *queueSweep) checkObjects(ctx context.Context) {
 	for _, name := range []string{StreamResults, StreamDeadLetters} {
 		stream, err := s.JS.Stream(ctx, name)
@@ -258,7 +258,7 @@ func (s *queueSweep) restoreConsumer(ctx context.Context) error {
 const (
 	maxSuspects  = 20_000         // records that have not ended, remembered between looks
 	maxQuestions = 500            // records in one look whose messages are asked for
-	rereadAfter  = 24 * time.Hour // how often the whole ledger is read, should it have been made anew
+	rereadAfter  = 24 * time.Hour // how often the whole ledger is read, should it have been made again
 )
 
 // ledgerSweep looks for requests that have not ended and that no message carries any more. It reads

@@ -37,7 +37,7 @@ type Answer struct {
 	Error   string             `json:"error,omitempty"`   // for people; it says what to do
 }
 
-// Limits. What is beyond those of a question's size and pace is told so to the asker, perSecond times in a
+// Limits. What is beyond those of a question's size and rate is answered with an error, perSecond times in a
 // second, and beyond that, and where too many wait, a question is dropped.
 const (
 	maxQuestion = 4 << 10          // bytes of a question with its headers and subjects
@@ -231,7 +231,7 @@ func (s *server) answer(ctx context.Context, q question) {
 	}
 }
 
-// queue holds the questions that wait. Tenants take turns, and have one question answered at a time, so that
+// queue holds the questions that wait. Tenants are served in rotation, and have one question answered at a time, so that
 // neither many questions of one nor slow ones hold up another's. It is safe for concurrent use.
 type queue struct {
 	next chan string // tenants with a question that waits and none that is being answered; it never fills

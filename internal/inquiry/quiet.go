@@ -9,7 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Quiet has the connection tell of errors and of being cut off at most once a minute for each kind, for a
+// Quiet has the connection log errors and being cut off at most once a minute for each kind, for a
 // tenant can bring them about, and try at once to be back, for the other tenants' sake. It takes the
 // connection's handlers for these. A nil log is none.
 func Quiet(nc *nats.Conn, log *slog.Logger) {

@@ -100,7 +100,7 @@ type circuit struct {
 	inRow  uint32    // calls that failed since one was served
 }
 
-// What gobreaker is told of calls that were not served.
+// How gobreaker learns of calls that were not served.
 var (
 	errFailed = errors.New("not served")
 	errVoid   = errors.New("nothing is known of the target") // excluded from all counts
@@ -267,7 +267,7 @@ func (b *Breakers) Allow(name provision.Target, tenant string) (func(provision.C
 	}, 0
 }
 
-// verdict is what gobreaker is told of a call that began in a state. What was done without the target counts for
+// verdict is what gobreaker learns of a call that began in a state. What was done without the target counts for
 // it as long as its circuit is closed, for that much work goes on; but it doesn't close one that is open.
 func verdict(end provision.CallEnd, state gobreaker.State) error {
 	switch {

@@ -124,8 +124,8 @@ func NewWrites(cfg WritesConfig) *Writes {
 	return w
 }
 
-// Wrote tells how a write to the object, or a probe that writes, ended. What says nothing of the object is
-// not to be told, such as a lost compare-and-set, or a connection that is down.
+// Wrote notes how a write to the object, or a probe that writes, ended. It is not for what says nothing of the
+// object, such as a lost compare-and-set, or a connection that is down.
 func (w *Writes) Wrote(o Object, err error) {
 	w.mu.Lock()
 	h := w.health[o]
