@@ -158,9 +158,13 @@ func (t *target) failsForSeveral(n gobreaker.Counts) bool {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now, tenants, failures := time.Now(), len(t.troubled), uint32(0)
+	now, tenants, failures := time.Now(), 0, uint32(0)
 	for name, c := range t.tenants {
-		if _, troubled := t.troubled[name]; !troubled && c.inRow > 0 && now.Sub(c.failed) <= t.cfg.Window {
+		_, troubled := t.troubled[name]
+		switch {
+		case troubled && !t.forgettable(c, now):
+			tenants++
+		case !troubled && c.inRow > 0 && now.Sub(c.failed) <= t.cfg.Window:
 			tenants++
 			failures += c.inRow
 		}
@@ -282,6 +286,10 @@ func verdict(end provision.CallEnd, state gobreaker.State) error {
 // remembered is for how many windows a tenant without calls is: longer than a call that hangs.
 const remembered = 12
 
+func (t *target) forgettable(c *circuit, now time.Time) bool {
+	return c.calls == 0 && now.Sub(c.usedAt) > remembered*t.cfg.Window
+}
+
 // circuitOf returns the tenant's own circuit.
 func (b *Breakers) circuitOf(t *target, tenant string) *circuit {
 	t.mu.Lock()
@@ -292,10 +300,12 @@ func (b *Breakers) circuitOf(t *target, tenant string) *circuit {
 		return c
 	}
 	if len(t.tenants) >= t.forgetAt {
-		maps.DeleteFunc(t.tenants, func(name string, c *circuit) bool {
-			_, open := t.troubled[name]
-			return !open && c.calls == 0 && now.Sub(c.usedAt) > remembered*t.cfg.Window
-		})
+		for name, c := range t.tenants {
+			if t.forgettable(c, now) {
+				delete(t.tenants, name)
+				delete(t.troubled, name)
+			}
+		}
 		t.forgetAt = max(2*len(t.tenants), forgetFrom)
 	}
 	var c *circuit
@@ -325,7 +335,10 @@ func (b *Breakers) ended(t *target, own *circuit, end provision.CallEnd, probe b
 			proves, t.served = len(t.troubled) > 0 && !t.served, true
 		}
 	}
-	whom := t.inTrouble()
+	var whom []string
+	if proves {
+		whom = t.inTrouble()
+	}
 	t.mu.Unlock()
 	if state := t.all.State(); proves && state == gobreaker.StateClosed {
 		b.show(t, state)

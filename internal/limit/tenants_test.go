@@ -2,6 +2,7 @@ package limit
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"strings"
 
@@ -89,6 +90,42 @@ func TestFailuresFarApartAreNoOutage(t *testing.T) {
 			fail(t, b, "b")
 			checkPermits(t, b, 64)
 			<-time.After(11 * time.Second)
+		}
+	})
+}
+
+// TestTroubleThatIsOverIsForgotten: a tenant that gave up in trouble doesn't make another one's trouble everybody's.
+func TestTroubleThatIsOverIsForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		fail(t, b, "a", "a", "a", "a", "a")
+		<-time.After(5 * time.Minute)
+		fail(t, b, "b", "b", "b", "b", "b")
+		checkShut(t, b, "b", true)
+		checkShut(t, b, "sound", false)
+		checkPermits(t, b, 64)
+	})
+}
+
+// TestTenantsAreForgotten: many that called once don't stay, be it in trouble.
+func TestTenantsAreForgotten(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		call(t, b, "sound", provision.CallServed)
+		for range 5 {
+			fail(t, b, "a")
+		}
+		for i := range 20 * forgetFrom {
+			call(t, b, fmt.Sprint(i), provision.CallServed)
+			<-time.After(time.Second)
+		}
+		if n := len(b.targets[flow].tenants); n > 2*forgetFrom {
+			t.Errorf("%d tenants are remembered", n)
+		}
+		if n := len(b.targets[flow].troubled); n > 0 {
+			t.Errorf("%d are in trouble", n)
 		}
 	})
 }
