@@ -144,6 +144,7 @@ type Consumer struct {
 	ackWait        atomic.Int64  // the consumer's actual one
 	ackWaitChanged chan struct{} // holds a value when it did
 	backlog        atomic.Bool   // the last pull was filled, so that more may wait
+	bound          bool          // the objects were there at some time; of the intake alone
 	recheck        chan error    // why the objects are to be looked at again, at most one
 	abort          chan struct{} // closed by Abort
 	once           sync.Once     // closes abort

@@ -34,20 +34,12 @@ type Status struct {
 type health struct {
 	mu     sync.Mutex
 	status Status // guarded by mu, but for what Consumer.Status fills in
-	bound  bool   // Status.Bound was true at some time; guarded by mu
 }
 
 func (h *health) update(f func(*Status)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	f(&h.status)
-	h.bound = h.bound || h.status.Bound
-}
-
-func (h *health) wasBound() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.bound
 }
 
 // Status returns how the consumer stands, without asking the broker.

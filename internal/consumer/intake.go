@@ -62,7 +62,7 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("consumer: %w", nats.ErrDisconnected)
 	}
 	objects := c.Objects
-	if c.health.wasBound() {
+	if c.bound {
 		objects.RecreateAfter = max(objects.RecreateAfter, recreateAfter)
 	}
 	report, err := EnsureObjects(ctx, c.JS, objects)
@@ -83,6 +83,7 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	default:
 	}
 	c.setAckWait(from.CachedInfo().Config.AckWait)
+	c.bound = true
 	c.health.update(func(s *Status) { s.Bound, s.Problem = true, "" })
 	c.look(ctx)
 	return from, nil
@@ -97,11 +98,10 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 // reader comes back, but not while the goroutine of the last request has yet to say that it is done, and with small
 // batches nobody looks again before a heartbeat is missed. "go run ./bench stall" shows such gaps.
 func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx contexts) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
 	var reads sync.WaitGroup
 	defer reads.Wait()
-	defer cancel(nil)
+	defer cancel()
 	if c.Room != nil {
 		reads.Go(func() { c.readDirect(ctx, from, cx) })
 	}
@@ -144,15 +144,15 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 			continue
 		}
 		var err error
-		if waiting, err = c.pullOnce(ctx, from, cx, permitted, wake); err != nil && ctx.Err() == nil {
+		if waiting, err = c.fetch(ctx, from, cx, permitted, wake); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("consumer: the intake: %w", err)
 		}
 	}
 }
 
-// pullOnce takes up to n messages. What comes after ctx has ended is given back; what comes after the gate has shut
+// fetch takes up to n messages. What comes after ctx has ended is given back; what comes after the gate has shut
 // is in flight and returned.
-func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx contexts, n int, wake <-chan struct{}) (waiting []*job, err error) {
+func (c *Consumer) fetch(ctx context.Context, from jetstream.Consumer, cx contexts, n int, wake <-chan struct{}) (waiting []*job, err error) {
 	config := from.CachedInfo().Config
 	expires := c.PullExpires
 	if config.MaxRequestExpires > 0 {

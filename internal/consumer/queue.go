@@ -13,32 +13,21 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// Queue looks into the stream of requests and takes nothing from it. It is safe for concurrent use,
-// but for Refresh.
+// Queue looks into the stream of requests and takes nothing from it. It is safe for concurrent use.
 type Queue struct {
 	js     jetstream.JetStream
 	codec  Codec
 	stream jetstream.Stream
-	state  jetstream.StreamState // as of the last Refresh
+	state  jetstream.StreamState // as it was when opened
 }
 
-// OpenQueue returns a Queue, refreshed. It fails where the stream is not to be had.
+// OpenQueue returns a Queue that knows the stream as it is now. It fails where the stream is not to be had.
 func OpenQueue(ctx context.Context, js jetstream.JetStream, codec Codec) (*Queue, error) {
 	stream, err := js.Stream(ctx, StreamRequests)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: stream %s: %w", StreamRequests, err)
 	}
 	return &Queue{js: js, codec: codec, stream: stream, state: stream.CachedInfo().State}, nil
-}
-
-// Refresh asks how the stream stands now.
-func (q *Queue) Refresh(ctx context.Context) error {
-	info, err := q.stream.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("consumer: stream %s: %w", StreamRequests, err)
-	}
-	q.state = info.State
-	return nil
 }
 
 // Gone reports whether the message that rec was last held by is no longer in the stream. Of a record
@@ -63,7 +52,7 @@ func (q *Queue) Gone(ctx context.Context, rec provision.Record) (bool, error) {
 }
 
 // Stuck reports whether rec is overdue and carried by no message, and still what load finds: else it has
-// just gone on. It needs a Refresh, or to be opened, after rec was read.
+// just gone on. The Queue must have been opened after rec was read.
 func (q *Queue) Stuck(ctx context.Context, rec provision.Record, load func(context.Context, provision.Key) (provision.Record, uint64, error)) (bool, error) {
 	if !Overdue(rec, time.Now()) {
 		return false, nil
