@@ -53,10 +53,10 @@ func (c BreakerConfig) withDefaults() BreakerConfig {
 // Breakers is a provision.Gate with a circuit per target, and one per target and tenant. It is safe for
 // concurrent use.
 //
-// Calls that fail for a single tenant, such as one whose cluster hangs, open that tenant's circuit: its calls are
-// held back, the intake goes on. Where they fail for several and nobody is served, the target's circuit opens: all
-// calls are held back, and the intake stops. What is tried for a tenant whose own circuit is open does not count
-// against the target.
+// While some calls are served no circuit opens; a tenant in trouble is then held back by its limit (Slots). Where none
+// is, and calls fail for a single tenant, such as one whose cluster hangs, that tenant's circuit opens: its calls are
+// held back, the intake goes on. Where they fail for several, the target's circuit opens: all calls are held back,
+// and the intake stops. What is tried for a tenant whose own circuit is open does not count against the target.
 //
 // An open circuit has one probe at a time, however long that takes: where the target hangs, its caller's own
 // time-out ends it (FLOW_TIMEOUT for a POST, up to four times that for a look-up), and recovery is noticed that
@@ -83,6 +83,7 @@ type target struct {
 	forgetAt int                 // number of tenants at which those are dropped that did not
 	troubled map[string]struct{} // :: tenant → present while its circuit is not closed
 	served   bool                // somebody was, since a tenant's circuit last opened
+	servedAt time.Time           // when somebody last was
 	prober   string              // whose probe of the target was the last
 	granted  time.Time           // when the intake was last permitted to take a probe
 }
@@ -96,6 +97,7 @@ type circuit struct {
 	// Of a tenant's:
 	calls  int       // under way
 	usedAt time.Time // when one last began or ended
+	served time.Time // when one last was
 	failed time.Time // when one last failed
 	inRow  uint32    // calls that failed since one was served
 }
@@ -150,26 +152,32 @@ func (b *Breakers) newCircuit(t *target, trips func(gobreaker.Counts) bool, chan
 	return c
 }
 
-// failsForSeveral reports whether calls fail for more than one tenant, and often enough for those whose own circuit is
-// closed.
+// lately is for how many windows it counts that a tenant was served.
+const lately = 3
+
+// failsForSeveral reports whether calls fail often enough for tenants whose own circuit is closed, and these are
+// several, or there is one more in trouble and nobody who was served lately.
 func (t *target) failsForSeveral(n gobreaker.Counts) bool {
 	if n.TotalFailures < t.cfg.Failures {
 		return false
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now, tenants, failures := time.Now(), 0, uint32(0)
+	now, failing, troubled, others, failures := time.Now(), 0, 0, false, uint32(0)
 	for name, c := range t.tenants {
-		_, troubled := t.troubled[name]
+		_, open := t.troubled[name]
 		switch {
-		case troubled && !t.forgettable(c, now):
-			tenants++
-		case !troubled && c.inRow > 0 && now.Sub(c.failed) <= t.cfg.Window:
-			tenants++
+		case open && !t.forgettable(c, now):
+			troubled++
+		case open:
+		case c.inRow == 0:
+			others = others || now.Sub(c.served) <= lately*t.cfg.Window
+		case now.Sub(c.failed) <= t.cfg.Window:
+			failing++
 			failures += c.inRow
 		}
 	}
-	return tenants > 1 && failures >= t.cfg.Failures
+	return failures >= t.cfg.Failures && (failing > 1 || troubled > 0 && !others)
 }
 
 // changed follows a circuit's change: a tenant's, or the target's where the tenant is empty. It is called with
@@ -312,7 +320,7 @@ func (b *Breakers) circuitOf(t *target, tenant string) *circuit {
 	c = b.newCircuit(t, func(gobreaker.Counts) bool {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		return c.inRow >= t.cfg.Failures
+		return c.inRow >= t.cfg.Failures && time.Since(t.servedAt) > t.cfg.Window
 	}, func(from, to gobreaker.State) { b.changed(t, tenant, from, to) })
 	c.usedAt = now
 	t.tenants[tenant] = c
@@ -329,8 +337,10 @@ func (b *Breakers) ended(t *target, own *circuit, end provision.CallEnd, probe b
 	case provision.CallFailed:
 		own.failed = own.usedAt
 		own.inRow++
+	case provision.CallSpared:
+		t.servedAt = own.usedAt
 	case provision.CallServed:
-		own.inRow = 0
+		own.inRow, own.served, t.servedAt = 0, own.usedAt, own.usedAt
 		if !probe {
 			proves, t.served = len(t.troubled) > 0 && !t.served, true
 		}

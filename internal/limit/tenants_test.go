@@ -39,6 +39,7 @@ func TestMoreFallIll(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
 		fail(t, b, "a", "a", "a", "a", "a")
 		call(t, b, "sound", provision.CallServed)
+		<-time.After(11 * time.Second)
 		fail(t, b, "b", "b", "b", "b")
 		checkShut(t, b, "b", false)
 		fail(t, b, "b")
@@ -108,15 +109,28 @@ func TestTroubleThatIsOverIsForgotten(t *testing.T) {
 	})
 }
 
+// TestMixedTrouble: calls of one tenant that fail in a row open nothing while others are served.
+func TestMixedTrouble(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBreakers(BreakerConfig{})
+		for range 20 {
+			call(t, b, "sound", provision.CallServed)
+			fail(t, b, "a", "a", "a", "a", "a", "a")
+			<-time.After(5 * time.Second)
+		}
+		if b.Open()["flow"] {
+			t.Error("open, and others are served")
+		}
+	})
+}
+
 // TestTenantsAreForgotten: many that called once don't stay, be it in trouble.
 func TestTenantsAreForgotten(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBreakers(BreakerConfig{})
-		call(t, b, "sound", provision.CallServed)
-		for range 5 {
-			fail(t, b, "a")
-		}
+		fail(t, b, "a", "a", "a", "a", "a")
 		for i := range 20 * forgetFrom {
 			call(t, b, fmt.Sprint(i), provision.CallServed)
 			<-time.After(time.Second)
