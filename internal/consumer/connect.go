@@ -1,13 +1,19 @@
 package consumer
 
 import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -17,7 +23,7 @@ import (
 
 // ConnConfig says how to reach NATS. Every file is optional, and every one is read again for each new
 // connection to a server, so that it may be replaced under a running worker. A file that can't be used
-// by then is told to the log and tried again with the next attempt.
+// by then is logged and tried again with the next attempt.
 type ConnConfig struct {
 	URL   string // one or several, separated by commas
 	Name  string // shown by the server's monitoring
@@ -195,4 +201,149 @@ func (c ConnConfig) handlers() []nats.Option {
 			log.Error("NATS reports an error", "error", err, "subject", subject)
 		}),
 	}
+}
+
+// reconnecting adds to a connection what nats.go leaves out when it connects again: a word on why a
+// login fails, and the public key of a seed file that was replaced.
+type reconnecting struct {
+	log      *slog.Logger
+	seedFile string                    // empty without NKey
+	dialer   nats.CustomDialer         // what connects
+	remedy   func(error) string        // nil means that nobody knows any
+	conn     atomic.Pointer[nats.Conn] // nil until Connect returns
+
+	mu   sync.Mutex
+	last string // the last trouble that was warned of
+}
+
+func (r *reconnecting) options() []nats.Option {
+	opts := []nats.Option{
+		nats.CustomReconnectDelay(func(int) time.Duration { return r.delay() }),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { r.warn(err) }),
+	}
+	if r.seedFile != "" {
+		opts = append(opts, nats.SetCustomDialer(r))
+	}
+	return opts
+}
+
+// delay is how long to wait after all servers were tried. It is also the place to learn why a login
+// failed: nats.go has no handler for that.
+func (r *reconnecting) delay() time.Duration {
+	if nc := r.conn.Load(); nc != nil {
+		if err := nc.LastError(); err != nil {
+			r.warn(err)
+		}
+	}
+	return reconnectWait + rand.N(reconnectJitter)
+}
+
+// warn logs a trouble that is not the one before; there are up to two attempts a second.
+func (r *reconnecting) warn(err error) {
+	level := slog.LevelDebug
+	r.mu.Lock()
+	if text := err.Error(); text != r.last {
+		r.last, level = text, slog.LevelWarn
+	}
+	r.mu.Unlock()
+	attrs := []any{"error", err}
+	if r.remedy != nil && r.remedy(err) != "" {
+		attrs = append(attrs, "remedy", r.remedy(err))
+	}
+	r.log.Log(context.Background(), level, "NATS is not reached yet", attrs...)
+}
+
+// Dial implements nats.CustomDialer. nats.go signs with the seed that the file holds at the time, but
+// sends the public key of the first one along. It dials before every login, with the connection's lock
+// held, which makes the assignment safe.
+func (r *reconnecting) Dial(network, address string) (net.Conn, error) {
+	if nc := r.conn.Load(); nc != nil {
+		if key, err := publicKey(r.seedFile); err == nil { // else the signature fails, and says why
+			nc.Opts.Nkey = key
+		}
+	}
+	return r.dialer.Dial(network, address)
+}
+
+// publicKey returns the key that belongs to the seed in the file.
+func publicKey(seedFile string) (string, error) {
+	use, err := nats.NkeyOptionFromSeed(seedFile)
+	if err != nil {
+		return "", err
+	}
+	var o nats.Options
+	err = use(&o)
+	return o.Nkey, err
+}
+
+// OwnInbox returns an option that has a connection await its answers below "_INBOX.<name>", where the
+// server can be told to let nobody else listen. A user that may listen to all of "_INBOX.>" can do that,
+// too. The name is what the user is known by: that of the credentials, the public key of an NKey, the
+// name in the URL or in the options; bytes other than letters, digits, "_" and "-" are written as "=XX".
+// It stays what it was at the start, whatever the credentials are replaced by. Who has no name, only a
+// token or a certificate, gets the ordinary inbox, below "_INBOX". It must be the last option.
+func OwnInbox() nats.Option {
+	return func(o *nats.Options) error {
+		if name := userName(o); name != "" {
+			o.InboxPrefix = nats.InboxPrefix + inboxToken(name)
+		}
+		return nil
+	}
+}
+
+// userName returns how the server knows the user, as far as that is known here.
+func userName(o *nats.Options) string {
+	if o.UserJWT != nil {
+		if token, err := o.UserJWT(); err == nil { // else the login fails, and says why
+			return jwtName(token)
+		}
+	}
+	if o.Nkey != "" {
+		return o.Nkey
+	}
+	for _, server := range append([]string{o.Url}, o.Servers...) {
+		u, err := url.Parse(server)
+		if err != nil || u.User == nil {
+			continue
+		}
+		if _, both := u.User.Password(); both { // a lone user is a token, which is a secret
+			return u.User.Username()
+		}
+	}
+	return o.User
+}
+
+// jwtName returns the name in a user's JWT, or the public key where it has none. It is empty for what is
+// no JWT.
+func jwtName(token string) string {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return ""
+	}
+	var claims struct{ Name, Sub string }
+	if json.Unmarshal(raw, &claims) != nil {
+		return ""
+	}
+	if claims.Name == "" {
+		return claims.Sub
+	}
+	return claims.Name
+}
+
+// inboxToken makes one token of a subject from a name, another one for each name.
+func inboxToken(name string) string {
+	var token strings.Builder
+	for _, b := range []byte(name) {
+		switch {
+		case b >= 'a' && b <= 'z', b >= 'A' && b <= 'Z', b >= '0' && b <= '9', b == '_', b == '-':
+			token.WriteByte(b)
+		default:
+			fmt.Fprintf(&token, "=%02X", b)
+		}
+	}
+	return token.String()
 }

@@ -1,6 +1,15 @@
+// Package consumer is JetStream in and out: it takes requests from their stream, hands them to the
+// hub, and alone decides what becomes of each message from the hub's Outcome.
+//
+// The hub never sees an acknowledgement and the broker never decides that a request has failed: the
+// consumer's MaxDeliver and MaxAckPending are unlimited. A message is pulled only when there is a
+// slot for it, is kept ours by heartbeats from the moment it arrives until it is settled, and is
+// acknowledged only after its dead letter and its result are confirmed as stored. Acknowledgements do
+// not fence: a message can come again at any time, and telling its outcome again must be harmless.
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +41,7 @@ type Config struct {
 
 	Objects         ObjectsConfig // what Run makes sure of before it takes the first message
 	Sweep           SweepConfig   // how it looks for requests that nobody would ever work on again
-	Concurrency     int           // messages in hand at a time; 0 means 64
+	Concurrency     int           // delivered messages in flight at a time, and as many read directly; 0 means 64
 	ShutdownTimeout time.Duration // how long work goes on after Run's context ended; 0 means 90 s
 	DelayMax        time.Duration // longest rest of a message that goes back; 0 means 15 min
 
@@ -40,14 +49,12 @@ type Config struct {
 	// may have changed. Nil means no gate.
 	Gate func(free int) (n int, wake <-chan struct{})
 
-	// Room says how many more requests of a tenant could be worked on at once, for reading ahead: while more
-	// messages wait than there is room for, those of tenants with fewer than their share in hand are read
+	// Room says how many more requests of a tenant could be worked on at once, for direct reads: while more
+	// messages wait than there is room for, those of tenants with fewer than their share in flight are read
 	// from the stream. Nil means that messages are worked on in the order of the stream alone.
 	Room func(tenant string) int
-	// Ahead is how many messages may be in hand that were read ahead; 0 means Concurrency.
-	Ahead int
 
-	// OnWrite is told how each try ended to publish to a stream, or, under the name of the consumer, to
+	// OnWrite is called with how each try ended to publish to a stream, or, under the name of the consumer, to
 	// acknowledge a message. What says nothing of the stream is left out: a message that is too large,
 	// one that it had already, and the end of the work. Nil means nobody asks.
 	OnWrite   func(object string, err error)
@@ -63,25 +70,16 @@ type Config struct {
 	PublishElapsed time.Duration // for all tries of one confirmation; 0 means 30 s
 }
 
-func or[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
-}
-
 func (c Config) withDefaults() Config {
 	c.Objects = c.Objects.withDefaults()
 	c.Sweep = c.Sweep.withDefaults()
-	c.Concurrency = or(c.Concurrency, 64)
-	c.ShutdownTimeout = or(c.ShutdownTimeout, 90*time.Second)
-	c.DelayMax = or(c.DelayMax, 15*time.Minute)
-	c.PullExpires = or(c.PullExpires, time.Second)
-	c.Ahead = or(c.Ahead, c.Concurrency)
-	c.PollInterval = or(c.PollInterval, 5*time.Second)
-	c.PublishTimeout = or(c.PublishTimeout, 5*time.Second)
-	c.PublishElapsed = or(c.PublishElapsed, 30*time.Second)
+	c.Concurrency = cmp.Or(c.Concurrency, 64)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 90*time.Second)
+	c.DelayMax = cmp.Or(c.DelayMax, 15*time.Minute)
+	c.PullExpires = cmp.Or(c.PullExpires, time.Second)
+	c.PollInterval = cmp.Or(c.PollInterval, 5*time.Second)
+	c.PublishTimeout = cmp.Or(c.PublishTimeout, 5*time.Second)
+	c.PublishElapsed = cmp.Or(c.PublishElapsed, 30*time.Second)
 	if c.Gate == nil {
 		c.Gate = func(free int) (int, <-chan struct{}) { return free, nil }
 	}
@@ -136,17 +134,20 @@ func (c Config) check() error {
 // Consumer takes messages and settles them. Its methods are safe for concurrent use.
 type Consumer struct {
 	Config
-	nc    *nats.Conn
-	hand  hand
-	ahead ahead
-	state state
-	loops sync.WaitGroup // heartbeats, polls and watchers
+	nc       *nats.Conn
+	inFlight inFlight
+	direct   direct
+	health   health
+	handlers sync.WaitGroup // of messages in flight
+	loops    sync.WaitGroup // heartbeats, polls and watchers
 
-	backlog atomic.Bool   // the last pull was filled, so that more may wait
-	abort   chan struct{} // closed by Abort
-	once    sync.Once     // closes abort
-
-	suspect chan error // why the objects are to be looked at again, at most one
+	ackWait        atomic.Int64  // the consumer's actual one
+	ackWaitChanged chan struct{} // holds a value when it did
+	backlog        atomic.Bool   // the last pull was filled, so that more may wait
+	bound          bool          // the objects were there at some time; of the intake alone
+	recheck        chan error    // why the objects are to be looked at again, at most one
+	abort          chan struct{} // closed by Abort
+	once           sync.Once     // closes abort
 }
 
 // New returns a Consumer that Run starts, or an error that names every field that is wrong. It does
@@ -157,14 +158,10 @@ func New(cfg Config) (*Consumer, error) {
 	}
 	cfg = cfg.withDefaults()
 	c := &Consumer{
-		Config: cfg,
-		nc:     cfg.JS.Conn(),
-		hand:   newHand(),
-		abort:  make(chan struct{}),
-
-		suspect: make(chan error, 1),
+		Config: cfg, nc: cfg.JS.Conn(), inFlight: newInFlight(), direct: newDirect(),
+		ackWaitChanged: make(chan struct{}, 1), recheck: make(chan error, 1), abort: make(chan struct{}),
 	}
-	c.state.ackWait = cfg.Objects.AckWait
+	c.ackWait.Store(int64(cfg.Objects.AckWait))
 	up := c.nc.IsConnected
 	cfg.Metrics.connected.Store(&up)
 	return c, nil
@@ -184,7 +181,7 @@ var (
 const settleGrace = 10 * time.Second
 
 // Run takes messages until ctx ends. Then it takes no more, gives back what it had received but not
-// begun, lets the work in hand go on for ShutdownTimeout, and returns nil when everything is settled.
+// begun, lets the work in flight go on for ShutdownTimeout, and returns nil when everything is settled.
 // No failure of the broker ends it. Its error is ErrShutdownTimeout where something is still not
 // settled after that, ErrAborted, or ErrConnectionClosed. Run must be called once.
 func (c *Consumer) Run(ctx context.Context) error {
@@ -193,7 +190,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 	settle, giveUp := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer giveUp(nil)
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	c.loops.Go(func() { c.beat(background) })
+	c.loops.Go(func() { c.heartbeat(background) })
 	c.loops.Go(func() { c.poll(background) })
 	c.sweep(background)
 	defer c.loops.Wait()
@@ -201,7 +198,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 
 	intake, stopIntake := context.WithCancel(ctx)
 	defer stopIntake()
-	defer context.AfterFunc(intake, func() { c.state.setStopping() })()
+	defer context.AfterFunc(intake, func() { c.health.update(func(s *Status) { s.Stopping = true }) })()
 	c.loops.Go(func() {
 		select {
 		case <-c.abort:
@@ -215,25 +212,29 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return errors.Join(err, c.drain(cut, giveUp))
 }
 
-// Abort makes Run return soon, whatever is in hand: it comes again after the ack wait.
+// Abort makes Run return soon, whatever is in flight: it comes again after the ack wait.
 func (c *Consumer) Abort() { c.once.Do(func() { close(c.abort) }) }
 
 // contexts are those of a message: one bounds the work on it, one its settlement.
 type contexts struct{ work, settle context.Context }
 
-// drain waits for what is in hand.
+// drain waits for what is in flight.
 func (c *Consumer) drain(cut, giveUp context.CancelCauseFunc) error {
-	idle := c.hand.idle()
-	c.Log.Info("intake stopped", "in_flight", c.hand.len())
+	idle := make(chan struct{})
+	go func() {
+		c.handlers.Wait()
+		close(idle)
+	}()
+	c.Log.Info("intake stopped", "in_flight", c.inFlight.len())
 	err := c.await(idle, c.ShutdownTimeout)
 	if errors.Is(err, ErrShutdownTimeout) {
-		c.Log.Warn("the work in hand is cut short", "in_flight", c.hand.len())
+		c.Log.Warn("the work in hand is cut short", "in_flight", c.inFlight.len())
 		cut(ErrShutdownTimeout)
 		err = c.await(idle, settleGrace)
 		giveUp(ErrShutdownTimeout)
 	}
 	if err != nil {
-		return fmt.Errorf("%w with %d messages unsettled", err, c.hand.len())
+		return fmt.Errorf("%w with %d messages unsettled", err, c.inFlight.len())
 	}
 	c.flush()
 	return nil

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -18,9 +19,9 @@ const (
 	bindWaitMax = 10 * time.Second
 )
 
-// anewAfter is ObjectsConfig.AnewAfter once the objects were there: many times as long as a server takes to
+// recreateAfter is ObjectsConfig.RecreateAfter once the objects were there: many times as long as a server takes to
 // delete one.
-const anewAfter = time.Second
+const recreateAfter = time.Second
 
 // gateWait bounds the wait for a gate that is shut, should it forget to say when it opens.
 const gateWait = 5 * time.Second
@@ -32,7 +33,10 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 		backoff.WithInitialInterval(bindWaitMin), backoff.WithMaxInterval(bindWaitMax), backoff.WithMaxElapsedTime(0))
 	for ctx.Err() == nil {
 		began := time.Now()
-		err := c.bindAndPull(ctx, cx)
+		from, err := c.bind(ctx)
+		if err == nil {
+			err = c.pull(ctx, from, cx)
+		}
 		if err == nil {
 			continue
 		}
@@ -40,9 +44,9 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 			return ErrConnectionClosed
 		}
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the intake was told to end
+			return nil //nolint:nilerr // it was the caller who ended the intake
 		}
-		c.state.setProblem(err)
+		c.health.update(func(s *Status) { s.Bound, s.Problem = false, err.Error() })
 		c.Log.Warn("no messages are taken for now", "error", err)
 		if time.Since(began) > 2*bindWaitMax { // it went well meanwhile: this is a new trouble
 			waits.Reset()
@@ -52,23 +56,14 @@ func (c *Consumer) intake(ctx context.Context, cx contexts) error {
 	return nil
 }
 
-// bindAndPull makes sure of the objects and takes messages until something goes wrong or ctx ends.
-func (c *Consumer) bindAndPull(ctx context.Context, cx contexts) error {
-	from, err := c.bind(ctx)
-	if err != nil {
-		return err
-	}
-	return c.pull(ctx, from, cx)
-}
-
 // bind makes sure of the objects, as Config.Objects says, and returns the consumer.
 func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 	if !c.nc.IsConnected() {
 		return nil, fmt.Errorf("consumer: %w", nats.ErrDisconnected)
 	}
 	objects := c.Objects
-	if c.state.wasBound() {
-		objects.AnewAfter = max(objects.AnewAfter, anewAfter)
+	if c.bound {
+		objects.RecreateAfter = max(objects.RecreateAfter, recreateAfter)
 	}
 	report, err := EnsureObjects(ctx, c.JS, objects)
 	for _, change := range report {
@@ -84,16 +79,17 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 		return nil, fmt.Errorf("consumer: consumer %s on %s: %w", ConsumerName, StreamRequests, err)
 	}
 	select {
-	case <-c.suspect: // from before this look
+	case <-c.recheck: // from before this look
 	default:
 	}
-	c.state.setAckWait(from.CachedInfo().Config.AckWait)
-	c.state.setBound()
+	c.setAckWait(from.CachedInfo().Config.AckWait)
+	c.bound = true
+	c.health.update(func(s *Status) { s.Bound, s.Problem = true, "" })
 	c.look(ctx)
 	return from, nil
 }
 
-// pull takes messages until ctx ends, and then returns nil, or until a pull fails or Recheck is told of a missing
+// pull takes messages until ctx ends, and then returns nil, or until a pull fails or Recheck was called for a missing
 // object.
 //
 // Each pull is a request of its own, for as many messages as there is room for, and ends by itself after
@@ -102,28 +98,27 @@ func (c *Consumer) bind(ctx context.Context) (jetstream.Consumer, error) {
 // reader comes back, but not while the goroutine of the last request has yet to say that it is done, and with small
 // batches nobody looks again before a heartbeat is missed. "go run ./bench stall" shows such gaps.
 func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx contexts) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var ahead sync.WaitGroup
-	defer ahead.Wait()
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(ctx)
+	var reads sync.WaitGroup
+	defer reads.Wait()
+	defer cancel()
 	if c.Room != nil {
-		ahead.Go(func() { c.readAhead(ctx, from, cx) })
+		reads.Go(func() { c.readDirect(ctx, from, cx) })
 	}
-	var waiting []*job // in hand, but not begun, because the gate shut behind their pull
+	var waiting []*job // in flight, but not begun, because the gate shut behind their pull
 	defer func() {
 		for _, j := range waiting {
 			c.giveBack(j.msg, c.PullExpires)
-			c.hand.drop(j)
+			c.inFlight.remove(j)
 		}
 	}()
 	for {
 		n := len(waiting)
 		if n == 0 {
-			n = c.hand.awaitRoom(ctx, c.Concurrency, func() { c.backlog.Store(true) })
+			n = c.inFlight.awaitRoom(ctx, c.Concurrency, func() { c.backlog.Store(true) })
 		}
 		select {
-		case err := <-c.suspect:
+		case err := <-c.recheck:
 			return fmt.Errorf("consumer: the intake: %w", err)
 		default:
 		}
@@ -133,7 +128,12 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 		permitted, wake := c.Gate(n)
 		permitted = min(permitted, n)
 		if permitted < 1 {
-			await(ctx, wake)
+			gate, stop := context.WithTimeout(ctx, gateWait)
+			select {
+			case <-wake:
+			case <-gate.Done():
+			}
+			stop()
 			continue
 		}
 		if len(waiting) > 0 {
@@ -144,15 +144,15 @@ func (c *Consumer) pull(ctx context.Context, from jetstream.Consumer, cx context
 			continue
 		}
 		var err error
-		if waiting, err = c.pullOnce(ctx, from, cx, permitted, wake); err != nil && ctx.Err() == nil {
+		if waiting, err = c.fetch(ctx, from, cx, permitted, wake); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("consumer: the intake: %w", err)
 		}
 	}
 }
 
-// pullOnce takes up to n messages. What comes after ctx has ended is given back; what comes after the gate has shut
-// is taken in hand and returned.
-func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx contexts, n int, wake <-chan struct{}) (waiting []*job, err error) {
+// fetch takes up to n messages. What comes after ctx has ended is given back; what comes after the gate has shut
+// is in flight and returned.
+func (c *Consumer) fetch(ctx context.Context, from jetstream.Consumer, cx contexts, n int, wake <-chan struct{}) (waiting []*job, err error) {
 	config := from.CachedInfo().Config
 	expires := c.PullExpires
 	if config.MaxRequestExpires > 0 {
@@ -173,10 +173,10 @@ func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx con
 			continue
 		}
 		j := &job{msg: msg, tenant: tenantOf(msg.Subject()), headers: msg.Headers(), body: msg.Data(), contexts: cx}
-		c.hand.take(j)
+		c.inFlight.add(j)
 		select {
 		case <-wake:
-			shut = true // or it may be, which the next question tells
+			shut = true // or it may be, which the next question shows
 		default:
 		}
 		if shut {
@@ -187,16 +187,6 @@ func (c *Consumer) pullOnce(ctx context.Context, from jetstream.Consumer, cx con
 	}
 	c.backlog.Store(got == n)
 	return waiting, batch.Error()
-}
-
-// await waits until the gate may have changed.
-func await(ctx context.Context, wake <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, gateWait)
-	defer cancel()
-	select {
-	case <-wake:
-	case <-ctx.Done():
-	}
 }
 
 // giveBack returns a message that was not begun. It rests until the pull that brought it has ended, lest it comes
@@ -211,8 +201,7 @@ func (c *Consumer) giveBack(msg jetstream.Msg, rest time.Duration) {
 	if !c.Log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	if meta, err := msg.Metadata(); err == nil {
-		d := c.decode(msg, tenantOf(msg.Subject()), meta)
+	if d, err := c.read(msg, tenantOf(msg.Subject())); err == nil {
 		c.Log.LogAttrs(ctx, slog.LevelDebug, "message given back before it was begun", append(d.Errand(0).Attrs(), slog.String("settled", settled))...)
 	}
 }
@@ -224,4 +213,30 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+}
+
+// Recheck makes the intake look at the streams, the consumer and the ledger again where err says that
+// one of them is not there: it stops, Ready says why, and goes on once Config.Objects are as they must
+// be, with growing waits between its looks. Any other error, and nil, change nothing. It does not wait.
+func (c *Consumer) Recheck(err error) {
+	if !missing(err) {
+		return
+	}
+	select {
+	case c.recheck <- fmt.Errorf("an object is gone, or JetStream has no leader for it: %w", err):
+	default: // a look is due already
+	}
+}
+
+// missing knows the errors of calls to streams and buckets that are not there. A server that has no
+// leader for one at the moment gives the same.
+func missing(err error) bool {
+	for _, one := range []error{
+		nats.ErrNoResponders, jetstream.ErrNoStreamResponse, jetstream.ErrStreamNotFound, jetstream.ErrBucketNotFound,
+	} {
+		if errors.Is(err, one) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,7 +1,9 @@
 package consumer
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,8 +23,8 @@ func TestVersion(t *testing.T) {
 		v, err := parseVersion(text)
 		if err != nil {
 			t.Errorf("%s: %v", text, err)
-		} else if v.less(floor) != old {
-			t.Errorf("%s is older than %s: %v, want %v", text, floor, !old, old)
+		} else if v.less(minServer) != old {
+			t.Errorf("%s is older than %s: %v, want %v", text, minServer, !old, old)
 		}
 	}
 	for _, text := range []string{"", "2", "2.10", "a.b.c", "2.10.4x", "2.10.99999999999999999999"} {
@@ -163,5 +165,116 @@ func TestJitterStaysNear(t *testing.T) {
 		if got := jitter(time.Second); got < 750*time.Millisecond || got > 1250*time.Millisecond {
 			t.Fatalf("jitter(1s) = %v", got)
 		}
+	}
+}
+
+// exemplars returns the values of the labels of a metric's exemplars: a counter's, or those of a
+// histogram's classic buckets.
+func exemplars(t *testing.T, from prometheus.Gatherer, name string) (values []string) {
+	t.Helper()
+	families, err := from.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() != prefix+name {
+				continue
+			}
+			for _, l := range m.GetCounter().GetExemplar().GetLabel() {
+				values = append(values, l.GetValue())
+			}
+			for _, b := range m.GetHistogram().GetBucket() {
+				for _, l := range b.GetExemplar().GetLabel() {
+					values = append(values, l.GetValue())
+				}
+			}
+		}
+	}
+	return values
+}
+
+// A failure's counters and its duration lead to its trace; what came without one leads nowhere.
+func TestExemplarsOfConclusions(t *testing.T) {
+	t.Parallel()
+	const id = "0af7651916cd43dd8448eb211c80319c"
+	for parent, want := range map[string][]string{"00-" + id + "-b7ad6b7169203331-01": {id}, "00-" + id + "-b7ad6b7169203331-00": nil, "": nil, "00-\xff-\xff-01": nil} {
+		reg := prometheus.NewRegistry()
+		d := provision.Delivery{Request: provision.Request{Trace: provision.Trace{Parent: parent}}}
+		failed := &provision.Result{Outcome: provision.OutcomeFailed, Error: provision.Fail(provision.ReasonInternal, "")}
+		NewMetrics(reg).concluded(d, provision.Outcome{Result: failed}, time.Minute)
+		for _, name := range []string{"requests_total", "request_failures_total", "request_duration_seconds"} {
+			if got := exemplars(t, reg, name); !slices.Equal(got, want) {
+				t.Errorf("%s of a request with traceparent %q has the exemplars %q, want %q", name, parent, got, want)
+			}
+		}
+	}
+}
+
+// The duration is a classic histogram and a native one at the same time.
+func TestDurationIsBothKindsOfHistogram(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewRegistry()
+	created := &provision.Result{Outcome: provision.OutcomeCreated}
+	NewMetrics(reg).concluded(provision.Delivery{}, provision.Outcome{Result: created}, time.Second)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	observed := 0
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			h := m.GetHistogram()
+			if h == nil {
+				continue
+			}
+			if n := len(h.GetBucket()); n != len(durationBuckets) || h.Schema == nil {
+				t.Errorf("%d classic buckets, want %d; native with schema %v", n, len(durationBuckets), h.Schema)
+			}
+			observed += len(h.GetPositiveSpan()) * int(h.GetSampleCount())
+		}
+	}
+	if observed != 1 {
+		t.Errorf("%d observations in native buckets, want 1", observed)
+	}
+}
+
+func TestRepairable(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	young := &jetstream.StreamInfo{TimeStamp: now, State: jetstream.StreamState{Msgs: 2, FirstTime: now.Add(-28 * 24 * time.Hour)}}
+	ancient := &jetstream.StreamInfo{TimeStamp: now, State: jetstream.StreamState{Msgs: 2, FirstTime: now.Add(-30 * 24 * time.Hour)}}
+	for name, tc := range map[string]struct {
+		stream *jetstream.StreamInfo
+		info   jetstream.ConsumerInfo
+		waited int
+		want   string // part of why not
+	}{
+		"quiet":                     {young, jetstream.ConsumerInfo{}, 0, ""},
+		"others wait":               {young, jetstream.ConsumerInfo{NumPending: 7}, 0, ""},
+		"one is in hand":            {young, jetstream.ConsumerInfo{NumAckPending: 1}, 59, "hands"},
+		"one always is in hand":     {young, jetstream.ConsumerInfo{NumAckPending: 1}, 60, ""},
+		"the ledger may forget one": {ancient, jetstream.ConsumerInfo{}, 1000, "expired"},
+	} {
+		err := repairable(tc.stream, &tc.info, tc.waited)
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// What did not help is not tried at every look.
+func TestARepairIsNotRepeatedAtOnce(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("no right to")
+	c := &Consumer{Config: Config{Sweep: SweepConfig{Interval: time.Minute}}}
+	for ago, want := range map[time.Duration]error{59 * time.Minute: failed, 61 * time.Minute: nil} {
+		s := &queueSweep{Consumer: c, tried: time.Now().Add(-ago), failed: failed}
+		if err := s.recently(); !errors.Is(err, want) {
+			t.Errorf("tried %v ago: %v, want %v", ago, err, want)
+		}
+	}
+	if err := (&queueSweep{Consumer: c}).recently(); err != nil {
+		t.Errorf("never tried: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -11,17 +12,17 @@ import (
 
 // How a message was settled: the values of the label "settled".
 const (
-	settledAck       = "ack"       // its outcome is told and it is gone
+	settledAck       = "ack"       // its outcome is published and it is gone
 	settledNak       = "nak"       // it went back to the stream
 	settledTerm      = "term"      // it was on no tenant's subject and is gone
-	settledAbandoned = "abandoned" // the broker could not be told; it comes again after the ack wait
+	settledAbandoned = "abandoned" // the broker did not learn of it; it comes again after the ack wait
 
 	settledDirect = "direct" // it was read, not delivered: for the log only
 )
 
 // What the sweeper mends, and how that ended: the values of the labels "repair" and "result".
 const (
-	repairQueue    = "queue"    // messages that the broker had lost sight of are delivered anew
+	repairQueue    = "queue"    // messages that the broker had lost sight of are delivered again
 	repairConsumer = "consumer" // settings that somebody changed under the running worker are as they must be again
 
 	repairDone   = "done"
@@ -170,7 +171,19 @@ func (m *Metrics) repaired(what string, err error) {
 	m.repairs.WithLabelValues(what, result).Inc()
 }
 
-// concluded counts a message whose result is told and which is acknowledged.
+// queue shows how the queue stands.
+func (m *Metrics) queue(info *jetstream.ConsumerInfo, oldest time.Duration) {
+	m.pending.Set(float64(info.NumPending))
+	m.ackPending.Set(float64(info.NumAckPending))
+	m.redelivered.Set(float64(info.NumRedelivered))
+	m.oldest.Set(oldest.Seconds())
+	m.paused.Set(0)
+	if info.Paused {
+		m.paused.Set(1)
+	}
+}
+
+// concluded counts a message whose result is published and which is acknowledged.
 func (m *Metrics) concluded(d provision.Delivery, out provision.Outcome, took time.Duration) {
 	outcome, trace := outcomeOf(out), exemplar(d.Request.Trace)
 	count(m.requests.WithLabelValues(outcome), trace)
@@ -206,7 +219,7 @@ func observe(o prometheus.Observer, d time.Duration, trace prometheus.Labels) {
 	o.Observe(d.Seconds())
 }
 
-// outcomeOf returns the message's value of the label "outcome". A result that is told again for the
+// outcomeOf returns the message's value of the label "outcome". A result that is published again for the
 // very message that asked for it is no duplicate: the acknowledgement failed the last time.
 func outcomeOf(out provision.Outcome) string {
 	switch r := out.Result; {

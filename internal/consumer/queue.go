@@ -1,6 +1,7 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,32 +13,21 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// Queue looks into the stream of requests and takes nothing from it. It is safe for concurrent use,
-// but for Refresh.
+// Queue looks into the stream of requests and takes nothing from it. It is safe for concurrent use.
 type Queue struct {
 	js     jetstream.JetStream
 	codec  Codec
 	stream jetstream.Stream
-	state  jetstream.StreamState // as of the last Refresh
+	state  jetstream.StreamState // as it was when opened
 }
 
-// OpenQueue returns a Queue, refreshed. It fails where the stream is not to be had.
+// OpenQueue returns a Queue that knows the stream as it is now. It fails where the stream is not to be had.
 func OpenQueue(ctx context.Context, js jetstream.JetStream, codec Codec) (*Queue, error) {
 	stream, err := js.Stream(ctx, StreamRequests)
 	if err != nil {
 		return nil, fmt.Errorf("consumer: stream %s: %w", StreamRequests, err)
 	}
 	return &Queue{js: js, codec: codec, stream: stream, state: stream.CachedInfo().State}, nil
-}
-
-// Refresh asks how the stream stands now.
-func (q *Queue) Refresh(ctx context.Context) error {
-	info, err := q.stream.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("consumer: stream %s: %w", StreamRequests, err)
-	}
-	q.state = info.State
-	return nil
 }
 
 // Gone reports whether the message that rec was last held by is no longer in the stream. Of a record
@@ -58,11 +48,11 @@ func (q *Queue) Gone(ctx context.Context, rec provision.Record) (bool, error) {
 	case err != nil:
 		return false, fmt.Errorf("consumer: message %d of stream %s: %w", rec.HeldSeq, StreamRequests, err)
 	}
-	return q.decode(msg).Request.Key != rec.Key, nil // the stream was made anew, and this is another one
+	return q.decode(msg).Request.Key != rec.Key, nil // the stream was made again, and this is another one
 }
 
 // Stuck reports whether rec is overdue and carried by no message, and still what load finds: else it has
-// just gone on. It needs a Refresh, or to be opened, after rec was read.
+// just gone on. The Queue must have been opened after rec was read.
 func (q *Queue) Stuck(ctx context.Context, rec provision.Record, load func(context.Context, provision.Key) (provision.Record, uint64, error)) (bool, error) {
 	if !Overdue(rec, time.Now()) {
 		return false, nil
@@ -78,7 +68,7 @@ func (q *Queue) Stuck(ctx context.Context, rec provision.Record, load func(conte
 	return err == nil && now.Nonce == rec.Nonce, err
 }
 
-// decode reads a message. What the codec panics over is told of by whoever works on it.
+// decode reads a message. What the codec panics over is logged by whoever works on it.
 func (q *Queue) decode(msg *jetstream.RawStreamMsg) provision.Delivery {
 	return decode(q.codec, nil, tenantOf(msg.Subject), msg.Header, msg.Data, event.Meta{Seq: msg.Sequence, Timestamp: msg.Time, Delivered: 1})
 }
@@ -125,7 +115,7 @@ func (q *Queue) Orphans(ctx context.Context, gap time.Duration) (uint64, error) 
 	least, before := uint64(0), known(consumer.CachedInfo())
 	for i := range orphanLooks {
 		if i > 0 {
-			sleep(ctx, or(gap, orphanGap))
+			sleep(ctx, cmp.Or(gap, orphanGap))
 		}
 		stream, err := q.stream.Info(ctx)
 		if err != nil {

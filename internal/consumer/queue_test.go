@@ -28,7 +28,7 @@ func TestQueue(t *testing.T) {
 	for _, m := range [][2]string{{"acme", "a"}, {"globex", "b"}, {"acme", "c"}, {"acme", "d"}} {
 		r.submit(m[0], m[1])
 	}
-	if err := q.Refresh(r.ctx); err != nil {
+	if q, err = consumer.OpenQueue(r.ctx, r.js, &event.Decoder{}); err != nil {
 		t.Fatal(err)
 	}
 	recent := old("a", provision.StateClaimed, 0)

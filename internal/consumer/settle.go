@@ -4,8 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -14,10 +20,17 @@ import (
 const (
 	// delayMin is the shortest rest of a message that goes back, so that it can't spin.
 	delayMin = 100 * time.Millisecond
-	// untoldDelay is how long a message rests whose outcome could not be published: the ledger has
-	// it, and the next delivery tells it.
-	untoldDelay = 30 * time.Second
+	// unpublishedDelay is how long a message rests whose outcome could not be published: the ledger has
+	// it, and the next delivery publishes it.
+	unpublishedDelay = 30 * time.Second
 )
+
+// verdict is what became of a message.
+type verdict struct {
+	settled string        // a value of the label "settled"
+	delay   time.Duration // how long a message that goes back rests
+	err     error         // what prevented better
+}
 
 // settle is the one place that acts on an outcome:
 //
@@ -26,8 +39,8 @@ const (
 //	silent           ack
 //	no result        nak with the outcome's delay
 //
-// What can't be confirmed sends the message back, to be told by a later delivery. For a message that was read
-// directly there is neither ack nor nak: that its outcome is told is recorded, and what has no outcome yet rests.
+// What can't be confirmed sends the message back, to be published by a later delivery. For a message that was read
+// directly there is neither ack nor nak: that its outcome is published is recorded, and what has no outcome yet rests.
 func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) verdict {
 	switch {
 	case out.Silent && d.Direct:
@@ -38,8 +51,15 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 	case out.Result == nil:
 		return c.nak(j, out.Delay)
 	}
-	if err := c.tell(j, d, out); err != nil {
-		v := c.nak(j, untoldDelay)
+	var err error
+	if out.Result.Outcome == provision.OutcomeFailed {
+		err = c.publishDeadLetter(j, letterOf(j, d, out), unread(d))
+	}
+	if err == nil {
+		err = c.publishResult(j.settle, *out.Result)
+	}
+	if err != nil {
+		v := c.nak(j, unpublishedDelay)
 		v.err = fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)
 		return v
 	}
@@ -47,16 +67,6 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 		out.Told(j.settle)
 	}
 	return c.ack(j)
-}
-
-func (c *Consumer) tell(j *job, d provision.Delivery, out provision.Outcome) error {
-	res := *out.Result
-	if res.Outcome == provision.OutcomeFailed {
-		if err := c.publishDeadLetter(j, letterOf(j, d, out), unread(d)); err != nil {
-			return err
-		}
-	}
-	return c.publishResult(j.settle, res)
 }
 
 func letterOf(j *job, d provision.Delivery, out provision.Outcome) event.Letter {
@@ -72,13 +82,13 @@ func letterOf(j *job, d provision.Delivery, out provision.Outcome) event.Letter 
 	return l
 }
 
-// settleInvalid ends a message whose subject names no tenant. There is nobody to tell a result to.
+// settleInvalid ends a message whose subject names no tenant. Nobody would get a result.
 func (c *Consumer) settleInvalid(j *job, d provision.Delivery) {
 	l := letterOf(j, d, provision.Outcome{Result: &provision.Result{CompletedAt: time.Now()}})
 	l.Reason, l.Detached = provision.ReasonInvalidRequest, true
 	v := verdict{settled: settledTerm, err: errors.New("the subject's last token is no tenant; want ^[a-z0-9][a-z0-9_-]{0,62}$")}
 	if err := c.publishDeadLetter(j, l, unread(d)); err != nil {
-		back := c.nak(j, untoldDelay)
+		back := c.nak(j, unpublishedDelay)
 		back.err = errors.Join(v.err, err)
 		v = back
 	} else if err := j.msg.TermWithReason("no tenant"); err != nil {
@@ -116,4 +126,130 @@ func (c *Consumer) ack(j *job) verdict {
 		return verdict{settled: settledAbandoned, err: fmt.Errorf("the acknowledgement is not confirmed: %w", err)}
 	}
 	return verdict{settled: settledAck}
+}
+
+// longestMessage is what is left, in bytes, of a failure's message that makes a result too large.
+const longestMessage = 1024
+
+// cutMark stands at the end of such a message.
+const cutMark = "…"
+
+// publishDeadLetter returns nil when the dead letter is stored. One that is too large for the server
+// or the stream, or that can't be written, is stored without its body, and if need be without its
+// headers; an unread message's never has its body.
+func (c *Consumer) publishDeadLetter(j *job, l event.Letter, unread bool) error {
+	bare := &event.Decoder{MaxBytes: 1} // to this one, every body is over the limit
+	headless := l
+	headless.Headers = nil
+	forms := []func() event.Message{
+		func() event.Message { return c.Codec.DeadLetter(l) },
+		func() event.Message { return bare.DeadLetter(l) },
+		func() event.Message { return bare.DeadLetter(headless) },
+	}
+	if unread {
+		forms = forms[1:]
+	}
+	err := errors.New("a bug kept it from being written")
+	for _, form := range forms {
+		m, ok := c.render(j, form)
+		if !ok {
+			continue
+		}
+		if err = c.publish(j.settle, StreamDeadLetters, m); !tooLarge(err) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("dead letter: %w", err)
+	}
+	return nil
+}
+
+// render returns a form of a dead letter, or false where that panics.
+func (c *Consumer) render(j *job, form func() event.Message) (m event.Message, ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while writing a dead letter; less of the message is kept",
+				append(j.delivery.Errand(0).Attrs(), panicked(p)...)...)
+		}
+	}()
+	return form(), true
+}
+
+// publishResult returns nil when the result is stored, or was before. One that is too large loses the end of its
+// failure's message.
+func (c *Consumer) publishResult(ctx context.Context, res provision.Result) error {
+	for {
+		body, err := event.EncodeResult(res)
+		if err == nil {
+			err = c.publish(ctx, StreamResults, event.Message{
+				Subject: event.ResultSubject(res), Body: body,
+				Headers: map[string][]string{
+					event.HeaderContentType: {event.ContentType},
+					event.HeaderMsgID:       {res.EventID},
+				},
+			})
+		}
+		switch {
+		case err == nil:
+			return nil
+		case tooLarge(err) && res.Error != nil && len(res.Error.Message) > longestMessage+len(cutMark):
+			short := *res.Error
+			short.Message = strings.ToValidUTF8(short.Message[:longestMessage], "") + cutMark
+			res.Error = &short
+		default:
+			return fmt.Errorf("result: %w", err)
+		}
+	}
+}
+
+// publish returns nil when the stream has confirmed the message. A message that the stream has already
+// counts as confirmed.
+func (c *Consumer) publish(ctx context.Context, stream string, m event.Message) error {
+	end := c.Tracer.Publish(ctx, stream, m.Subject)
+	err := c.confirm(ctx, func(ctx context.Context) error {
+		msg := &nats.Msg{Subject: m.Subject, Header: nats.Header(m.Headers), Data: m.Body}
+		ack, err := c.JS.PublishMsg(ctx, msg, jetstream.WithExpectStream(stream))
+		if err != nil || !ack.Duplicate {
+			c.wrote(stream, err)
+		}
+		switch {
+		case tooLarge(err):
+			return backoff.Permanent(err)
+		case err != nil:
+			err = fmt.Errorf("stream %s: %w", stream, err)
+			c.Recheck(err)
+		}
+		return err
+	})
+	end(err)
+	return err
+}
+
+// wrote calls Config.OnWrite for what says something of the object.
+func (c *Consumer) wrote(object string, err error) {
+	if !tooLarge(err) && !errors.Is(err, context.Canceled) {
+		c.OnWrite(object, err)
+	}
+}
+
+func tooLarge(err error) bool {
+	return errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, jetstream.ErrStreamMessageExceedsMaximum)
+}
+
+// confirm calls f, which may be repeated without harm, until it succeeds, PublishElapsed is over or ctx
+// ends. Each call has PublishTimeout.
+func (c *Consumer) confirm(ctx context.Context, f func(context.Context) error) error {
+	once := func() error {
+		if ctx.Err() != nil {
+			return backoff.Permanent(context.Cause(ctx))
+		}
+		ctx, cancel := context.WithTimeout(ctx, c.PublishTimeout)
+		defer cancel()
+		return f(ctx)
+	}
+	waits := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second),
+		backoff.WithMaxElapsedTime(c.PublishElapsed))
+	return backoff.Retry(once, backoff.WithContext(waits, ctx))
 }

@@ -1,10 +1,12 @@
 package consumer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -34,9 +36,9 @@ type Written struct {
 }
 
 func (c SweepConfig) withDefaults() SweepConfig {
-	c.Interval = or(c.Interval, time.Minute)
-	c.LedgerInterval = or(c.LedgerInterval, 10*time.Minute)
-	c.LedgerLimit = or(c.LedgerLimit, 5000)
+	c.Interval = cmp.Or(c.Interval, time.Minute)
+	c.LedgerInterval = cmp.Or(c.LedgerInterval, 10*time.Minute)
+	c.LedgerLimit = cmp.Or(c.LedgerLimit, 5000)
 	if c.Records == nil {
 		c.LedgerInterval = -1
 	}
@@ -48,7 +50,7 @@ func (c SweepConfig) withDefaults() SweepConfig {
 const patience = 20 * time.Minute
 
 // Overdue reports whether rec has not ended although nobody can be at work on it any more. Its message
-// may be in the stream all the same, waiting for its turn or for the end of a pause.
+// may be in the stream all the same, waiting to be delivered or for the end of a pause.
 func Overdue(rec provision.Record, now time.Time) bool {
 	last := rec.HeldUntil
 	for _, t := range []time.Time{rec.UpdatedAt, rec.PostedAt.Add(rec.Lease), rec.NotBefore} {
@@ -86,14 +88,14 @@ type queueSweep struct {
 	*Consumer
 	suspected uint64    // by the last look
 	waited    int       // looks since the first one that was sure of orphans
-	told      string    // in the log
+	logged    string    // what was logged last
 	tried     time.Time // when the broker was last asked to deliver them
 	failed    error     // and why it did not, if so
 }
 
 func (s *queueSweep) look(ctx context.Context) {
-	s.mendConsumer(ctx)
-	s.missObjects(ctx)
+	unfit := s.restoreConsumer(ctx)
+	s.checkObjects(ctx)
 	q, err := OpenQueue(ctx, s.JS, s.Codec)
 	if err != nil {
 		s.Log.Debug("the queue can't be looked through", "error", err)
@@ -107,56 +109,49 @@ func (s *queueSweep) look(ctx context.Context) {
 	sure := min(n, s.suspected)
 	s.suspected = n
 	if sure > 0 {
-		if err := s.repair(ctx, sure); err != nil {
-			s.tell(sure, err)
-			s.waited++
-		} else {
+		if err := s.repair(ctx, sure, unfit); err == nil {
 			sure, s.suspected = 0, 0
+		} else {
+			s.waited++
+			if news := fmt.Sprint(sure, err); news != s.logged {
+				s.logged = news
+				s.Log.Error("messages in the queue will never be delivered again", "messages", sure, "stream", StreamRequests,
+					"not_mended", err, "remedy", OrphanRemedy)
+			}
 		}
 	}
 	if sure == 0 {
-		s.told, s.waited = "", 0
+		s.logged, s.waited = "", 0
 	}
 	s.Metrics.orphans.Set(float64(sure))
 }
 
-// tell logs what changes only.
-func (s *queueSweep) tell(orphans uint64, why error) {
-	news := fmt.Sprint(orphans, why)
-	if news == s.told {
-		return
-	}
-	s.told = news
-	s.Log.Error("messages in the queue will never be delivered again", "messages", orphans, "stream", StreamRequests,
-		"not_mended", why, "remedy", OrphanRemedy)
-}
-
 // Bounds of the repair.
 const (
-	repairGap = 60                  // looks, which take an hour, from one try to the next, and until work in hand is no hindrance any more
+	repairGap = 60                  // looks, which take an hour, from one try to the next, and until work in flight is no hindrance any more
 	repairAge = 29 * 24 * time.Hour // of the oldest message: its ledger record lives 30 days at least
 )
 
 // errAgain means that a repair did not last.
 var errAgain = errors.New("they were lost sight of again although all were delivered anew not long ago")
 
-// resetFloor is the first server that can reset a consumer.
-var resetFloor = version{2, 14, 0}
+// minReset is the first server that can reset a consumer.
+var minReset = version{2, 14, 0}
 
-// repair asks the broker to begin with all messages anew. It returns nil if the broker does, and
+// repair asks the broker to deliver all messages again. It returns nil if the broker does, and
 // otherwise why it isn't asked or does not.
 //
 // This is one request, which the broker does as a whole or not at all, so there is nothing that a crash
 // could leave half done; and who asks twice, or two workers at once, have it done twice, which is the
 // same. The messages stay where they are: place and time, which name those without an id, are the same
 // as before, as are the consumer's settings and a pause. The ledger sees to it that nothing is done
-// twice. See repairable for when it is done.
+// twice. See repairable for when it is done. It is not while the consumer is unfit, for that reason.
 //
 // What it does not do, because it would be less safe: publish a copy (for that the worker would need the
 // right to make any tenant's requests, and so to send its secrets anywhere), take a message out of the
 // stream by another way than the consumer's (two workers would, and each take the other for dead), or
 // delete the consumer (a crash would leave none, and a pause would be lost).
-func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
+func (s *queueSweep) repair(ctx context.Context, orphans uint64, unfit error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.PublishTimeout)
 	defer cancel()
 	stream, err := s.JS.Stream(ctx, StreamRequests)
@@ -167,7 +162,19 @@ func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
 	if err != nil {
 		return fmt.Errorf("consumer %s: %w", ConsumerName, err)
 	}
-	if err := s.mayRepair(ctx, stream.CachedInfo(), from.CachedInfo()); err != nil {
+	switch {
+	case !s.Objects.Manage:
+		return errors.New("this worker is not to change the NATS objects")
+	case unfit != nil: // they would be lost sight of again
+		return unfit
+	}
+	if err := checkServer(s.JS.Conn(), minReset, "to reset a consumer"); err != nil {
+		return err
+	}
+	if err := s.recently(); err != nil {
+		return err
+	}
+	if err := repairable(stream.CachedInfo(), from.CachedInfo(), s.waited); err != nil {
 		return err
 	}
 	first := max(stream.CachedInfo().State.FirstSeq, 1)
@@ -183,22 +190,6 @@ func (s *queueSweep) repair(ctx context.Context, orphans uint64) error {
 	return nil
 }
 
-func (s *queueSweep) mayRepair(ctx context.Context, stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo) error {
-	if !s.Objects.Manage {
-		return errors.New("this worker is not to change the NATS objects")
-	}
-	if err := checkServer(s.JS.Conn(), resetFloor, "to reset a consumer"); err != nil {
-		return err
-	}
-	if _, err := upgradeConsumer(ctx, s.JS, info.Config, durable(s.Objects.AckWait), false); err != nil {
-		return err // they would be lost sight of again
-	}
-	if err := s.recently(); err != nil {
-		return err
-	}
-	return repairable(stream, info, s.waited)
-}
-
 // recently returns what the last repair came to if that was not long ago.
 func (s *queueSweep) recently() error {
 	if time.Since(s.tried) < repairGap*s.Sweep.Interval {
@@ -207,7 +198,7 @@ func (s *queueSweep) recently() error {
 	return nil
 }
 
-// repairable returns nil if all messages of the queue may be delivered anew.
+// repairable returns nil if all messages of the queue may be delivered again.
 //
 // None may be so old that its ledger record may have expired: the broker forgets that it was delivered
 // before, so nothing would be looked up before the POST. And it is better to wait, but not for ever,
@@ -224,9 +215,9 @@ func repairable(stream *jetstream.StreamInfo, info *jetstream.ConsumerInfo, wait
 	return nil
 }
 
-// missObjects looks for what nobody else misses while no request comes. The ledger is to be noticed also
-// where another worker made it anew meanwhile: it knows nothing of the requests before.
-func (s *queueSweep) missObjects(ctx context.Context) {
+// checkObjects looks for what nobody else misses while no request comes. The ledger is to be noticed also
+// where another worker made it again meanwhile: it knows nothing of the requests before.
+func (s *queueSweep) checkObjects(ctx context.Context) {
 	for _, name := range []string{StreamResults, StreamDeadLetters} {
 		stream, err := s.JS.Stream(ctx, name)
 		if err != nil {
@@ -244,12 +235,12 @@ func (s *queueSweep) missObjects(ctx context.Context) {
 const OrphanRemedy = "delete the consumer " + ConsumerName + " on " + StreamRequests + " (nats consumer rm " + StreamRequests + " " + ConsumerName +
 	") and run \"worker init\": all messages are delivered anew then, and the ledger sees to it that nothing is done twice"
 
-// mendConsumer raises a consumer that somebody changed under the running worker, for the next message
-// that reaches a limit would be lost sight of.
-func (s *queueSweep) mendConsumer(ctx context.Context) {
+// restoreConsumer raises a consumer that somebody changed under the running worker, for the next message
+// that reaches a limit would be lost sight of. Its error says why the consumer is not fit for use.
+func (s *queueSweep) restoreConsumer(ctx context.Context) error {
 	have, err := s.JS.Consumer(ctx, StreamRequests, ConsumerName)
 	if err != nil {
-		return // the intake notices that, too
+		return err // the intake notices that, too
 	}
 	change, err := upgradeConsumer(ctx, s.JS, have.CachedInfo().Config, durable(s.Objects.AckWait), s.Objects.Manage)
 	switch {
@@ -260,4 +251,119 @@ func (s *queueSweep) mendConsumer(ctx context.Context) {
 		s.Metrics.repaired(repairConsumer, nil)
 		s.Log.Warn("the consumer was changed, and is as it must be again", "name", ConsumerName, "changed", change.Changed)
 	}
+	return err
 }
+
+// How the ledger is looked through.
+const (
+	maxSuspects  = 20_000         // records that have not ended, remembered between looks
+	maxQuestions = 500            // records in one look whose messages are asked for
+	rereadAfter  = 24 * time.Hour // how often the whole ledger is read, should it have been made again
+)
+
+// ledgerSweep looks for requests that have not ended and that no message carries any more. It reads
+// every revision of the ledger once, and remembers what has not ended until it has.
+//
+// It only reports them. To go on with one takes its data, and the ledger has just a fingerprint of them;
+// what has not ended has no dead letter either. To end it as failed would be wrong where its POST made a
+// connection, and would take its sender's chance to send the same again, with which it goes on.
+type ledgerSweep struct {
+	*Consumer
+	next     uint64 // revision to go on from
+	begun    time.Time
+	suspects map[provision.Key]suspect
+}
+
+// suspect is a record that has not ended.
+type suspect struct {
+	Written
+	stuck bool
+}
+
+func newLedgerSweep(c *Consumer) *ledgerSweep {
+	return &ledgerSweep{Consumer: c, suspects: map[provision.Key]suspect{}}
+}
+
+func (s *ledgerSweep) look(ctx context.Context) {
+	if time.Since(s.begun) > rereadAfter {
+		s.next, s.begun = 0, time.Now()
+	}
+	s.read(ctx)
+	q, err := OpenQueue(ctx, s.JS, s.Codec)
+	if err != nil {
+		s.Log.Debug("the ledger can't be compared with the queue", "error", err)
+		return
+	}
+	questions := maxQuestions
+	for _, stuck := range []bool{true, false} { // those that were logged first, so that the gauge falls in time
+		for key, one := range s.suspects {
+			if one.stuck == stuck && questions > 0 && ctx.Err() == nil && Overdue(one.Record, time.Now()) {
+				questions--
+				s.check(ctx, q, key, one)
+			}
+		}
+	}
+	n := 0
+	for _, one := range s.suspects {
+		if one.stuck {
+			n++
+		}
+	}
+	s.Metrics.stuck.Set(float64(n))
+}
+
+// read goes on where the last look ended. It stops where there is no room for one more suspect.
+func (s *ledgerSweep) read(ctx context.Context) {
+	left := s.Sweep.LedgerLimit
+	for w, err := range s.Sweep.Records(ctx, s.next) {
+		if err != nil {
+			s.Log.Debug("the ledger can't be looked through", "error", err)
+			s.Recheck(err)
+			return
+		}
+		old, known := s.suspects[w.Record.Key]
+		switch {
+		case w.Record.State.Final():
+			delete(s.suspects, w.Record.Key)
+		case !known && len(s.suspects) >= maxSuspects:
+			return
+		case !known || old.Revision < w.Revision:
+			w.Record.Attempts = nil // nobody needs them here
+			s.suspects[w.Record.Key] = suspect{Written: w}
+		}
+		s.next = w.Revision + 1
+		if left--; left <= 0 {
+			return
+		}
+	}
+}
+
+// check finds out whether one overdue request is stuck.
+func (s *ledgerSweep) check(ctx context.Context, q *Queue, key provision.Key, one suspect) {
+	gone, err := q.Gone(ctx, one.Record)
+	if err != nil {
+		return
+	}
+	rec, rev, err := s.Sweep.Load(ctx, key)
+	switch {
+	case errors.Is(err, provision.ErrNoRecord), err == nil && rec.State.Final():
+		delete(s.suspects, key)
+		return
+	case err != nil:
+		return
+	case rev != one.Revision:
+		rec.Attempts = nil
+		s.suspects[key] = suspect{Written: Written{rec, rev}}
+		return
+	}
+	if gone && !one.stuck {
+		e := provision.Errand{Key: key, Seq: rec.HeldSeq, Delivered: rec.HeldDelivered, Attempt: rec.Posts, Trace: rec.Trace}
+		s.Log.LogAttrs(ctx, slog.LevelError, "a request is stuck: it has not ended, and no message carries it any more",
+			append(e.Attrs(), slog.String("state", string(rec.State)), slog.Time("since", rec.UpdatedAt), slog.String("remedy", StuckRemedy))...)
+	}
+	one.stuck = gone
+	s.suspects[key] = one
+}
+
+// StuckRemedy says what to do about a request that no message carries any more.
+const StuckRemedy = "send the very same request (tenant, source, id and data) again: it goes on where it was, and looks for its connection before it posts anything"

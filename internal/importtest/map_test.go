@@ -26,7 +26,7 @@ var allowed = map[string][]string{
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff, "golang.org/x/net"},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics, jsonText},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, backoff, metrics},
-	"internal/pace":     {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
+	"internal/limit":    {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
 	"internal/inquiry":  {"internal/provision", natsClient},
 	"internal/ops":      {"internal/provision", "internal/story", metrics},
 	"internal/tracing":  {"internal/provision", "internal/scrub", otel},
@@ -38,7 +38,7 @@ var allowed = map[string][]string{
 	// Only the program knows all, and only its demo and its commands know the stand-ins below.
 	"cmd/worker": {"*"},
 	"cmd/worker/internal/app": {"cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow", "internal/inquiry",
-		"internal/ledger", "internal/ops", "internal/pace", "internal/provision", "internal/tracing", "internal/vault", natsClient, metrics, vaultAPI, xsync},
+		"internal/ledger", "internal/ops", "internal/limit", "internal/provision", "internal/tracing", "internal/vault", natsClient, metrics, vaultAPI, xsync},
 	"cmd/worker/internal/demo": {"*"},
 	"cmd/worker/internal/doctor": {"cmd/worker/internal/app", "cmd/worker/internal/settings", "internal/consumer", "internal/event", "internal/flow",
 		"internal/ledger", "internal/provision", "internal/vault", natsClient, metrics},

@@ -48,7 +48,7 @@ func flood(t *testing.T, url string) *sync.WaitGroup {
 func TestFloodOfOneTenant(t *testing.T) {
 	t.Parallel()
 	url := natstest.Run(t, natstest.Options{}).ClientURL()
-	d := newDesk(Config{Conn: natstest.Connect(t, url, nats.MaxReconnects(-1)).Conn(), Find: shelf{record("globex", "/a", "r-1")}.find})
+	d := newServer(Config{Conn: natstest.Connect(t, url, nats.MaxReconnects(-1)).Conn(), Find: shelf{record("globex", "/a", "r-1")}.find})
 	Quiet(d.cfg.Conn, nil)
 	sub, err := d.listen()
 	if err == nil {

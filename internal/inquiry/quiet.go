@@ -9,11 +9,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Quiet has the connection tell of errors and of being cut off at most once a minute for each kind, for a
+// Quiet has the connection log errors and being cut off at most once a minute for each kind, for a
 // tenant can bring them about, and try at once to be back, for the other tenants' sake. It takes the
 // connection's handlers for these. A nil log is none.
 func Quiet(nc *nats.Conn, log *slog.Logger) {
-	s := newSeldom(log)
+	s := newRareLog(log)
 	nc.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 		s.warn("NATS reports an error: "+kindOf(err), "error", err)
 	})
@@ -34,41 +34,41 @@ func kindOf(err error) string {
 	return strings.TrimSpace(kind)
 }
 
-// seldomEvery is how often one thing is told.
-const seldomEvery = time.Minute
+// rareEvery is how often one thing is logged.
+const rareEvery = time.Minute
 
-// seldom warns of each thing at most once every seldomEvery. It is safe for concurrent use.
-type seldom struct {
+// rareLog warns of each thing at most once every rareEvery. It is safe for concurrent use.
+type rareLog struct {
 	log *slog.Logger
 	now func() time.Time
 
 	mu   sync.Mutex
-	told map[string]telling // :: message → when it was told; guarded by mu
+	last map[string]logged // :: message → when it was logged; guarded by mu
 }
 
-type telling struct {
-	last   time.Time
+type logged struct {
+	at     time.Time
 	unsaid int // since then
 }
 
-func newSeldom(log *slog.Logger) *seldom {
+func newRareLog(log *slog.Logger) *rareLog {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &seldom{log: log, now: time.Now, told: map[string]telling{}}
+	return &rareLog{log: log, now: time.Now, last: map[string]logged{}}
 }
 
 // warn logs a message, and how many like it were left out before.
-func (s *seldom) warn(message string, attrs ...any) {
+func (s *rareLog) warn(message string, attrs ...any) {
 	s.mu.Lock()
-	t, before := s.told[message]
+	t, before := s.last[message]
 	now := s.now()
-	quiet := before && now.Sub(t.last) < seldomEvery
+	quiet := before && now.Sub(t.at) < rareEvery
 	if quiet {
 		t.unsaid++
-		s.told[message] = t
+		s.last[message] = t
 	} else {
-		s.told[message] = telling{last: now}
+		s.last[message] = logged{at: now}
 	}
 	s.mu.Unlock()
 	if !quiet {

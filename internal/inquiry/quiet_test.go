@@ -17,14 +17,14 @@ import (
 func TestSeldom(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	s := newSeldom(slog.New(slog.NewTextHandler(&log, nil)))
+	s := newRareLog(slog.New(slog.NewTextHandler(&log, nil)))
 	now := time.Unix(1, 0)
 	s.now = func() time.Time { return now }
 	for range 5 {
 		s.warn("a")
 	}
 	s.warn("b")
-	now = now.Add(seldomEvery)
+	now = now.Add(rareEvery)
 	s.warn("a")
 	s.warn("a")
 	var got []string

@@ -15,14 +15,14 @@ import (
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/flow"
 	"github.com/flow-worker/flow-worker/internal/ledger"
-	"github.com/flow-worker/flow-worker/internal/pace"
+	"github.com/flow-worker/flow-worker/internal/limit"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // worker is what `worker run` wires together, but for Vault and the status page.
 type worker struct {
 	registry *prometheus.Registry
-	slots    *pace.Slots
+	slots    *limit.Slots
 	book     countedLedger
 }
 
@@ -68,7 +68,7 @@ type without struct {
 // startWorker runs a worker until the test ends.
 func (w *world) startWorker(ctx context.Context, t *testing.T, lacks without) *worker {
 	t.Helper()
-	k := &worker{registry: prometheus.NewRegistry(), slots: pace.NewSlots(slots, nil)}
+	k := &worker{registry: prometheus.NewRegistry(), slots: limit.NewSlots(slots, nil)}
 	js := w.brokers.connect(t)
 	book, err := ledger.Open(ctx, js, ledger.Config{Manage: true, Replicas: len(w.brokers.pids)})
 	must(t, err)
@@ -93,7 +93,7 @@ func (w *world) startWorker(ctx context.Context, t *testing.T, lacks without) *w
 		intake.Room = k.slots.Room
 	}
 	if !lacks.breakers {
-		breakers := pace.NewBreakers(pace.BreakerConfig{})
+		breakers := limit.NewBreakers(limit.BreakerConfig{})
 		cfg.Gate, intake.Gate = breakers, breakers.Permits
 	}
 	hub, err := provision.New(cfg)

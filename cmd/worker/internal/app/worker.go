@@ -19,8 +19,8 @@ import (
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/flow"
 	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/limit"
 	"github.com/flow-worker/flow-worker/internal/ops"
-	"github.com/flow-worker/flow-worker/internal/pace"
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/vault"
 )
@@ -33,13 +33,13 @@ type worker struct {
 	instance string
 	registry *prometheus.Registry
 	metrics  *consumer.Metrics // the hub's too
-	writes   *pace.Writes
-	breakers *pace.Breakers
+	writes   *limit.Writes
+	breakers *limit.Breakers
 	vault    *vault.Client
 	flow     *flow.Client
 	nats     *nats.Conn
 	js       jetstream.JetStream
-	slots    *pace.Slots
+	slots    *limit.Slots
 	guard    *ledgerGuard
 	hubs     *hubs
 	book     atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
@@ -63,8 +63,8 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	w.newTraces(ctx)
 	w.registry = newRegistry(d.Build)
 	w.metrics = consumer.NewMetrics(w.registry)
-	w.writes = pace.NewWrites(pace.WritesConfig{Registerer: w.registry, Log: w.log})
-	w.breakers = pace.NewBreakers(pace.BreakerConfig{Writes: w.writes, Registerer: w.registry, Log: w.log})
+	w.writes = limit.NewWrites(limit.WritesConfig{Registerer: w.registry, Log: w.log})
+	w.breakers = limit.NewBreakers(limit.BreakerConfig{Writes: w.writes, Registerer: w.registry, Log: w.log})
 	w.status = &ops.Status{Version: d.Build.Version, Instance: w.instance, Since: time.Now()}
 	if w.vault, err = NewVault(s, w.parts()); err != nil {
 		return w, err
@@ -75,7 +75,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	if err = w.connect(); err != nil {
 		return w, err
 	}
-	w.slots = pace.NewSlots(s.Concurrency, nil)
+	w.slots = limit.NewSlots(s.Concurrency, nil)
 	w.guard = w.newGuard()
 	w.hubs = &hubs{open: w.openLedger, guard: w.guard, prove: w.proveLedger, config: w.hubConfig(ctx)}
 	if w.consumer, err = w.newConsumer(); err != nil {
@@ -183,7 +183,7 @@ func (w *worker) newOps() {
 		return nil
 	})
 	w.health.Add("consumer", func(context.Context) error { return w.consumer.Ready() })
-	for _, o := range pace.Objects {
+	for _, o := range limit.Objects {
 		w.health.Add(string(o), w.takesWrites(o))
 	}
 	w.health.Add("vault", func(ctx context.Context) error {

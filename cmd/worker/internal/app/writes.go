@@ -10,15 +10,15 @@ import (
 
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/ledger"
-	"github.com/flow-worker/flow-worker/internal/pace"
+	"github.com/flow-worker/flow-worker/internal/limit"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // The broker's objects by the names that the consumer has for them.
-var written = map[string]pace.Object{ // :: stream or consumer → object
-	consumer.StreamResults:     pace.ObjectResults,
-	consumer.StreamDeadLetters: pace.ObjectDeadLetters,
-	consumer.ConsumerName:      pace.ObjectAcks,
+var written = map[string]limit.Object{ // :: stream or consumer → object
+	consumer.StreamResults:     limit.ObjectResults,
+	consumer.StreamDeadLetters: limit.ObjectDeadLetters,
+	consumer.ConsumerName:      limit.ObjectAcks,
 }
 
 // published tells how a try to publish or to acknowledge ended.
@@ -28,24 +28,24 @@ func (w *worker) published(object string, err error) { w.wrote(written[object], 
 // record that wasn't sent.
 func (w *worker) stored(err error) {
 	if !errors.Is(err, provision.ErrConflict) && !errors.Is(err, ledger.ErrTooLarge) {
-		w.wrote(pace.ObjectLedger, err)
+		w.wrote(limit.ObjectLedger, err)
 	}
 }
 
 // wrote leaves out what was not sent. A connection that is down has a check of its own.
-func (w *worker) wrote(o pace.Object, err error) {
-	if err == nil || w.nats.IsConnected() && !errors.Is(err, context.Canceled) && !errors.Is(err, pace.ErrUnprobed) {
+func (w *worker) wrote(o limit.Object, err error) {
+	if err == nil || w.nats.IsConnected() && !errors.Is(err, context.Canceled) && !errors.Is(err, limit.ErrUnprobed) {
 		w.writes.Wrote(o, err)
 	}
 }
 
 // probes find out whether the broker takes writes.
-func (w *worker) probes() map[pace.Object]pace.Probe {
-	return map[pace.Object]pace.Probe{
-		pace.ObjectLedger:      {Call: w.whileConnected(w.probeLedger), Proves: true},
-		pace.ObjectAcks:        {Call: w.whileConnected(w.whileBound(w.consumer.ProbeAcks)), Proves: true},
-		pace.ObjectResults:     {Call: w.whileConnected(w.whileBound(w.probeStream(consumer.StreamResults)))},
-		pace.ObjectDeadLetters: {Call: w.whileConnected(w.whileBound(w.probeStream(consumer.StreamDeadLetters)))},
+func (w *worker) probes() map[limit.Object]limit.Probe {
+	return map[limit.Object]limit.Probe{
+		limit.ObjectLedger:      {Call: w.whileConnected(w.probeLedger), Proves: true},
+		limit.ObjectAcks:        {Call: w.whileConnected(w.whileBound(w.consumer.ProbeAcks)), Proves: true},
+		limit.ObjectResults:     {Call: w.whileConnected(w.whileBound(w.probeStream(consumer.StreamResults)))},
+		limit.ObjectDeadLetters: {Call: w.whileConnected(w.whileBound(w.probeStream(consumer.StreamDeadLetters)))},
 	}
 }
 
@@ -55,15 +55,15 @@ func (w *worker) probeStream(stream string) func(context.Context) error {
 
 // proveLedger makes sure that the ledger takes writes before the first request is taken.
 func (w *worker) proveLedger(ctx context.Context) error {
-	if w.writes.Proved(pace.ObjectLedger) {
+	if w.writes.Proved(limit.ObjectLedger) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, pace.ProbeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, limit.ProbeTimeout)
 	defer cancel()
 	err := w.probeLedger(ctx)
-	w.wrote(pace.ObjectLedger, err)
+	w.wrote(limit.ObjectLedger, err)
 	if err != nil {
-		return fmt.Errorf("the ledger takes no writes; %s: %w", writesRemedy[pace.ObjectLedger], err)
+		return fmt.Errorf("the ledger takes no writes; %s: %w", writesRemedy[limit.ObjectLedger], err)
 	}
 	return nil
 }
@@ -71,12 +71,12 @@ func (w *worker) proveLedger(ctx context.Context) error {
 func (w *worker) probeLedger(ctx context.Context) error {
 	book := w.book.Load()
 	if book == nil {
-		return pace.ErrUnprobed
+		return limit.ErrUnprobed
 	}
 	info, err := w.js.Stream(ctx, "KV_"+ledger.DefaultBucket)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound): // it is made anew, or the check of the consumer says that it can't be
-		return pace.ErrUnprobed
+		return limit.ErrUnprobed
 	case err != nil:
 		return err
 	}
@@ -86,12 +86,12 @@ func (w *worker) probeLedger(ctx context.Context) error {
 // whileConnected leaves out failures that are those of the connection.
 func (w *worker) whileConnected(probe func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
-		err := pace.ErrUnprobed
+		err := limit.ErrUnprobed
 		if w.nats.IsConnected() {
 			err = probe(ctx)
 		}
 		if err != nil && !w.nats.IsConnected() {
-			err = pace.ErrUnprobed
+			err = limit.ErrUnprobed
 		}
 		return err
 	}
@@ -101,22 +101,22 @@ func (w *worker) whileConnected(probe func(context.Context) error) func(context.
 func (w *worker) whileBound(probe func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		if !w.consumer.Status().Bound {
-			return pace.ErrUnprobed
+			return limit.ErrUnprobed
 		}
 		return probe(ctx)
 	}
 }
 
 // What to do about an object that takes no writes.
-var writesRemedy = map[pace.Object]string{ // :: object → remedy
-	pace.ObjectLedger:      "give stream KV_" + ledger.DefaultBucket + " room and a leader, and the worker the right to publish to $KV." + ledger.DefaultBucket + ".>",
-	pace.ObjectResults:     "give stream " + consumer.StreamResults + " room and a leader, and the worker the right to publish to connections.results.*.*",
-	pace.ObjectDeadLetters: "give stream " + consumer.StreamDeadLetters + " room and a leader, and the worker the right to publish to connections.deadletters.*",
-	pace.ObjectAcks:        "give consumer " + consumer.ConsumerName + " a leader, and the worker the right to publish to $JS.ACK." + consumer.StreamRequests + "." + consumer.ConsumerName + ".>",
+var writesRemedy = map[limit.Object]string{ // :: object → remedy
+	limit.ObjectLedger:      "give stream KV_" + ledger.DefaultBucket + " room and a leader, and the worker the right to publish to $KV." + ledger.DefaultBucket + ".>",
+	limit.ObjectResults:     "give stream " + consumer.StreamResults + " room and a leader, and the worker the right to publish to connections.results.*.*",
+	limit.ObjectDeadLetters: "give stream " + consumer.StreamDeadLetters + " room and a leader, and the worker the right to publish to connections.deadletters.*",
+	limit.ObjectAcks:        "give consumer " + consumer.ConsumerName + " a leader, and the worker the right to publish to $JS.ACK." + consumer.StreamRequests + "." + consumer.ConsumerName + ".>",
 }
 
 // takesWrites is the check of one object.
-func (w *worker) takesWrites(o pace.Object) func(context.Context) error {
+func (w *worker) takesWrites(o limit.Object) func(context.Context) error {
 	return func(context.Context) error {
 		for _, f := range w.writes.Failing() {
 			if f.Object == o {

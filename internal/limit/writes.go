@@ -1,4 +1,4 @@
-package pace
+package limit
 
 import (
 	"cmp"
@@ -109,7 +109,14 @@ func NewWrites(cfg WritesConfig) *Writes {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Writes{cfg: cfg, health: map[Object]*writeHealth{}, changed: func() {}, soon: make(chan struct{}, 1), gauge: newWritesGauge(cfg.Registerer)}
+	w := &Writes{cfg: cfg, health: map[Object]*writeHealth{}, changed: func() {}, soon: make(chan struct{}, 1)}
+	w.gauge = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "flow_worker_writes_failing",
+		Help: "1 while the object takes no writes: the ledger, the stream of results or of dead letters, or the consumer (acks). The intake is stopped then.",
+	}, []string{"object"})
+	if cfg.Registerer != nil {
+		cfg.Registerer.MustRegister(w.gauge)
+	}
 	for _, o := range Objects {
 		w.health[o] = &writeHealth{}
 		w.gauge.WithLabelValues(string(o)).Set(0)
@@ -117,8 +124,8 @@ func NewWrites(cfg WritesConfig) *Writes {
 	return w
 }
 
-// Wrote tells how a write to the object, or a probe that writes, ended. What says nothing of the object is
-// not to be told, such as a lost compare-and-set, or a connection that is down.
+// Wrote notes how a write to the object, or a probe that writes, ended. It is not for what says nothing of the
+// object, such as a lost compare-and-set, or a connection that is down.
 func (w *Writes) Wrote(o Object, err error) {
 	w.mu.Lock()
 	h := w.health[o]

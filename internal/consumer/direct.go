@@ -16,44 +16,46 @@ import (
 
 // How often tenants are looked for while messages wait.
 const (
-	aheadIdle   = 250 * time.Millisecond // where the last look found nothing more to read
-	aheadBusy   = 50 * time.Millisecond  // where it did
-	aheadFactor = 10                     // a look takes a tenth of the time at the most
-	aheadMax    = 5 * time.Second
+	directIdle   = 250 * time.Millisecond // where the last look found nothing more to read
+	directBusy   = 50 * time.Millisecond  // where it did
+	directFactor = 10                     // a look takes a tenth of the time at the most
+	directMax    = 5 * time.Second
 )
 
-// ahead is what reading ahead remembers. The zero value is empty.
-type ahead struct {
+// direct is what is remembered between direct reads.
+type direct struct {
+	cursors map[string]uint64 // :: tenant → the sequence to go on from; used by readDirect alone
+
 	mu    sync.Mutex
 	rests map[string]map[uint64]time.Time // :: tenant → sequence → when the message may be read again; guarded by mu
-	next  map[string]uint64               // :: tenant → the sequence to go on from; used by readAhead alone
+}
+
+func newDirect() direct {
+	return direct{cursors: map[string]uint64{}, rests: map[string]map[uint64]time.Time{}}
 }
 
 // How long a message is left alone that was read.
 const (
-	tillDelivered = 30 * 24 * time.Hour // its outcome is told: longer than it can take to come to it
+	tillDelivered = 30 * 24 * time.Hour // its outcome is published: longer than it can take to come to it
 	othersRest    = time.Minute         // its record is somebody else's
 )
 
 // rest keeps a message that was read directly from being read again for d.
 func (c *Consumer) rest(j *job, d time.Duration) {
-	c.ahead.mu.Lock()
-	defer c.ahead.mu.Unlock()
-	if c.ahead.rests == nil {
-		c.ahead.rests = map[string]map[uint64]time.Time{}
+	c.direct.mu.Lock()
+	defer c.direct.mu.Unlock()
+	if c.direct.rests[j.tenant] == nil {
+		c.direct.rests[j.tenant] = map[uint64]time.Time{}
 	}
-	if c.ahead.rests[j.tenant] == nil {
-		c.ahead.rests[j.tenant] = map[uint64]time.Time{}
-	}
-	c.ahead.rests[j.tenant][j.seq] = time.Now().Add(d)
+	c.direct.rests[j.tenant][j.seq] = time.Now().Add(d)
 }
 
 // resting returns how many messages of a tenant are not to be read yet.
 func (c *Consumer) resting(tenant string) (n int) {
-	c.ahead.mu.Lock()
-	defer c.ahead.mu.Unlock()
+	c.direct.mu.Lock()
+	defer c.direct.mu.Unlock()
 	now := time.Now()
-	for _, until := range c.ahead.rests[tenant] {
+	for _, until := range c.direct.rests[tenant] {
 		if now.Before(until) {
 			n++
 		}
@@ -63,26 +65,26 @@ func (c *Consumer) resting(tenant string) (n int) {
 
 // rests reports whether a message is not to be read yet.
 func (c *Consumer) rests(tenant string, seq uint64) bool {
-	c.ahead.mu.Lock()
-	defer c.ahead.mu.Unlock()
-	return time.Now().Before(c.ahead.rests[tenant][seq])
+	c.direct.mu.Lock()
+	defer c.direct.mu.Unlock()
+	return time.Now().Before(c.direct.rests[tenant][seq])
 }
 
-// readAhead looks for tenants that have fewer requests in hand than their share while more messages wait than
+// readDirect looks for tenants that have fewer requests in flight than their share while more messages wait than
 // there is room for, and reads theirs from the stream, until ctx ends. So nobody waits behind another tenant's
 // backlog, and no backlog is looked through.
 //
 // What is read so is worked on before its delivery, which is still to come. The ledger is the fence: whoever else
-// reads or gets the same message finds its record. Its delivery finds the outcome told, and is acknowledged.
-func (c *Consumer) readAhead(ctx context.Context, from jetstream.Consumer, cx contexts) {
+// reads or gets the same message finds its record. Its delivery finds the outcome published, and is acknowledged.
+func (c *Consumer) readDirect(ctx context.Context, from jetstream.Consumer, cx contexts) {
 	var stream jetstream.Stream
-	wait := aheadIdle
+	wait := directIdle
 	for {
 		sleep(ctx, jitter(wait))
 		if ctx.Err() != nil {
 			return
 		}
-		wait = aheadIdle
+		wait = directIdle
 		if !c.backlog.Load() {
 			continue
 		}
@@ -98,9 +100,9 @@ func (c *Consumer) readAhead(ctx context.Context, from jetstream.Consumer, cx co
 		if err != nil {
 			c.Log.Debug("the stream can't be read ahead of deliveries", "error", err)
 		} else if more {
-			wait = aheadBusy
+			wait = directBusy
 		}
-		wait = min(max(wait, aheadFactor*took), aheadMax)
+		wait = min(max(wait, directFactor*took), directMax)
 	}
 }
 
@@ -127,9 +129,9 @@ func (c *Consumer) readOnce(ctx context.Context, from jetstream.Consumer, stream
 		}
 	}
 	rand.Shuffle(len(tenants), func(i, j int) { tenants[i], tenants[j] = tenants[j], tenants[i] })
-	share := max(1, c.Ahead/max(1, len(tenants)))
+	share := max(1, c.Concurrency/max(1, len(tenants)))
 	for _, tenant := range tenants {
-		room, held := c.hand.aheadRoom(c.Ahead, tenant)
+		room, held := c.inFlight.directRoom(c.Concurrency, tenant)
 		if room < 1 {
 			return true, took, nil
 		}
@@ -153,7 +155,7 @@ func (c *Consumer) readTenant(ctx context.Context, stream jetstream.Stream, tena
 	if first > last {
 		return nil
 	}
-	seq := c.ahead.next[tenant]
+	seq := c.direct.cursors[tenant]
 	if seq < first {
 		seq = first + rand.Uint64N(last-first+1)
 	}
@@ -172,16 +174,13 @@ func (c *Consumer) readTenant(ctx context.Context, stream jetstream.Stream, tena
 			n = 0
 		default:
 			seq = msg.Sequence + 1
-			if !c.rests(tenant, msg.Sequence) && !c.hand.holds(msg.Sequence) {
+			if !c.rests(tenant, msg.Sequence) && !c.inFlight.holds(msg.Sequence) {
 				c.beginDirect(msg, tenant, cx)
 				n--
 			}
 		}
 	}
-	if c.ahead.next == nil {
-		c.ahead.next = map[string]uint64{}
-	}
-	c.ahead.next[tenant] = seq
+	c.direct.cursors[tenant] = seq
 	return nil
 }
 
@@ -190,38 +189,23 @@ func (c *Consumer) beginDirect(msg *jetstream.RawStreamMsg, tenant string, cx co
 	j := &job{seq: msg.Sequence, tenant: tenant, headers: msg.Header, body: msg.Data, contexts: cx}
 	j.delivery = decode(c.Codec, c.Log, tenant, msg.Header, msg.Data, event.Meta{Seq: msg.Sequence, Timestamp: msg.Time})
 	j.delivery.Direct = true
-	c.hand.take(j)
+	c.inFlight.add(j)
 	c.begin(j)
 }
 
 // forget drops what is remembered of messages that were delivered by now.
 func (c *Consumer) forget(delivered uint64) {
-	c.ahead.mu.Lock()
-	defer c.ahead.mu.Unlock()
-	for tenant, rests := range c.ahead.rests {
+	c.direct.mu.Lock()
+	defer c.direct.mu.Unlock()
+	for tenant, rests := range c.direct.rests {
 		maps.DeleteFunc(rests, func(seq uint64, _ time.Time) bool { return seq <= delivered })
 		if len(rests) == 0 {
-			delete(c.ahead.rests, tenant)
+			delete(c.direct.rests, tenant)
 		}
 	}
-	for tenant, next := range c.ahead.next {
+	for tenant, next := range c.direct.cursors {
 		if next <= delivered {
-			delete(c.ahead.next, tenant)
+			delete(c.direct.cursors, tenant)
 		}
 	}
-}
-
-// aheadRoom returns how many more messages may be read directly, and how many of the tenant's are in hand.
-func (h *hand) aheadRoom(most int, tenant string) (room, held int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return most - len(h.direct), h.tenants[tenant]
-}
-
-// holds reports whether a message that was read directly is in hand.
-func (h *hand) holds(seq uint64) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	_, ok := h.direct[seq]
-	return ok
 }

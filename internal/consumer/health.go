@@ -30,92 +30,26 @@ type Status struct {
 	Oldest      time.Duration // age of the oldest message in the stream, 0 if it is empty
 }
 
-// state is what the loops of a Consumer tell each other.
-type state struct {
-	mu       sync.Mutex
-	status   Status        // guarded by mu, but for what status() fills in
-	bound    bool          // Status.Bound was true at some time; guarded by mu
-	ackWait  time.Duration // the consumer's actual one; guarded by mu
-	changing chan struct{} // closed when ackWait changes, nil if nobody waits; guarded by mu
+// health is what the loops of a Consumer note of it.
+type health struct {
+	mu     sync.Mutex
+	status Status // guarded by mu, but for what Consumer.Status fills in
 }
 
-func (s *state) setStopping() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status.Stopping = true
-}
-
-func (s *state) setProblem(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status.Bound, s.status.Problem = false, err.Error()
-}
-
-func (s *state) setBound() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status.Bound, s.status.Problem, s.bound = true, "", true
-}
-
-func (s *state) wasBound() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bound
-}
-
-func (s *state) beatEvery() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return max(s.ackWait/3, time.Millisecond)
-}
-
-func (s *state) setAckWait(d time.Duration) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if d <= 0 || d == s.ackWait {
-		return
-	}
-	s.ackWait = d
-	if s.changing != nil {
-		close(s.changing)
-		s.changing = nil
-	}
-}
-
-// ackWaitChanged returns a channel that is closed when the ack wait changes next.
-func (s *state) ackWaitChanged() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.changing == nil {
-		s.changing = make(chan struct{})
-	}
-	return s.changing
-}
-
-func (s *state) setQueue(consumer *jetstream.ConsumerInfo, oldest time.Duration) {
-	s.setAckWait(consumer.Config.AckWait)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.status.AskedAt = time.Now()
-	s.status.Pauses = Pauses{Paused: consumer.Paused, Remaining: consumer.PauseRemaining}
-	s.status.Pending = consumer.NumPending
-	s.status.AckPending = consumer.NumAckPending
-	s.status.Redelivered = consumer.NumRedelivered
-	s.status.Oldest = oldest
-}
-
-func (s *state) get() Status {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.status
+func (h *health) update(f func(*Status)) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f(&h.status)
 }
 
 // Status returns how the consumer stands, without asking the broker.
 func (c *Consumer) Status() Status {
-	s := c.state.get()
+	c.health.mu.Lock()
+	s := c.health.status
+	c.health.mu.Unlock()
 	s.Connected = c.nc.IsConnected()
 	s.Slots = c.Concurrency
-	s.InFlight = c.hand.len()
+	s.InFlight = c.inFlight.len()
 	return s
 }
 
@@ -141,19 +75,13 @@ func (c *Consumer) Ready() error {
 
 // poll looks at the queue every PollInterval, with jitter, so that many workers don't ask at once.
 func (c *Consumer) poll(ctx context.Context) {
-	for {
+	for ctx.Err() == nil {
 		c.look(ctx)
-		timer := time.NewTimer(jitter(c.PollInterval))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
+		sleep(ctx, jitter(c.PollInterval))
 	}
 }
 
-// look asks for the queue's state and tells status and metrics. A failure is the intake's to report.
+// look asks for the queue's state and shows it. A failure is the intake's to report.
 func (c *Consumer) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, c.PublishTimeout)
 	defer cancel()
@@ -168,7 +96,12 @@ func (c *Consumer) look(ctx context.Context) {
 		return
 	}
 	info, oldest := consumer.CachedInfo(), oldestIn(stream.CachedInfo())
-	c.state.setQueue(info, oldest)
+	c.setAckWait(info.Config.AckWait)
+	c.health.update(func(s *Status) {
+		s.AskedAt = time.Now()
+		s.Pauses = Pauses{Paused: info.Paused, Remaining: info.PauseRemaining}
+		s.Pending, s.AckPending, s.Redelivered, s.Oldest = info.NumPending, info.NumAckPending, info.NumRedelivered, oldest
+	})
 	c.Metrics.queue(info, oldest)
 }
 
@@ -184,18 +117,49 @@ func oldestIn(info *jetstream.StreamInfo) time.Duration {
 	return max(now.Sub(info.State.FirstTime), 0)
 }
 
-func (m *Metrics) queue(info *jetstream.ConsumerInfo, oldest time.Duration) {
-	m.pending.Set(float64(info.NumPending))
-	m.ackPending.Set(float64(info.NumAckPending))
-	m.redelivered.Set(float64(info.NumRedelivered))
-	m.oldest.Set(oldest.Seconds())
-	m.paused.Set(0)
-	if info.Paused {
-		m.paused.Set(1)
-	}
-}
-
 // jitter spreads d over a quarter to either side.
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.75 + rand.Float64()/2))
+}
+
+// ProbeStream asks whether the stream of results or of dead letters is there, has a leader, and has room. It publishes
+// nothing, not even what the stream would refuse, for those who subscribe to its subjects would get that. So nil is no
+// proof: storing may fail all the same, or not be allowed.
+func (c *Consumer) ProbeStream(ctx context.Context, stream string) error {
+	info, err := c.JS.Stream(ctx, stream)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", stream, err)
+	}
+	if cluster := info.CachedInfo().Cluster; cluster != nil && cluster.Leader == "" {
+		return fmt.Errorf("stream %s has no leader", stream)
+	}
+	return Room(info.CachedInfo())
+}
+
+// roomBytes is how much a stream has to have left: as much as a common record, result or dead letter.
+const roomBytes = 4 << 10
+
+// Room returns an error that says which limit a stream has reached that refuses what is new.
+func Room(info *jetstream.StreamInfo) error {
+	cfg, state := info.Config, info.State
+	switch {
+	case cfg.Discard != jetstream.DiscardNew:
+		return nil
+	case cfg.MaxBytes > 0 && state.Bytes+roomBytes > uint64(cfg.MaxBytes):
+		return fmt.Errorf("stream %s is full: max_bytes is %d, and it holds %d", cfg.Name, cfg.MaxBytes, state.Bytes)
+	case cfg.MaxMsgs > 0 && state.Msgs >= uint64(cfg.MaxMsgs):
+		return fmt.Errorf("stream %s is full: max_msgs is %d", cfg.Name, cfg.MaxMsgs)
+	}
+	return nil
+}
+
+// ProbeAcks sends a heartbeat for a message that there can't be, and returns nil when the workers' consumer has
+// confirmed it. It takes the way of heartbeats and acknowledgements.
+func (c *Consumer) ProbeAcks(ctx context.Context) error {
+	const never = "9223372036854775807"
+	subject := "$JS.ACK." + StreamRequests + "." + ConsumerName + ".1." + never + "." + never + "." + fmt.Sprint(time.Now().UnixNano()) + ".0"
+	if _, err := c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Data: []byte("+WPI")}); err != nil {
+		return fmt.Errorf("an acknowledgement at %s: %w", ConsumerName, err)
+	}
+	return nil
 }
