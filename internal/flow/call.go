@@ -9,9 +9,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"github.com/cenkalti/backoff/v4"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
@@ -169,4 +174,147 @@ func (c *Client) told(ctx context.Context, op operation, as provision.Account, b
 	}
 	c.log.LogAttrs(ctx, slog.LevelDebug, "flow: call failed", append(attrs, slog.String("verdict", err.Verdict.String()), slog.String("target", string(err.Target)), slog.Int("status", err.Status),
 		slog.String("code", err.Code), slog.String("upstream_request_id", err.RequestID), slog.String("error", err.Error()))...)
+}
+
+const (
+	maxTries = 4                // of a call that may be repeated
+	maxPause = 30 * time.Second // longest Retry-After that is waited for here
+)
+
+// waits are the bounds of the pauses between tries.
+type waits struct{ initial, max time.Duration }
+
+// repeat makes a call up to maxTries times: see repeatUpTo.
+func (c *Client) repeat(ctx context.Context, call func() *provision.CallError) *provision.CallError {
+	return c.repeatUpTo(ctx, maxTries, call)
+}
+
+// repeatUpTo makes a call until it succeeds, fails for good, was tried so many times, or ctx ends. It
+// returns the last error of the call itself, also where ctx ended during a pause. A call whose
+// context ended already is not made.
+func (c *Client) repeatUpTo(ctx context.Context, tries int, call func() *provision.CallError) *provision.CallError {
+	if err := ctx.Err(); err != nil {
+		return unanswered(provision.TargetFlow, provision.VerdictNotSent, err, scrubber{})
+	}
+	var last *provision.CallError
+	op := func() error {
+		last = call()
+		switch {
+		case last == nil:
+			return nil
+		case repeatable(last):
+			return last
+		}
+		return backoff.Permanent(last)
+	}
+	pauses := &pauses{BackOff: backoff.WithMaxRetries(c.waits.backOff(), uint64(tries-1)), ctx: ctx, last: &last}
+	// The error is dropped: it is last, or the end of ctx, which says less.
+	_ = backoff.RetryNotify(op, backoff.WithContext(pauses, ctx), func(error, time.Duration) {
+		c.onRetry(last.Target, last.Cause)
+	})
+	return last
+}
+
+// backOff returns a full-jitter schedule: each pause is anything from 0 to twice its mean.
+func (w waits) backOff() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(w.initial), backoff.WithMultiplier(2), backoff.WithRandomizationFactor(1),
+		backoff.WithMaxInterval(w.max), backoff.WithMaxElapsedTime(0))
+}
+
+func repeatable(err *provision.CallError) bool {
+	if errors.Is(err.Err, context.Canceled) {
+		return false
+	}
+	switch err.Verdict {
+	case provision.VerdictUnknown, provision.VerdictNotSent, provision.VerdictThrottled:
+		return true
+	}
+	return false
+}
+
+// pauses respects what upstream asked for: a longer Retry-After wins, and one that can't be waited
+// for here ends the tries, for the caller to wait.
+type pauses struct {
+	backoff.BackOff
+	ctx  context.Context
+	last **provision.CallError
+}
+
+// NextBackOff returns the pause before the next try, or backoff.Stop.
+func (p *pauses) NextBackOff() time.Duration {
+	d := p.BackOff.NextBackOff()
+	if d == backoff.Stop {
+		return d
+	}
+	d = max(d, (*p.last).RetryAfter)
+	if end, ok := p.ctx.Deadline(); d > maxPause || ok && time.Now().Add(d).After(end) {
+		return backoff.Stop
+	}
+	return d
+}
+
+// scrubber takes the secrets of one call out of what upstream says about it. The zero value knows no
+// secret but still recognizes what looks like a token. What it searches for is made when it is first needed, for
+// most calls succeed.
+type scrubber struct {
+	secrets []provision.Sensitive
+	make    func() scrub.Scrubber // nil in the zero value
+}
+
+func newScrubber(secrets ...provision.Sensitive) scrubber {
+	return scrubber{secrets, sync.OnceValue(func() scrub.Scrubber {
+		texts := make([]string, len(secrets))
+		for i, v := range secrets {
+			texts[i] = v.Reveal()
+		}
+		return scrub.New(texts...)
+	})}
+}
+
+func (s scrubber) known() scrub.Scrubber {
+	if s.make == nil {
+		return scrub.Scrubber{}
+	}
+	return s.make()
+}
+
+// ids are what the Flow Service's own ids and etags look like: there is no room in them for a secret but as it is.
+var ids = regexp.MustCompile(`^"?[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"?$`)
+
+// clean reports whether t holds none of the secrets.
+func (s scrubber) clean(t string) bool {
+	if !ids.MatchString(t) {
+		return s.known().Clean(t)
+	}
+	return !slices.ContainsFunc(s.secrets, func(v provision.Sensitive) bool {
+		return len(v.Reveal()) >= scrub.Shortest && strings.Contains(t, strings.ToLower(v.Reveal()))
+	})
+}
+
+// scrubberOf returns a scrubber for a call on behalf of as, with the secrets that are in it beside the
+// account's own.
+func scrubberOf(cr provision.Credentials, more ...provision.Sensitive) scrubber {
+	own := append(cr.Secrets(), cr.AccessToken, identifierSecret(cr.APIKey), identifierSecret(cr.ClientID))
+	return newScrubber(append(more, own...)...)
+}
+
+// identifierSecret returns an API key or a client id as something to be taken out. They are half a
+// secret, and nobody needs to read them in an error; but a short one may be a word of every error.
+func identifierSecret(id string) provision.Sensitive {
+	if len(id) < scrub.Part {
+		return provision.Sensitive{}
+	}
+	return provision.NewSensitive(id)
+}
+
+// message returns t without secrets, on one line, with at most maxMessage characters.
+func (s scrubber) message(t string) string { return s.known().Line(t, maxMessage) }
+
+// id returns t if it is a plain identifier of at most limit bytes and holds no secret, else "".
+func (s scrubber) id(t string, limit int) string {
+	if len(t) > limit || !identifier.MatchString(t) || !s.clean(t) {
+		return ""
+	}
+	return t
 }
