@@ -124,10 +124,6 @@ type text string
 
 // UnmarshalJSON never fails.
 func (t *text) UnmarshalJSON(b []byte) error {
-	if plain, ok := plainString(b); ok {
-		*t = text(plain)
-		return nil
-	}
 	var s string
 	var n json.Number
 	switch {
@@ -151,15 +147,6 @@ type written struct {
 func (w *written) UnmarshalJSON(b []byte) error {
 	w.there = b[0] == '"'
 	return w.text.UnmarshalJSON(b)
-}
-
-// plainString returns what is between the quotes of a JSON string of ASCII without escapes.
-func plainString(b []byte) ([]byte, bool) {
-	if len(b) < 2 || b[0] != '"' {
-		return nil, false
-	}
-	in := b[1 : len(b)-1]
-	return in, !bytes.ContainsFunc(in, func(r rune) bool { return r < ' ' || r > '~' || r == '"' || r == '\\' })
 }
 
 // lenient is a part of an answer that must not spoil the rest if its type is not the expected one.

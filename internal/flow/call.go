@@ -75,6 +75,37 @@ func (c *Client) request(ctx context.Context, method, url string, body []byte, a
 	return req, nil
 }
 
+// get asks the Flow Service once, and returns the answer if it is 200 and complete. What was asked for is named in
+// an error. The address comes from a link of upstream's at times.
+func (c *Client) get(ctx context.Context, via http.RoundTripper, url, what string, limit int64, as provision.Account, g grant, s scrubber) (answer, *provision.CallError) {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	req, err := c.request(ctx, http.MethodGet, url, nil, as, g)
+	if err != nil {
+		return answer{}, unreadable(what, "its address is unusable")
+	}
+	a, err := exchange(via, req, limit)
+	switch {
+	case err != nil:
+		return answer{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
+	case a.status != http.StatusOK:
+		return answer{}, judge(a, s)
+	case a.bodyErr != nil:
+		cerr := unanswered(provision.TargetFlow, provision.VerdictUnknown, a.bodyErr, s)
+		cerr.Status = a.status
+		return answer{}, cerr
+	}
+	return a, nil
+}
+
+// unreadable is the error of an answer that says success, but not what was asked for. That stays unknown.
+func unreadable(what, why string) *provision.CallError {
+	return &provision.CallError{
+		Verdict: provision.VerdictUnknown, Target: provision.TargetFlow, Cause: provision.CauseStatus,
+		Status: http.StatusOK, Message: "can't read " + what + ": " + why,
+	}
+}
+
 // headerSafe reports whether s is printable ASCII, so that it can be sent as a header's value.
 func headerSafe(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) < 0
@@ -158,8 +189,8 @@ func refuse(v provision.Verdict, format string, args ...any) *provision.CallErro
 	return &provision.CallError{Verdict: v, Target: provision.TargetFlow, Message: fmt.Sprintf(format, args...)}
 }
 
-// told logs a call's outcome. Bodies are never logged.
-func (c *Client) told(ctx context.Context, op operation, as provision.Account, began time.Time, err *provision.CallError) {
+// logCall logs a call's outcome. Bodies are never logged.
+func (c *Client) logCall(ctx context.Context, op operation, as provision.Account, began time.Time, err *provision.CallError) {
 	if !c.log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
@@ -191,35 +222,33 @@ func (c *Client) repeat(ctx context.Context, call func() *provision.CallError) *
 
 // repeatUpTo makes a call until it succeeds, fails for good, was tried so many times, or ctx ends. It
 // returns the last error of the call itself, also where ctx ended during a pause. A call whose
-// context ended already is not made.
+// context ended already is not made. A longer Retry-After wins over the backoff; one that can't be waited
+// for here ends the tries, for the caller to wait.
 func (c *Client) repeatUpTo(ctx context.Context, tries int, call func() *provision.CallError) *provision.CallError {
 	if err := ctx.Err(); err != nil {
 		return unanswered(provision.TargetFlow, provision.VerdictNotSent, err, scrubber{})
 	}
-	var last *provision.CallError
-	op := func() error {
-		last = call()
-		switch {
-		case last == nil:
-			return nil
-		case repeatable(last):
-			return last
+	pauses := backoff.NewExponentialBackOff( // full jitter: anything from 0 to twice the mean
+		backoff.WithInitialInterval(c.waits.initial), backoff.WithMultiplier(2), backoff.WithRandomizationFactor(1),
+		backoff.WithMaxInterval(c.waits.max), backoff.WithMaxElapsedTime(0))
+	for try := 1; ; try++ {
+		err := call()
+		if err == nil || try == tries || !repeatable(err) {
+			return err
 		}
-		return backoff.Permanent(last)
+		pause := max(pauses.NextBackOff(), err.RetryAfter)
+		if end, ok := ctx.Deadline(); pause > maxPause || ok && time.Now().Add(pause).After(end) {
+			return err
+		}
+		c.onRetry(err.Target, err.Cause)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return err
+		}
 	}
-	pauses := &pauses{BackOff: backoff.WithMaxRetries(c.waits.backOff(), uint64(tries-1)), ctx: ctx, last: &last}
-	// The error is dropped: it is last, or the end of ctx, which says less.
-	_ = backoff.RetryNotify(op, backoff.WithContext(pauses, ctx), func(error, time.Duration) {
-		c.onRetry(last.Target, last.Cause)
-	})
-	return last
-}
-
-// backOff returns a full-jitter schedule: each pause is anything from 0 to twice its mean.
-func (w waits) backOff() backoff.BackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(w.initial), backoff.WithMultiplier(2), backoff.WithRandomizationFactor(1),
-		backoff.WithMaxInterval(w.max), backoff.WithMaxElapsedTime(0))
 }
 
 func repeatable(err *provision.CallError) bool {
@@ -231,27 +260,6 @@ func repeatable(err *provision.CallError) bool {
 		return true
 	}
 	return false
-}
-
-// pauses respects what upstream asked for: a longer Retry-After wins, and one that can't be waited
-// for here ends the tries, for the caller to wait.
-type pauses struct {
-	backoff.BackOff
-	ctx  context.Context
-	last **provision.CallError
-}
-
-// NextBackOff returns the pause before the next try, or backoff.Stop.
-func (p *pauses) NextBackOff() time.Duration {
-	d := p.BackOff.NextBackOff()
-	if d == backoff.Stop {
-		return d
-	}
-	d = max(d, (*p.last).RetryAfter)
-	if end, ok := p.ctx.Deadline(); d > maxPause || ok && time.Now().Add(d).After(end) {
-		return backoff.Stop
-	}
-	return d
 }
 
 // scrubber takes the secrets of one call out of what upstream says about it. The zero value knows no

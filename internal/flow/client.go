@@ -108,7 +108,7 @@ type Client struct {
 	post      http.RoundTripper // for Create alone: see newPostTransport
 	postAnew  http.RoundTripper // likewise, with a new connection for every POST
 	anewUntil atomic.Int64      // until when postAnew is used, in Unix nanoseconds
-	get       http.RoundTripper // for what may be repeated
+	lists     http.RoundTripper // for what may be repeated
 	one       http.RoundTripper // for Get
 	ims       *ims
 	tokens    *tokens
@@ -151,7 +151,7 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 		waits:    waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
 		post:     cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
 		postAnew: cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, anew)),
-		get:      cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
+		lists:    cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
 		one:      cfg.Trace(serviceFlow, routeConnection, m.observe(opGet, shared)),
 		closeIdle: func() {
 			shared.CloseIdleConnections()

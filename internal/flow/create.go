@@ -22,7 +22,7 @@ import (
 func (c *Client) Create(ctx context.Context, as provision.Account, conn provision.NewConnection, notAfter time.Time) (provision.Connection, error) {
 	began := time.Now()
 	made, err := c.create(ctx, as, conn, notAfter)
-	c.told(ctx, opCreate, as, began, err)
+	c.logCall(ctx, opCreate, as, began, err)
 	if err != nil {
 		return provision.Connection{}, err
 	}

@@ -33,7 +33,7 @@ func (c *Client) Find(ctx context.Context, as provision.Account, q provision.Que
 	began := time.Now()
 	l := listing{client: c, as: as, q: q, seen: map[string]bool{}}
 	err := l.read(ctx)
-	c.told(ctx, opList, as, began, err)
+	c.logCall(ctx, opList, as, began, err)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (c *Client) Get(ctx context.Context, as provision.Account, id string) (prov
 	default:
 		found = p.found[0]
 	}
-	c.told(ctx, opGet, as, began, err)
+	c.logCall(ctx, opGet, as, began, err)
 	if err != nil {
 		return provision.Found{}, err
 	}
@@ -226,7 +226,7 @@ func (o *ordering) over(news []provision.Found) bool {
 }
 
 func (l *listing) page(ctx context.Context, tries int, query string) (page, *provision.CallError) {
-	return l.ask(ctx, tries, l.client.get, l.client.base.JoinPath("connections"), query)
+	return l.ask(ctx, tries, l.client.lists, l.client.base.JoinPath("connections"), query)
 }
 
 // ask gets one page, with a new bearer token if the first one is refused.
@@ -237,9 +237,13 @@ func (l *listing) ask(ctx context.Context, tries int, via http.RoundTripper, u *
 		if err != nil {
 			return page{}, err
 		}
+		s := scrubberOf(l.as.Credentials, g.token)
 		var p page
-		err = l.client.repeatUpTo(ctx, tries, func() (cerr *provision.CallError) {
-			p, cerr = l.client.getPage(ctx, l.as, g, via, u.String())
+		err = l.client.repeatUpTo(ctx, tries, func() *provision.CallError {
+			a, cerr := l.client.get(ctx, via, u.String(), "the list of connections", maxList, l.as, g, s)
+			if cerr == nil {
+				p, cerr = l.client.readPage(a, strings.HasSuffix(query, counting), s)
+			}
 			return cerr
 		})
 		if err == nil || err.Verdict != provision.VerdictUnauthorized {
@@ -253,35 +257,8 @@ func (l *listing) ask(ctx context.Context, tries int, via http.RoundTripper, u *
 	}
 }
 
-func (c *Client) getPage(ctx context.Context, as provision.Account, g grant, via http.RoundTripper, u string) (page, *provision.CallError) {
-	s := scrubberOf(as.Credentials, g.token)
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	req, err := c.request(ctx, http.MethodGet, u, nil, as, g)
-	if err != nil {
-		return page{}, unlistable("a page's address is unusable")
-	}
-	a, err := exchange(via, req, maxList)
-	switch {
-	case err != nil:
-		return page{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
-	case a.status != http.StatusOK:
-		return page{}, judge(a, s)
-	case a.bodyErr != nil:
-		cerr := unanswered(provision.TargetFlow, provision.VerdictUnknown, a.bodyErr, s)
-		cerr.Status = a.status
-		return page{}, cerr
-	}
-	return c.readPage(a, strings.HasSuffix(u, counting), s)
-}
-
 // unlistable is the error of a listing that can't be read to its end. What it lists stays unknown.
-func unlistable(why string) *provision.CallError {
-	return &provision.CallError{
-		Verdict: provision.VerdictUnknown, Target: provision.TargetFlow, Cause: provision.CauseStatus,
-		Status: http.StatusOK, Message: "can't read the list of connections: " + why,
-	}
-}
+func unlistable(why string) *provision.CallError { return unreadable("the list of connections", why) }
 
 // page is one page of a listing.
 type page struct {
@@ -488,6 +465,8 @@ type Spec struct {
 	AuthSpecs         []string // names of its ways to authenticate
 }
 
+const theSpec = "the connection spec"
+
 // specBody is a connection spec as it is sent.
 type specBody struct {
 	Items []struct {
@@ -505,7 +484,7 @@ type specBody struct {
 func (c *Client) Spec(ctx context.Context, as provision.Account, id string) (Spec, error) {
 	began := time.Now()
 	s, err := c.spec(ctx, as, id)
-	c.told(ctx, opGet, as, began, err)
+	c.logCall(ctx, opGet, as, began, err)
 	if err != nil {
 		return Spec{}, err
 	}
@@ -518,20 +497,9 @@ func (c *Client) spec(ctx context.Context, as provision.Account, id string) (Spe
 		return Spec{}, cerr
 	}
 	s := scrubberOf(as.Credentials, g.token)
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-	req, err := c.request(ctx, http.MethodGet, c.base.JoinPath("connectionSpecs", url.PathEscape(id)).String(), nil, as, g)
-	if err != nil {
-		return Spec{}, unreadable("its address is unusable")
-	}
-	a, err := exchange(c.get, req, maxBody)
-	switch {
-	case err != nil:
-		return Spec{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
-	case a.status != http.StatusOK:
-		return Spec{}, judge(a, s)
-	case a.bodyErr != nil:
-		return Spec{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, a.bodyErr, s)
+	a, cerr := c.get(ctx, c.lists, c.base.JoinPath("connectionSpecs", url.PathEscape(id)).String(), theSpec, maxBody, as, g, s)
+	if cerr != nil {
+		return Spec{}, cerr
 	}
 	return readSpec(a, id, s)
 }
@@ -540,7 +508,7 @@ func (c *Client) spec(ctx context.Context, as provision.Account, id string) (Spe
 func readSpec(a answer, id string, s scrubber) (Spec, *provision.CallError) {
 	var body specBody
 	if json.Unmarshal(a.body, &body) != nil {
-		return Spec{}, unreadable("it is not the JSON that was expected")
+		return Spec{}, unreadable(theSpec, "it is not the JSON that was expected")
 	}
 	for _, i := range body.Items {
 		if string(i.ID) != id {
@@ -552,12 +520,5 @@ func readSpec(a answer, id string, s scrubber) (Spec, *provision.CallError) {
 		}
 		return spec, nil
 	}
-	return Spec{}, unreadable("the answer has another one than the one asked for")
-}
-
-// unreadable is the error of a connection spec that was answered with something else.
-func unreadable(why string) *provision.CallError {
-	cerr := unlistable("")
-	cerr.Message = "can't read the connection spec: " + why
-	return cerr
+	return Spec{}, unreadable(theSpec, "the answer has another one than the one asked for")
 }
