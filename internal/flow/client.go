@@ -4,13 +4,13 @@
 // The Flow Service has no idempotency key, so the package's first duty is that one Create is at most
 // one POST, and that its error says truthfully whether that POST can have made a connection:
 //
-//   - Create has a transport of its own: HTTP/1.1, a new connection for every POST, no redirects, a
-//     body that can't be rewound. Nothing in net/http can then send a POST twice.
-//   - Each of these connections has a fence. It refuses to write once the POST's time is over, also to a
-//     process that was frozen meanwhile, and it counts what was written: an error means
-//     VerdictNotSent only if not one byte of the request can have left.
-//   - Every HTTP status has a written verdict (verdict.go), and so has every code of the Flow Service
-//     that matters (codes.go). What is not listed is unknown.
+//   - Create has a transport of its own (transport.go): HTTP/1.1 or HTTP/2, connections that were idle for no
+//     more than a second, no redirects, a body that can't be rewound. Nothing in net/http can then send a POST twice.
+//   - Each POST has a fence (fence.go) on its connection. Nothing is written once the POST's time is over, also by
+//     a process that was frozen meanwhile, and what was written counts: an error means VerdictNotSent only
+//     if not one byte of the request can have left.
+//   - Every HTTP status has a written verdict, and so has every code of the Flow Service that matters
+//     (verdict.go). What is not listed is unknown.
 //
 // Calls that are safe to repeat (listing, fetching a token) are repeated here and nowhere else.
 //
@@ -161,7 +161,7 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	c.ims = &ims{
 		url:     imsURL.JoinPath("ims", "token", "v3").String(),
 		timeout: min(cfg.Timeout, maxTokenTime),
-		via:     cfg.Trace(serviceIMS, routeToken, traced{m.observe(opToken, shared)}),
+		via:     cfg.Trace(serviceIMS, routeToken, m.observe(opToken, shared)),
 	}
 	c.tokens = newTokens(c.fetchToken)
 	return c
@@ -251,7 +251,7 @@ func loopback(host string) bool {
 // be. Static credentials need none.
 func (c *Client) Authorize(ctx context.Context, as provision.Account) error {
 	if _, err := c.grant(ctx, as); err != nil {
-		return err
+		return err // not returned as it is: a nil *CallError is no nil error
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (i *ims) token(ctx context.Context, cr provision.Credentials) (bearer, *pro
 	s := scrubberOf(cr)
 	ctx, cancel := context.WithTimeout(ctx, i.timeout)
 	defer cancel()
-	client := &http.Client{Timeout: i.timeout, Transport: finalOnly{i.via}, CheckRedirect: func(*http.Request, []*http.Request) error {
+	client := &http.Client{Timeout: i.timeout, Transport: imsTransport{i.via}, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse // the secret goes nowhere else
 	}}
 	cfg := clientcredentials.Config{
@@ -62,7 +62,10 @@ func (i *ims) token(ctx context.Context, cr provision.Credentials) (bearer, *pro
 		return bearer{}, tokenError(err, s)
 	}
 	if unsendable(tok.AccessToken) != "" {
-		return bearer{}, unusableToken()
+		return bearer{}, &provision.CallError{
+			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseStatus,
+			Message: "IMS gave a token that can't be sent as a header",
+		}
 	}
 	return bearer{token: provision.NewSensitive(tok.AccessToken), got: got, expiresAt: expiry(got, tok.Expiry)}, nil
 }
@@ -107,28 +110,22 @@ func tokenError(err error, s scrubber) *provision.CallError {
 	}
 	switch status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
+		said := strings.TrimRight(firstOf(p.message, http.StatusText(status)), ". ")
+		_, known := nameRemedies[p.code]
 		believed := imsRefusal(refused.Body)
-		if !believed && !slices.Contains(passingErrors, p.code) {
-			e.Message = firstOf(p.message, http.StatusText(status)) + "; this is no answer of IMS itself: look for what stands in its way, such as a proxy or a gateway"
+		if believed {
+			e.Verdict, e.Cause, e.Passing = provision.VerdictDenied, "", true
 		}
-		if !believed {
-			break
-		}
-		e.Verdict, e.Cause, e.Passing = provision.VerdictDenied, "", true
-		if _, known := nameRemedies[p.code]; !known {
-			e.Message = strings.TrimRight(firstOf(p.message, http.StatusText(status)), ". ") + "; " + remedyClient
+		switch {
+		case believed && !known:
+			e.Message = said + "; " + remedyClient
+		case !believed && !slices.Contains(passingErrors, p.code):
+			e.Message = said + "; this is no answer of IMS itself: look for what stands in its way, such as a proxy or a gateway"
 		}
 	case http.StatusTooManyRequests:
 		e.Cause = provision.CauseThrottled
 	}
 	return e
-}
-
-func unusableToken() *provision.CallError {
-	return &provision.CallError{
-		Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseStatus,
-		Message: "IMS gave a token that can't be sent as a header",
-	}
 }
 
 // fetchToken asks IMS for a token, again and again within reason, unless the gate keeps callers from
@@ -153,7 +150,12 @@ func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b be
 			break
 		}
 	}
-	end = imsEnd(ctx, err)
+	switch {
+	case err == nil, err.Verdict == provision.VerdictDenied, err.Cause == provision.CauseThrottled:
+		end = provision.CallServed
+	case ctx.Err() == nil: // else the client is being closed
+		end = provision.CallFailed
+	}
 	return b, err
 }
 
@@ -161,17 +163,6 @@ func (c *Client) fetchToken(ctx context.Context, cr provision.Credentials) (b be
 func secretRefused(err *provision.CallError) bool {
 	return err.Verdict == provision.VerdictDenied && err.Code == "invalid_client" &&
 		(err.Status == http.StatusBadRequest || err.Status == http.StatusUnauthorized)
-}
-
-// imsEnd says what a token request with this error showed of IMS.
-func imsEnd(ctx context.Context, err *provision.CallError) provision.CallEnd {
-	switch {
-	case err == nil, err.Verdict == provision.VerdictDenied, err.Cause == provision.CauseThrottled:
-		return provision.CallServed
-	case ctx.Err() != nil: // the client is being closed
-		return provision.CallVoid
-	}
-	return provision.CallFailed
 }
 
 // openGate lets every call through.
@@ -254,11 +245,11 @@ type tokens struct {
 
 // tokenEntry is guarded by tokens.mu.
 type tokenEntry struct {
-	bearer           // zero if there is none
-	good   int       // which of the client secrets gave a token last
-	used   time.Time // when it was asked for last
-	call   *tokenCall
-	rest   time.Time // no refresh before that
+	bearer            // zero if there is none
+	good    int       // which of the client secrets gave a token last
+	used    time.Time // when it was asked for last
+	call    *tokenCall
+	retryAt time.Time // no refresh before that
 }
 
 // tokenCall is a fetch under way. Its other fields may be read once done is closed.
@@ -309,7 +300,7 @@ func (t *tokens) lookup(ctx context.Context, cr provision.Credentials) (provisio
 	usable := !e.token.IsZero() && now.Before(e.expiresAt.Add(-e.margin()/4))
 	fresh := usable && now.Before(e.expiresAt.Add(-e.margin()))
 	call := e.call
-	if call == nil && !fresh && !(usable && now.Before(e.rest)) {
+	if call == nil && !fresh && !(usable && now.Before(e.retryAt)) {
 		call = t.begin(ctx, e, cr)
 	}
 	if usable {
@@ -323,11 +314,20 @@ func (b bearer) margin() time.Duration {
 	return min(500*time.Second, b.expiresAt.Sub(b.got)/10)
 }
 
-// entry returns the entry of an account, and makes room for it where it is new.
+// entry returns the entry of an account. To make room for a new one, that which was idle longest goes.
 func (t *tokens) entry(key tokenKey, now time.Time) *tokenEntry {
 	e := t.entries[key]
 	if e == nil {
-		t.evict()
+		if len(t.entries) >= maxTokens {
+			var oldest tokenKey
+			var used time.Time
+			for k, e := range t.entries {
+				if used.IsZero() || e.used.Before(used) {
+					oldest, used = k, e.used
+				}
+			}
+			delete(t.entries, oldest)
+		}
 		e = &tokenEntry{}
 		t.entries[key] = e
 	}
@@ -335,27 +335,15 @@ func (t *tokens) entry(key tokenKey, now time.Time) *tokenEntry {
 	return e
 }
 
-// evict makes room for one entry: that which was idle longest goes.
-func (t *tokens) evict() {
-	if len(t.entries) < maxTokens {
-		return
-	}
-	var oldest tokenKey
-	var used time.Time
-	for k, e := range t.entries {
-		if used.IsZero() || e.used.Before(used) {
-			oldest, used = k, e.used
-		}
-	}
-	delete(t.entries, oldest)
-}
-
-// begin starts a fetch for e. It is told what ctx carries, but does not end with it.
+// begin starts a fetch for e. It has the values of ctx, but does not end with it.
 func (t *tokens) begin(ctx context.Context, e *tokenEntry, cr provision.Credentials) *tokenCall {
 	call := &tokenCall{done: make(chan struct{})}
 	e.call = call
 	if t.closed {
-		t.end(e, call, bearer{}, closedError())
+		t.end(e, call, bearer{}, &provision.CallError{
+			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseNetwork,
+			Err: errors.New("the client is closed"),
+		})
 		return call
 	}
 	first := e.good
@@ -386,17 +374,10 @@ func (t *tokens) end(e *tokenEntry, call *tokenCall, b bearer, err *provision.Ca
 	if err == nil {
 		e.bearer, e.good = b, b.secret
 	} else {
-		e.rest = time.Now().Add(refreshPause)
+		e.retryAt = time.Now().Add(refreshPause)
 	}
 	call.token, call.err = b.token, err
 	close(call.done)
-}
-
-func closedError() *provision.CallError {
-	return &provision.CallError{
-		Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseNetwork,
-		Err: errors.New("the client is closed"),
-	}
 }
 
 // forget drops that very token; a newer one stays.

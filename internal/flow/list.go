@@ -312,7 +312,8 @@ func (i item) found() provision.Found {
 	}
 }
 
-// readPage reads a page, or the number that stands in its place where it was asked to count. The errors of the JSON decoder are not passed on, for they may quote it.
+// readPage reads a page, or the number that stands in its place where it was asked to count. The errors of the JSON
+// decoder are not passed on, for they may quote it.
 func (c *Client) readPage(a answer, counted bool, s scrubber) (page, *provision.CallError) {
 	frame, ok := readObject(a.body)
 	var body pageBody
@@ -364,26 +365,29 @@ var fineStates = []string{"ok", "success", "successful", "succeeded", "complete"
 // other services, too: what they hold back must not be taken for absent. It returns why the page can't be
 // believed.
 func (p *page) readFrame(frame object) (why string) {
-	linked := false
+	linked, more := false, false
 	var walk func(path string, members map[string]any)
 	walk = func(path string, members map[string]any) {
 		for name, value := range members {
 			at, is := path+name, folded(name)
-			switch {
-			case at == "_links.next":
+			if at == "_links.next" {
 				link, _ := value.(map[string]any)
 				linked = linked || link["href"] != nil && link["href"] != ""
 				continue
+			}
+			switch {
 			case saysFailure(name, value, fineStates):
 				why = "a page says that something failed"
-			case slices.Contains(partMembers, is) && !empty(value):
-				why = "a page says that it is not complete"
-			case is == "complete" && value == false:
+			case slices.Contains(partMembers, is) && !empty(value), is == "complete" && value == false:
 				why = "a page says that it is not complete"
 			case slices.Contains(countMembers, is):
 				p.count = max(p.count, howMany(value))
 			case slices.Contains(pagesMembers, is):
 				p.pages = max(p.pages, howMany(value))
+			case slices.Contains(lastMembers, is):
+				more = more || value == false
+			case strings.Contains(is, "next"), strings.HasPrefix(is, "continu"), strings.HasPrefix(is, "hasmore"), is == "cursor", is == "more":
+				more = more || !empty(value)
 			}
 			if inner, ok := value.(map[string]any); ok {
 				walk(at+".", inner)
@@ -398,7 +402,7 @@ func (p *page) readFrame(frame object) (why string) {
 		}
 	}
 	walk("", members)
-	if why == "" && !linked && promisesMore("", members) {
+	if why == "" && more && !linked {
 		why = "the page has a successor, but no link to it"
 	}
 	return why
@@ -409,26 +413,8 @@ var (
 	partMembers  = []string{"partial", "ispartial", "incomplete", "isincomplete", "incompleteresults", "truncated", "istruncated", "timedout", "degraded", "warning", "warnings"}
 	countMembers = []string{"count", "total", "totalcount", "totalresults", "totalitems", "totalelements", "totalrecords", "totalsize", "odatacount"}
 	pagesMembers = []string{"pages", "totalpages", "pagecount"}
+	lastMembers  = []string{"last", "lastpage", "islast"}
 )
-
-// promisesMore reports whether a member, other than the link that is followed, says that there is another page.
-func promisesMore(path string, members map[string]any) bool {
-	for name, value := range members {
-		at, is := path+name, folded(name)
-		if at == "_links.next" {
-			continue
-		}
-		more := strings.Contains(is, "next") || strings.HasPrefix(is, "continu") || strings.HasPrefix(is, "hasmore") || is == "cursor" || is == "more"
-		last := is == "last" || is == "lastpage" || is == "islast"
-		if more && !empty(value) || last && value == false {
-			return true
-		}
-		if inner, ok := value.(map[string]any); ok && promisesMore(at+".", inner) {
-			return true
-		}
-	}
-	return false
-}
 
 // howMany returns a number, which may be of any size or written as a string; 0 for anything else.
 func howMany(value any) int {

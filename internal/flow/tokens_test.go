@@ -24,7 +24,7 @@ func (m *mint) fetch(ctx context.Context, _ provision.Credentials) (bearer, *pro
 	select {
 	case <-time.After(m.takes):
 	case <-ctx.Done():
-		return bearer{}, closedError()
+		return bearer{}, unanswered(provision.TargetIMS, provision.VerdictNotSent, ctx.Err(), scrubber{})
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
