@@ -106,8 +106,8 @@ type Client struct {
 	onRetry   func(provision.Target, provision.Cause)
 	gate      provision.Gate
 	post      http.RoundTripper // for Create alone: see newPostTransport
-	postAnew  http.RoundTripper // likewise, with a new connection for every POST
-	anewUntil atomic.Int64      // until when postAnew is used, in Unix nanoseconds
+	postFresh  http.RoundTripper // likewise, with a new connection for every POST
+	freshUntil atomic.Int64      // until when postFresh is used, in Unix nanoseconds
 	lists     http.RoundTripper // for what may be repeated
 	one       http.RoundTripper // for Get
 	ims       *ims
@@ -150,7 +150,7 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 		userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
 		waits:    waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
 		post:     cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
-		postAnew: cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, anew)),
+		postFresh: cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, anew)),
 		lists:    cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
 		one:      cfg.Trace(serviceFlow, routeConnection, m.observe(opGet, shared)),
 		closeIdle: func() {
@@ -169,19 +169,19 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 
 // poster returns what the next POST goes by.
 func (c *Client) poster() http.RoundTripper {
-	if time.Now().UnixNano() < c.anewUntil.Load() {
-		return c.postAnew
+	if time.Now().UnixNano() < c.freshUntil.Load() {
+		return c.postFresh
 	}
 	return c.post
 }
 
-// reuseRest is how long no connection is used again after a POST was lost on one that had been, or was told what
+// noReuseFor is how long no connection is used again after a POST was lost on one that had been, or was told what
 // another one was.
-const reuseRest = 10 * time.Minute
+const noReuseFor = 10 * time.Minute
 
 // avoidReuse is called when a POST got no answer, or another's, on a connection that had been used before: the server
 // may be one that closes connections after its answer without saying so, or answers twice.
-func (c *Client) avoidReuse() { c.anewUntil.Store(time.Now().Add(reuseRest).UnixNano()) }
+func (c *Client) avoidReuse() { c.freshUntil.Store(time.Now().Add(noReuseFor).UnixNano()) }
 
 // Close gives up token requests that are under way, waits for their end and closes idle connections.
 // The client must not be used after it.

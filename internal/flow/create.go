@@ -44,12 +44,12 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 	a, cerr := c.postOnce(ctx, c.poster(), as, g, conn, f, s)
 	if cerr != nil && cerr.Verdict == provision.VerdictNotSent && f.lost() {
 		// The connection that it got was just being closed, and nothing was sent on it: it goes by a new one.
-		f.part(false)
+		f.done(false)
 		f = newFence(ctx, notAfter)
-		a, cerr = c.postOnce(ctx, c.postAnew, as, g, conn, f, s)
+		a, cerr = c.postOnce(ctx, c.postFresh, as, g, conn, f, s)
 	}
 	if cerr != nil {
-		if reused := f.part(false); reused && cerr.Verdict == provision.VerdictUnknown && cerr.Cause == provision.CauseNetwork {
+		if reused := f.done(false); reused && cerr.Verdict == provision.VerdictUnknown && cerr.Cause == provision.CauseNetwork {
 			c.avoidReuse()
 		}
 		return provision.Connection{}, cerr
@@ -62,7 +62,7 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 			Message: "the answer is that of another request on the same network connection",
 		}
 	}
-	f.part(cerr == nil)
+	f.done(cerr == nil)
 	return made, cerr
 }
 

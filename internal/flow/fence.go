@@ -34,7 +34,7 @@ type fence struct {
 	writing int         // Writes under way
 	sent    bool        // at least one byte was accepted by the network, or that can't be ruled out
 	shared  *fencedConn // the HTTP/2 connection that the request may still write to; nil with HTTP/1.1
-	own     *fencedConn // the HTTP/1.1 connection that the request has, until part
+	own     *fencedConn // the HTTP/1.1 connection that the request has, until done
 	reused  bool        // own was used before
 }
 
@@ -83,7 +83,7 @@ func (f *fence) arm(got httptrace.GotConnInfo) {
 
 func (f *fence) armOn(c *fencedConn, http2 bool) {
 	f.written(httptrace.WroteRequestInfo{}) // to the first connection nothing is written any more
-	f.part(false)
+	f.done(false)
 	var shared, own *fencedConn
 	var err error
 	switch {
@@ -93,7 +93,7 @@ func (f *fence) armOn(c *fencedConn, http2 bool) {
 		c.share(f)
 		shared = c
 	default:
-		if err = errTooLate; c.take(f.mono) {
+		if err = errTooLate; c.acquire(f.mono) {
 			err, own = c.use(f), c
 		}
 	}
@@ -166,13 +166,20 @@ func (f *fence) release() {
 	f.sealed = f.sealed || f.shared == nil
 }
 
-// repeats reports whether id is what the request before on the same HTTP/1.1 connection was told, too: then the server
-// answered that one twice, and the answer is not this request's.
+// repeats reports whether id is what the request before on the same HTTP/1.1 connection was answered with, too: then
+// the server answered that one twice, and the answer is not this request's.
 func (f *fence) repeats(id string) bool {
 	f.mu.Lock()
 	c := f.own
 	f.mu.Unlock()
-	return c != nil && !c.told(id)
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	repeated := c.last == id
+	c.last = id
+	return repeated
 }
 
 // lost reports whether the HTTP/1.1 connection that the request got had been ended by then.
@@ -188,10 +195,10 @@ func (f *fence) lost() bool {
 	return c.ended
 }
 
-// part ends the use of an HTTP/1.1 connection. One that is not kept is closed, lest what else the server sends on it
+// done ends the use of an HTTP/1.1 connection. One that is not kept is closed, lest what else the server sends on it
 // be taken for the answer to the next request; that is so after all but a plain success. It reports whether the
 // connection had been used before.
-func (f *fence) part(keep bool) (reused bool) {
+func (f *fence) done(keep bool) (reused bool) {
 	f.mu.Lock()
 	c := f.own
 	f.own = nil
@@ -203,12 +210,12 @@ func (f *fence) part(keep bool) (reused bool) {
 	if !keep {
 		c.end()
 	}
-	c.leave()
+	<-c.taken // put there by acquire
 	return reused
 }
 
-// enter begins a Write. A Write that fails to enter sends nothing.
-func (f *fence) enter() error {
+// beginWrite lets a Write through, or says why not. One that it refuses sends nothing.
+func (f *fence) beginWrite() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.sealed {
@@ -221,8 +228,8 @@ func (f *fence) enter() error {
 	return nil
 }
 
-// leave ends a Write of which n bytes went out.
-func (f *fence) leave(n int) {
+// endWrite ends a Write of which n bytes went out.
+func (f *fence) endWrite(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.writing--
@@ -289,9 +296,9 @@ func newFencedConn(conn net.Conn) *fencedConn {
 	return &fencedConn{Conn: conn, taken: make(chan struct{}, 1)}
 }
 
-// take waits until the answer to the HTTP/1.1 request before is judged, which it is within microseconds of net/http's
+// acquire waits until the answer to the HTTP/1.1 request before is judged, which it is within microseconds of net/http's
 // giving the connection away. It returns false if that does not come in time.
-func (c *fencedConn) take(until time.Time) bool {
+func (c *fencedConn) acquire(until time.Time) bool {
 	select {
 	case c.taken <- struct{}{}:
 		return true
@@ -305,22 +312,6 @@ func (c *fencedConn) take(until time.Time) bool {
 	case <-timer.C:
 		return false
 	}
-}
-
-func (c *fencedConn) leave() {
-	select {
-	case <-c.taken:
-	default:
-	}
-}
-
-// told notes the id that a request was answered with. It returns false where that was the last one's, too.
-func (c *fencedConn) told(id string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	repeated := c.last == id
-	c.last = id
-	return !repeated
 }
 
 // use puts f on the connection, instead of what was on it.
@@ -383,7 +374,7 @@ func (c *fencedConn) end() {
 // Write writes b unless a fence is closed. Frames that belong to no request, like those that answer the server's
 // settings, need no fence, so they pass where there is none.
 func (c *fencedConn) Write(b []byte) (int, error) {
-	entered := make([]*fence, 0, 16)
+	begun := make([]*fence, 0, 16)
 	n, err := 0, error(nil)
 	c.mu.Lock()
 	if c.ended {
@@ -391,12 +382,12 @@ func (c *fencedConn) Write(b []byte) (int, error) {
 	}
 	for _, f := range c.fences {
 		if err == nil {
-			err = f.enter()
+			err = f.beginWrite()
 		}
 		if err != nil {
 			break
 		}
-		entered = append(entered, f)
+		begun = append(begun, f)
 	}
 	http2 := c.http2
 	c.mu.Unlock()
@@ -405,8 +396,8 @@ func (c *fencedConn) Write(b []byte) (int, error) {
 	} else if http2 {
 		c.end() // net/http does not look at every error
 	}
-	for _, f := range entered {
-		f.leave(n)
+	for _, f := range begun {
+		f.endWrite(n)
 	}
 	return n, err
 }
