@@ -17,6 +17,9 @@ type answer struct {
 
 func (a answer) ok() bool { return a.status >= 200 && a.status < 300 }
 
+// refuse returns a as the refusal of a check, whose nil means that there is none.
+func refuse(a answer) *answer { return &a }
+
 // with returns a with one more header.
 func (a answer) with(key, value string) answer {
 	a.header = a.header.Clone()

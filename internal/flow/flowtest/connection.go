@@ -123,8 +123,7 @@ func (x *exchange) apiKey() string { return x.r.Header.Get("x-api-key") }
 func (x *exchange) found() (*conn, *answer) {
 	c, ok := x.em.store.get(x.scope(), x.id)
 	if !ok {
-		a := x.notFound("connections")
-		return nil, &a
+		return nil, refuse(x.notFound("connections"))
 	}
 	return c, nil
 }
@@ -203,8 +202,9 @@ type createBody struct {
 	Spec specRef `json:"connectionSpec"`
 }
 
-// create answers POST /connections, bent by the plan's faults.
-func (x *exchange) create(p plan) answer {
+// create answers POST /connections.
+func (x *exchange) create() answer {
+	p := x.plan
 	body, refusal := x.createBody()
 	if refusal != nil {
 		return *refusal
@@ -222,11 +222,14 @@ func (x *exchange) create(p plan) answer {
 	}
 	now := x.em.cfg.Clock() // a latency may have passed since x.now
 	c := conn{
-		in: x.scope(), name: body.Name, description: p.cut(body.Description),
+		in: x.scope(), name: body.Name, description: body.Description,
 		specID: body.Spec.ID, specVersion: body.Spec.Version, specName: auth.Name,
 		params: body.Auth.Params, secret: auth.Secret, draft: draft || p.state == stateDraft, fixed: p.state,
 		created: now, updated: now, listedAt: now.Add(max(p.lag, x.em.cfg.ListLag)), readyAt: now.Add(p.initializing),
 		creator: x.apiKey(), updater: x.apiKey(), lastOp: "create",
+	}
+	if p.truncate {
+		c.description = shortened(c.description, p.bytes)
 	}
 	for _, f := range p.stores {
 		for _, h := range f.Habits {
@@ -244,9 +247,9 @@ func (x *exchange) createBody() (createBody, *answer) {
 	var body createBody
 	switch trimmed := bytes.TrimSpace(x.body); {
 	case len(trimmed) == 0 || bytes.Equal(trimmed, []byte("{}")) || bytes.Equal(trimmed, []byte("null")):
-		return body, flowRefusal(x.flowError("1405-400"))
+		return body, refuse(x.flowError("1405-400"))
 	case json.Unmarshal(trimmed, &body) != nil:
-		return body, flowRefusal(badRequest("the body is not the JSON of a connection"))
+		return body, refuse(badRequest("the body is not the JSON of a connection"))
 	}
 	return body, nil
 }
@@ -254,35 +257,27 @@ func (x *exchange) createBody() (createBody, *answer) {
 // checkCreate finds the connection spec and auth spec of body and checks its params.
 func (x *exchange) checkCreate(body createBody) (Spec, AuthSpec, *answer) {
 	if mode := x.query.Get("mode"); mode != "" && mode != "draft" {
-		return Spec{}, AuthSpec{}, flowRefusal(x.flowError("1453-400", mode))
+		return Spec{}, AuthSpec{}, refuse(x.flowError("1453-400", mode))
 	}
 	spec, ok := x.em.spec(body.Spec.ID)
 	if !ok {
-		return Spec{}, AuthSpec{}, flowRefusal(x.flowError("1413-400"))
+		return Spec{}, AuthSpec{}, refuse(x.flowError("1413-400"))
 	}
 	switch body.Spec.Version {
 	case "":
-		return spec, AuthSpec{}, flowRefusal(legacyAnswer(http.StatusUnprocessableEntity, "Please provide a valid spec version"))
+		return spec, AuthSpec{}, refuse(legacyAnswer(http.StatusUnprocessableEntity, "Please provide a valid spec version"))
 	case spec.Version:
 	default:
-		return spec, AuthSpec{}, flowRefusal(x.flowError("1413-400"))
+		return spec, AuthSpec{}, refuse(x.flowError("1413-400"))
 	}
 	auth, ok := spec.auth(body.Auth.SpecName)
 	if !ok {
-		return spec, auth, flowRefusal(x.flowError("1415-400", body.Auth.SpecName))
+		return spec, auth, refuse(x.flowError("1415-400", body.Auth.SpecName))
 	}
 	if name, missing := auth.missing(body.Auth.Params); missing {
-		return spec, auth, flowRefusal(x.flowError("1304-400", name))
+		return spec, auth, refuse(x.flowError("1304-400", name))
 	}
 	return spec, auth, nil
-}
-
-// cut returns s as EffectTruncate leaves it.
-func (p plan) cut(s string) string {
-	if !p.truncate {
-		return s
-	}
-	return shortened(s, p.bytes)
 }
 
 // stored reports whether a new connection is stored by that habit.
@@ -336,13 +331,13 @@ func (x *exchange) patchOps() ([]patchOp, *answer) {
 	var ops []patchOp
 	body := bytes.TrimSpace(x.body)
 	if len(body) == 0 {
-		return nil, flowRefusal(x.flowError("1405-400"))
+		return nil, refuse(x.flowError("1405-400"))
 	}
 	if err := json.Unmarshal(body, &ops); err != nil {
-		return nil, flowRefusal(badRequest("the body is not a JSON array of patch operations"))
+		return nil, refuse(badRequest("the body is not a JSON array of patch operations"))
 	}
 	if len(ops) == 0 {
-		return nil, flowRefusal(x.flowError("1405-400"))
+		return nil, refuse(x.flowError("1405-400"))
 	}
 	return ops, nil
 }
@@ -352,7 +347,7 @@ func (x *exchange) apply(c *conn, op patchOp) *answer {
 	switch op.Op {
 	case "add", "replace", "remove":
 	default:
-		return flowRefusal(x.flowError("1434-400", op.Op))
+		return refuse(x.flowError("1434-400", op.Op))
 	}
 	removed := op.Op == "remove"
 	switch op.Path {
@@ -367,15 +362,15 @@ func (x *exchange) apply(c *conn, op patchOp) *answer {
 	case "/auth/params":
 		return x.applyParams(c, op, removed)
 	case "/connectionSpec", "/connectionSpec/id", "/connectionSpec/version":
-		return flowRefusal(x.flowError("1414-400"))
+		return refuse(x.flowError("1414-400"))
 	}
-	return flowRefusal(x.flowError("1455-400", "unsupported path "+op.Path))
+	return refuse(x.flowError("1455-400", "unsupported path "+op.Path))
 }
 
 func (x *exchange) applyText(to *string, op patchOp, removed bool) *answer {
 	var text *string
 	if removed || json.Unmarshal(op.Value, &text) != nil || text == nil {
-		return flowRefusal(x.flowError("1455-400", op.Path+" needs a text as its value"))
+		return refuse(x.flowError("1455-400", op.Path+" needs a text as its value"))
 	}
 	*to = *text
 	return nil
@@ -384,12 +379,12 @@ func (x *exchange) applyText(to *string, op patchOp, removed bool) *answer {
 func (x *exchange) applyParams(c *conn, op patchOp, removed bool) *answer {
 	var params map[string]any
 	if removed || json.Unmarshal(op.Value, &params) != nil || params == nil {
-		return flowRefusal(x.flowError("1455-400", "/auth/params needs an object as its value"))
+		return refuse(x.flowError("1455-400", "/auth/params needs an object as its value"))
 	}
 	spec, _ := x.em.spec(c.specID)
 	auth, _ := spec.auth(c.specName)
 	if name, missing := auth.missing(params); missing {
-		return flowRefusal(x.flowError("1304-400", name))
+		return refuse(x.flowError("1304-400", name))
 	}
 	c.params = params
 	return nil

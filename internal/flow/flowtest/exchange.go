@@ -54,6 +54,7 @@ type exchange struct {
 	sandbox   string
 	bearer    string
 	body      []byte
+	plan      plan // what faults have in store; set before handle
 }
 
 // route is one row of the table of routes.
@@ -66,7 +67,7 @@ func routes() map[string]map[string]route {
 	return map[string]map[string]route{
 		"connections": {
 			http.MethodGet:  {OpList, (*exchange).list},
-			http.MethodPost: {OpCreate, nil}, // create, which needs the faults
+			http.MethodPost: {OpCreate, (*exchange).create},
 		},
 		"connections/*": {
 			http.MethodGet:    {OpGet, (*exchange).get},
@@ -170,29 +171,19 @@ func (x *exchange) serve() (answer, bool) {
 	if refusal := x.checkHeaders(); refusal != nil {
 		return *refusal, true
 	}
-	p := x.em.faults.plan(x)
+	x.plan = x.em.faults.plan(x)
+	p := x.plan
 	x.pause(x.em.cfg.Latency + p.before)
 	if p.end != nil && p.end.When != StageAfter {
 		return x.misbehave(p.end, answer{})
 	}
-	a := x.do(p)
+	a := x.handle(x)
 	x.em.announce()
 	x.pause(p.after)
 	if p.end != nil && a.ok() && p.end.When == StageAfter {
 		return x.misbehave(p.end, a)
 	}
 	return a, true
-}
-
-func (x *exchange) do(p plan) answer {
-	switch {
-	case x.op == OpCreate:
-		return x.create(p)
-	case x.op == OpList:
-		return x.listAs(p)
-	default:
-		return x.handle(x)
-	}
 }
 
 // pause waits, and says nothing of a client that has gone.
@@ -232,42 +223,35 @@ func (x *exchange) checkHeaders() *answer {
 	return nil
 }
 
-func gatewayRefusal(code string) *answer {
-	a := gatewayAnswer(code)
-	return &a
-}
-
-func flowRefusal(a answer) *answer { return &a }
-
 func (x *exchange) checkToken() *answer {
 	key := x.r.Header.Get("x-api-key")
 	if x.r.Header.Get("Authorization") == "" {
-		return gatewayRefusal("403010")
+		return refuse(gatewayAnswer("403010"))
 	}
 	if key == "" {
-		return gatewayRefusal("403000")
+		return refuse(gatewayAnswer("403000"))
 	}
 	g, known := x.em.idents.lookup(x.bearer)
 	switch {
 	case !known && x.em.cfg.AllowAnyToken && x.bearer != "":
 		return nil
 	case !known || !g.valid(x.now):
-		return gatewayRefusal("401013")
+		return refuse(gatewayAnswer("401013"))
 	case g.apiKey != "" && g.apiKey != key:
-		return gatewayRefusal("403003")
+		return refuse(gatewayAnswer("403003"))
 	}
 	return nil
 }
 
 func (x *exchange) checkOrg() *answer {
 	if x.org == "" {
-		return gatewayRefusal("400003")
+		return refuse(gatewayAnswer("400003"))
 	}
 	if !orgPattern.MatchString(x.org) {
-		return gatewayRefusal("403027")
+		return refuse(gatewayAnswer("403027"))
 	}
 	if g, _ := x.em.idents.lookup(x.bearer); g.orgID != "" && g.orgID != x.org {
-		return gatewayRefusal("403025")
+		return refuse(gatewayAnswer("403025"))
 	}
 	return nil
 }
@@ -276,13 +260,13 @@ func (x *exchange) checkSandbox() *answer {
 	known := x.em.cfg.Sandboxes
 	switch {
 	case x.r.Header.Get("x-sandbox-id") != "":
-		return flowRefusal(x.flowError("2110-400"))
+		return refuse(x.flowError("2110-400"))
 	case x.sandbox == "":
-		return flowRefusal(x.flowError("2105-400"))
+		return refuse(x.flowError("2105-400"))
 	case x.sandbox == "*":
-		return flowRefusal(x.flowError("2111-403"))
+		return refuse(x.flowError("2111-403"))
 	case len(known) > 0 && !slices.Contains(known, x.sandbox):
-		return flowRefusal(x.flowError("2100-404", x.sandbox))
+		return refuse(x.flowError("2100-404", x.sandbox))
 	}
 	return nil
 }
@@ -293,7 +277,7 @@ func (x *exchange) checkContentType() *answer {
 	}
 	kind, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type"))
 	if err != nil || kind != "application/json" {
-		return flowRefusal(badRequest("A valid content-type must be specified"))
+		return refuse(badRequest("A valid content-type must be specified"))
 	}
 	return nil
 }

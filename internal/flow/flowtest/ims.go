@@ -127,20 +127,15 @@ func (i *identities) admit(id, secret, scope string) (grant, *answer) {
 	}
 	c, ok := i.clients[id]
 	if !ok {
-		return grant{}, imsRefusal("invalid_client", "invalid client_id parameter")
+		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_client", "invalid client_id parameter"))
 	}
 	if secret != c.ClientSecret.Reveal() && (c.SecondSecret.IsZero() || secret != c.SecondSecret.Reveal()) || secret == "" {
-		return grant{}, imsRefusal("invalid_client", "invalid client_secret parameter")
+		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_client", "invalid client_secret parameter"))
 	}
 	if !scopesWithin(scope, c.Scopes) {
-		return grant{}, imsRefusal("invalid_scope", "Requested scopes are not a subset of the credential's scopes.")
+		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_scope", "Requested scopes are not a subset of the credential's scopes."))
 	}
 	return grant{orgID: c.OrgID, apiKey: id}, nil
-}
-
-func imsRefusal(code, description string) *answer {
-	a := imsAnswer(400, code, description)
-	return &a
 }
 
 // scopesWithin reports whether every scope that is asked for is allowed. Scopes joined by blanks, as
@@ -188,11 +183,11 @@ func (x *exchange) token() answer {
 func (x *exchange) tokenForm() (url.Values, *answer) {
 	kind, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type"))
 	if len(x.body) > 0 && (err != nil || kind != "application/x-www-form-urlencoded") {
-		return nil, imsRefusal("invalid_request", "Content-Type must be application/x-www-form-urlencoded")
+		return nil, refuse(imsAnswer(http.StatusBadRequest, "invalid_request", "Content-Type must be application/x-www-form-urlencoded"))
 	}
 	form, err := url.ParseQuery(string(x.body))
 	if err != nil || x.queryErr != nil {
-		return nil, imsRefusal("invalid_request", "the form cannot be read")
+		return nil, refuse(imsAnswer(http.StatusBadRequest, "invalid_request", "the form cannot be read"))
 	}
 	for key, values := range x.query {
 		form[key] = append(form[key], values...)

@@ -46,12 +46,9 @@ type listQuery struct {
 }
 
 // list answers GET /connections with what is listed by now.
-func (x *exchange) list() answer { return x.listAs(plan{}) }
-
-// listAs answers GET /connections, bent by the plan's faults.
-func (x *exchange) listAs(p plan) answer {
-	lag := p.lag
-	q, bad := x.listQuery(p)
+func (x *exchange) list() answer {
+	lag := x.plan.lag
+	q, bad := x.listQuery(x.plan)
 	if bad != nil {
 		return x.flowError(bad.code, bad.args...)
 	}

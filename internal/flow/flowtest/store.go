@@ -37,8 +37,8 @@ type conn struct {
 	lastOp      string
 }
 
-// shelf holds the connections of one scope, in the order of creation.
-type shelf struct {
+// listing holds the connections of one scope, in the order of creation.
+type listing struct {
 	all   []*conn
 	names map[string][]*conn // :: name → connections
 }
@@ -50,7 +50,7 @@ type store struct {
 	seq    uint64
 	writes uint32 // counted for etags
 	byID   map[string]*conn
-	scopes map[scope]*shelf
+	scopes map[scope]*listing
 }
 
 func newStore(d *dice) *store {
@@ -62,7 +62,7 @@ func newStore(d *dice) *store {
 func (s *store) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.byID, s.scopes = map[string]*conn{}, map[scope]*shelf{}
+	s.byID, s.scopes = map[string]*conn{}, map[scope]*listing{}
 }
 
 // nextEtag returns a new etag, which includes its quotes, in the form that Flow Service uses.
@@ -76,18 +76,18 @@ func (s *store) nextEtag(now time.Time) string {
 func (s *store) add(c conn, unique bool) *conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sh := s.scopes[c.in]; unique && sh != nil && len(sh.names[c.name]) > 0 {
+	if l := s.scopes[c.in]; unique && l != nil && len(l.names[c.name]) > 0 {
 		return nil
 	}
 	s.seq++
 	c.seq, c.id, c.etag = s.seq, s.dice.uuid(), s.nextEtag(c.created)
 	s.byID[c.id] = &c
-	sh := s.scopes[c.in]
-	if sh == nil {
-		sh = &shelf{names: map[string][]*conn{}}
-		s.scopes[c.in] = sh
+	l := s.scopes[c.in]
+	if l == nil {
+		l = &listing{names: map[string][]*conn{}}
+		s.scopes[c.in] = l
 	}
-	sh.insert(&c)
+	l.insert(&c)
 	return &c
 }
 
@@ -114,9 +114,9 @@ func (s *store) update(old *conn, now time.Time, change func(*conn)) (*conn, boo
 	change(&c)
 	c.updated, c.etag = now, s.nextEtag(now)
 	s.byID[c.id] = &c
-	sh := s.scopes[c.in]
-	sh.remove(old)
-	sh.insert(&c)
+	l := s.scopes[c.in]
+	l.remove(old)
+	l.insert(&c)
 	return &c, true
 }
 
@@ -137,13 +137,13 @@ func (s *store) remove(old *conn) bool {
 func (s *store) chunk(in scope, byName *string, before uint64, n int) []*conn {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	sh := s.scopes[in]
-	if sh == nil {
+	l := s.scopes[in]
+	if l == nil {
 		return nil
 	}
-	list := sh.all
+	list := l.all
 	if byName != nil {
-		list = sh.names[*byName]
+		list = l.names[*byName]
 	}
 	end := len(list)
 	if before > 0 {
@@ -168,15 +168,15 @@ func (s *store) everything() []*conn {
 
 func compareSeq(c *conn, seq uint64) int { return cmp.Compare(c.seq, seq) }
 
-func (sh *shelf) insert(c *conn) {
-	sh.all = insertSeq(sh.all, c)
-	sh.names[c.name] = insertSeq(sh.names[c.name], c)
+func (l *listing) insert(c *conn) {
+	l.all = insertSeq(l.all, c)
+	l.names[c.name] = insertSeq(l.names[c.name], c)
 }
 
-func (sh *shelf) remove(c *conn) {
-	sh.all = removeSeq(sh.all, c)
-	if sh.names[c.name] = removeSeq(sh.names[c.name], c); len(sh.names[c.name]) == 0 {
-		delete(sh.names, c.name)
+func (l *listing) remove(c *conn) {
+	l.all = removeSeq(l.all, c)
+	if l.names[c.name] = removeSeq(l.names[c.name], c); len(l.names[c.name]) == 0 {
+		delete(l.names, c.name)
 	}
 }
 
