@@ -19,6 +19,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -85,34 +86,25 @@ type Config struct {
 	OnRetry func(provision.Target, provision.Cause)
 }
 
-// What calls are told to Config.Trace as.
-const (
-	serviceFlow      = "flow"
-	serviceIMS       = "ims"
-	routeConnections = "/connections"
-	routeConnection  = "/connections/{id}"
-	routeToken       = "/ims/token/v3"
-)
-
 // Client speaks to the Flow Service for many tenants. It keeps their IMS tokens in memory, nothing
 // else. All methods are safe for concurrent use. Make one with New, end it with Close.
 type Client struct {
-	base      *url.URL
-	postURL   string // of Create
-	timeout   time.Duration
-	waits     waits
-	userAgent string
-	log       *slog.Logger
-	onRetry   func(provision.Target, provision.Cause)
-	gate      provision.Gate
-	post      http.RoundTripper // for Create alone: see newPostTransport
+	base       *url.URL
+	postURL    string // of Create
+	timeout    time.Duration
+	waits      waits
+	userAgent  string
+	log        *slog.Logger
+	onRetry    func(provision.Target, provision.Cause)
+	gate       provision.Gate
+	post       http.RoundTripper // for Create alone: see newPostTransport
 	postFresh  http.RoundTripper // likewise, with a new connection for every POST
 	freshUntil atomic.Int64      // until when postFresh is used, in Unix nanoseconds
-	lists     http.RoundTripper // for what may be repeated
-	one       http.RoundTripper // for Get
-	ims       *ims
-	tokens    *tokens
-	closeIdle func()
+	lists      http.RoundTripper // for what may be repeated
+	one        http.RoundTripper // for Get
+	ims        *ims
+	tokens     *tokens
+	closeIdle  func()
 }
 
 var _ provision.Connections = (*Client)(nil)
@@ -137,22 +129,18 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(cfg, base, imsURL, m), nil
-}
-
-func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	shared := newTransport(cfg, cfg.DialContext)
 	post, posts := newPostTransport(cfg)
-	anew, once := newPostTransport(cfg)
+	fresh, once := newPostTransport(cfg)
 	once.DisableKeepAlives = true
 	c := &Client{
 		base: base, postURL: base.JoinPath("connections").String(), timeout: cfg.Timeout,
 		userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
-		waits:    waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
-		post:     cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
-		postFresh: cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, anew)),
-		lists:    cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
-		one:      cfg.Trace(serviceFlow, routeConnection, m.observe(opGet, shared)),
+		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
+		post:      cfg.Trace("flow", "/connections", m.observe(opCreate, post)),
+		postFresh: cfg.Trace("flow", "/connections", m.observe(opCreate, fresh)),
+		lists:     cfg.Trace("flow", "/connections", m.observe(opList, shared)),
+		one:       cfg.Trace("flow", "/connections/{id}", m.observe(opGet, shared)),
 		closeIdle: func() {
 			shared.CloseIdleConnections()
 			posts.CloseIdleConnections()
@@ -161,10 +149,10 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	c.ims = &ims{
 		url:     imsURL.JoinPath("ims", "token", "v3").String(),
 		timeout: min(cfg.Timeout, maxTokenTime),
-		via:     cfg.Trace(serviceIMS, routeToken, m.observe(opToken, shared)),
+		via:     cfg.Trace("ims", "/ims/token/v3", m.observe(opToken, shared)),
 	}
 	c.tokens = newTokens(c.fetchToken)
-	return c
+	return c, nil
 }
 
 // poster returns what the next POST goes by.
@@ -191,12 +179,12 @@ func (c *Client) Close() {
 }
 
 func (cfg Config) withDefaults() Config {
-	orDefault(&cfg.BaseURL, DefaultBaseURL)
-	orDefault(&cfg.IMSURL, DefaultIMSURL)
-	orDefault(&cfg.Timeout, DefaultTimeout)
-	orDefault(&cfg.RetryInitial, 500*time.Millisecond)
-	orDefault(&cfg.RetryMax, max(10*time.Second, cfg.RetryInitial))
-	orDefault(&cfg.UserAgent, "flow-worker")
+	cfg.BaseURL = cmp.Or(cfg.BaseURL, DefaultBaseURL)
+	cfg.IMSURL = cmp.Or(cfg.IMSURL, DefaultIMSURL)
+	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
+	cfg.RetryInitial = cmp.Or(cfg.RetryInitial, 500*time.Millisecond)
+	cfg.RetryMax = cmp.Or(cfg.RetryMax, max(10*time.Second, cfg.RetryInitial))
+	cfg.UserAgent = cmp.Or(cfg.UserAgent, "flow-worker")
 	if cfg.DialContext == nil {
 		cfg.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 	}
@@ -218,13 +206,6 @@ func (cfg Config) withDefaults() Config {
 	return cfg
 }
 
-func orDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
 // serviceURL reads a service's address. Credentials go to it, so it has to be https unless it does
 // not leave the machine. The address is not quoted in errors if it might hold a password.
 func serviceURL(field, s string) (*url.URL, error) {
@@ -242,10 +223,7 @@ func serviceURL(field, s string) (*url.URL, error) {
 	return u, nil
 }
 
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
+func loopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
 
 // Authorize makes sure that a bearer token for the account is at hand, fetching one from IMS if need
 // be. Static credentials need none.

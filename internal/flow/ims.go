@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -110,7 +111,7 @@ func tokenError(err error, s scrubber) *provision.CallError {
 	}
 	switch status {
 	case http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden:
-		said := strings.TrimRight(firstOf(p.message, http.StatusText(status)), ". ")
+		said := strings.TrimRight(cmp.Or(p.message, http.StatusText(status)), ". ")
 		_, known := nameRemedies[p.code]
 		believed := imsRefusal(refused.Body)
 		if believed {

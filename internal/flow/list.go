@@ -143,14 +143,17 @@ func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun
 	order, tries, barren := ordering{since: l.q.Since}, maxTries, 0
 	for read := 1; ; read++ {
 		begun = read > 1
-		p, err := l.page(ctx, tries, query)
+		p, err := l.ask(ctx, tries, l.client.lists, l.client.base.JoinPath("connections"), query)
 		if err != nil {
 			return begun, err
 		}
 		news := slices.DeleteFunc(slices.Clone(p.found), func(f provision.Found) bool { return shown[f.ID] })
 		for _, f := range news {
 			shown[f.ID] = true
-			l.take(f)
+			if !l.seen[f.ID] && (l.q.Want == nil || l.q.Want(f)) {
+				l.found = append(l.found, f)
+				l.seen[f.ID] = true
+			}
 		}
 		switch {
 		case !narrowed && (l.q.Newest || order.over(news)):
@@ -182,7 +185,7 @@ func (l *listing) whole(ctx context.Context, query string, shown int) *provision
 	if filter, _, narrowed := strings.Cut(query, inAnyOrder); narrowed && filter != "" && strings.HasPrefix(filter, "property=") {
 		count = filter + count
 	}
-	p, err := l.page(ctx, maxTries, count)
+	p, err := l.ask(ctx, maxTries, l.client.lists, l.client.base.JoinPath("connections"), count)
 	switch {
 	case err != nil && refusesQuery(err):
 		return nil
@@ -192,14 +195,6 @@ func (l *listing) whole(ctx context.Context, query string, shown int) *provision
 		return unlistable(fmt.Sprintf("it shows %d of %d connections, and no link to the others", shown, p.count))
 	}
 	return nil
-}
-
-// take keeps a connection that is wanted, once.
-func (l *listing) take(f provision.Found) {
-	if !l.seen[f.ID] && (l.q.Want == nil || l.q.Want(f)) {
-		l.found = append(l.found, f)
-		l.seen[f.ID] = true
-	}
 }
 
 // ordering tells whether a listing is seen to be in the order of creation, newest first.
@@ -223,10 +218,6 @@ func (o *ordering) over(news []provision.Found) bool {
 		}
 	}
 	return !o.without && o.older >= orderSeen
-}
-
-func (l *listing) page(ctx context.Context, tries int, query string) (page, *provision.CallError) {
-	return l.ask(ctx, tries, l.client.lists, l.client.base.JoinPath("connections"), query)
 }
 
 // ask gets one page, with a new bearer token if the first one is refused.
@@ -343,18 +334,16 @@ func (c *Client) readPage(a answer, counted bool, s scrubber) (page, *provision.
 	if body.Links == nil || body.Links.Next == nil {
 		return p, nil
 	}
-	href := body.Links.Next.text("href")
-	if raw := string((*body.Links.Next)["href"]); href == "" && (raw != "" && raw != "null" && raw != `""` || !body.Links.Next.only("href")) {
+	link := *body.Links.Next
+	href, raw := link.text("href"), string(link["href"])
+	switch {
+	case href != "":
+		var err *provision.CallError
+		p.next, err = c.nextQuery(href)
+		return p, err
+	case raw != "" && raw != "null" && raw != `""`, !link.only("href"):
 		return page{}, unlistable("the link to the next page can't be read")
 	}
-	if href == "" {
-		return p, nil
-	}
-	next, err := c.nextQuery(href)
-	if err != nil {
-		return page{}, err
-	}
-	p.next = next
 	return p, nil
 }
 

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"regexp"
@@ -126,7 +127,7 @@ func judge(a answer, s scrubber) *provision.CallError {
 		RequestID: p.requestID, RetryAfter: p.retryAfter, Passing: passing, Exists: taken,
 	}
 	if v == provision.VerdictUnknown && statusVerdict(a.status) != v && !taken {
-		e.Message = strings.TrimRight(firstOf(p.message, http.StatusText(a.status)), ". ") + "; this is no answer of the Flow Service itself: look for what stands in its way, such as a proxy or a gateway"
+		e.Message = strings.TrimRight(cmp.Or(p.message, http.StatusText(a.status)), ". ") + "; this is no answer of the Flow Service itself: look for what stands in its way, such as a proxy or a gateway"
 	}
 	return e
 }
@@ -232,7 +233,7 @@ func readProblem(h http.Header, body []byte, s scrubber) problem {
 	if json.Unmarshal(body, &b) != nil {
 		b = problemBody{} // a part of it may have been read
 	}
-	said, id := string(b.words()), firstOf(string(b.Report.value.RequestID), h.Get("X-Request-Id"))
+	said, id := string(b.words()), cmp.Or(string(b.Report.value.RequestID), h.Get("X-Request-Id"))
 	code, number := b.code()
 	p := problem{
 		code: s.id(code, maxCode), message: s.message(said), requestID: s.id(id, maxRequestID),
@@ -250,7 +251,7 @@ func (b problemBody) code() (code string, number int) {
 		number, _ = strconv.Atoi(m[2]) // six digits at most
 		return m[0], number
 	}
-	return firstOf(string(b.ErrorCode), string(b.Error)), 0
+	return cmp.Or(string(b.ErrorCode), string(b.Error)), 0
 }
 
 // words returns the most telling text of the body.
@@ -261,15 +262,6 @@ func (b problemBody) words() text {
 		}
 	}
 	return b.Error
-}
-
-func firstOf(values ...string) string {
-	for _, v := range values {
-		if v != "" {
-			return v
-		}
-	}
-	return ""
 }
 
 // retryAfter reads a Retry-After header, in seconds or as a date, and in its absence a number of
@@ -372,13 +364,7 @@ const (
 
 // advise returns upstream's words, followed by what to do where that is known.
 func advise(status int, p problem) string {
-	text := p.message
-	if text == "" {
-		text = http.StatusText(status)
-	}
-	if text == "" {
-		text = "HTTP status " + strconv.Itoa(status)
-	}
+	text := cmp.Or(p.message, http.StatusText(status), "HTTP status "+strconv.Itoa(status))
 	if r := remedy(status, p); r != "" {
 		return strings.TrimRight(text, ". ") + "; " + r
 	}
