@@ -1,4 +1,4 @@
-// Package canary makes secrets that can be told apart from everything else, and looks for them in what
+// Package canary makes secrets that are like nothing else, and looks for them in what
 // a program wrote, in the spellings that it knows. It is for tests, and knows nothing of how the
 // program keeps its secrets.
 package canary
@@ -30,7 +30,7 @@ func New() string {
 // Plain returns a secret of letters and digits only.
 func Plain() string { return rand.Text() + "k7" + strings.ToLower(rand.Text()[:4]) } // with small letters and digits, whatever chance brings
 
-// Tokens returns new secrets that anybody can tell for what they are, by the name of their issuer or form.
+// Tokens returns new secrets that anybody can recognize, by the name of their issuer or form.
 func Tokens() map[string]string {
 	in64 := base64.RawURLEncoding.EncodeToString
 	return map[string]string{

@@ -81,8 +81,8 @@ type Config struct {
 	// their context belongs to; route names what is called without what differs from call to call. Nil
 	// means that they don't, but the trace context is passed on all the same.
 	Trace func(service, route string, next http.RoundTripper) http.RoundTripper
-	// OnRetry is told before a listing or a token request is repeated. It must be quick and safe for
-	// concurrent use. Nil means nobody. It is not told of POSTs: their repeats are the caller's.
+	// OnRetry is called before a listing or a token request is repeated. It must be quick and safe for
+	// concurrent use. Nil means that nobody is. It is not called for POSTs: their repeats are the caller's.
 	OnRetry func(provision.Target, provision.Cause)
 }
 
@@ -163,8 +163,8 @@ func (c *Client) poster() http.RoundTripper {
 	return c.post
 }
 
-// noReuseFor is how long no connection is used again after a POST was lost on one that had been, or was told what
-// another one was.
+// noReuseFor is how long no connection is used again after a POST was lost on one that had been, or got
+// the answer to another one.
 const noReuseFor = 10 * time.Minute
 
 // avoidReuse is called when a POST got no answer, or another's, on a connection that had been used before: the server
@@ -225,7 +225,7 @@ func serviceURL(field, s string) (*url.URL, error) {
 
 func loopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
 
-// Authorize makes sure that a bearer token for the account is at hand, fetching one from IMS if need
+// Authorize makes sure that there is a bearer token for the account, fetching one from IMS if need
 // be. Static credentials need none.
 func (c *Client) Authorize(ctx context.Context, as provision.Account) error {
 	if _, err := c.grant(ctx, as); err != nil {

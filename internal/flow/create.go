@@ -131,7 +131,7 @@ func (c *Client) created(as provision.Account, g grant, a answer, s scrubber) (p
 var connectionStates = []string{"enabled", "disabled", "initializing", "draft"}
 
 // readConnection returns the connection that a 200 or 201 names: in its body, or where that is empty in its
-// Location. The ID is empty if there is none that can be believed and told to others: other statuses of success,
+// Location. The ID is empty if there is none that can be believed: other statuses of success,
 // and a body that says that something failed, come from gateways and job queues, which have ids of their own.
 func readConnection(a answer, base *url.URL, s scrubber) provision.Connection {
 	var conn provision.Connection

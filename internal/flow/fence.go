@@ -146,7 +146,7 @@ func speaksHTTP2(conn net.Conn) bool {
 
 // seal stops all further writes and reports whether a byte of the request may have been sent. Only
 // after it the answer "none" is final: net/http may still be about to write when it returns. An HTTP/2 connection
-// that the request was not yet written to as a whole is closed, for nobody can tell whose bytes come next.
+// that the request was not yet written to as a whole is closed, for nobody knows whose bytes come next.
 func (f *fence) seal() bool {
 	f.mu.Lock()
 	f.sealed = true
@@ -277,7 +277,7 @@ func fencedDial(dial dialFunc) dialFunc {
 // With HTTP/1.1 that is one at a time: net/http gives the connection to the next request when the one before is written
 // and answered whole. With HTTP/2 there are as many as got the connection and are not yet written whole. A Write may
 // hold bytes of any of them, so it needs all their fences open and counts as sent for each. A fence that is closed ends
-// the connection: what was written before counts as sent, and is looked up; the rest is not sent. That hits as many
+// the connection: what was written before counts as sent, and is looked up; what follows is not sent. That hits as many
 // POSTs as the server allows streams on a connection, commonly 100 to 256, and it is rare: a request is written within
 // microseconds of getting its connection unless the process was stopped or the server does not read.
 type fencedConn struct {

@@ -81,7 +81,7 @@ func expiry(got, said time.Time) time.Time {
 // passingErrors are what IMS, as any token service, says of trouble of its own.
 var passingErrors = []string{"server_error", "temporarily_unavailable", "slow_down"}
 
-// refusals are the errors by which a token service refuses a request (RFC 6749), and Adobe's likes of them.
+// refusals are the errors by which a token service refuses a request (RFC 6749), and those of Adobe that are like them.
 var refusals = regexp.MustCompile(`^((invalid|unsupported)_[a-z0-9_]+|unauthorized_client|access_denied|insufficient_scope)$`)
 
 // imsRefusal reports whether a body is a refusal of IMS, or of Adobe's gateway before it. Proxies say "error", too,
@@ -213,7 +213,7 @@ const (
 	refreshPause = 10 * time.Second // after a refresh that failed while the old token was still good
 )
 
-// tokenKey tells accounts apart. It holds no secret.
+// tokenKey identifies an account. It holds no secret.
 type tokenKey struct {
 	org, client, scopes string
 	secret              [sha256.Size]byte // of all client secrets

@@ -19,7 +19,7 @@ import (
 const (
 	pageSize  = "100" // the most that the Flow Service gives
 	fullPage  = 100
-	maxBarren = 20 // pages in a row that show nothing new; of a listing that goes on so, nothing is believed
+	maxStale  = 20 // pages in a row that show nothing new; of a listing that goes on so, nothing is believed
 	pageTries = 8  // of a page after the first: the more pages, the less may each fail
 	orderSeen = 20 // connections in a row, each older than what is asked for, that end an ordered listing
 )
@@ -140,7 +140,7 @@ func refusesQuery(err *provision.CallError) bool {
 // page. One that isn't narrowed by a filter ends before, where nothing that is new enough can follow.
 func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun bool, err *provision.CallError) {
 	asked, shown := map[string]bool{}, map[string]bool{}
-	order, tries, barren := ordering{since: l.q.Since}, maxTries, 0
+	order, tries, stale := ordering{since: l.q.Since}, maxTries, 0
 	for read := 1; ; read++ {
 		begun = read > 1
 		p, err := l.ask(ctx, tries, l.client.lists, l.client.base.JoinPath("connections"), query)
@@ -165,14 +165,14 @@ func (l *listing) pages(ctx context.Context, query string, narrowed bool) (begun
 		case p.next == "":
 			return true, nil
 		}
-		if barren++; len(news) > 0 {
-			barren = 0
+		if stale++; len(news) > 0 {
+			stale = 0
 		}
 		asked[query] = true
 		if query, tries = p.next, pageTries; asked[query] {
 			return true, unlistable("the pages of the listing go round in a circle")
 		}
-		if barren == maxBarren {
+		if stale == maxStale {
 			return true, unlistable("the listing goes on, but shows nothing new")
 		}
 	}
@@ -197,7 +197,7 @@ func (l *listing) whole(ctx context.Context, query string, shown int) *provision
 	return nil
 }
 
-// ordering tells whether a listing is seen to be in the order of creation, newest first.
+// ordering knows whether a listing was seen to be in the order of creation, newest first.
 type ordering struct {
 	since   time.Time
 	last    time.Time
@@ -422,9 +422,9 @@ func (c *Client) nextQuery(href string) (string, *provision.CallError) {
 	if err != nil {
 		return "", unlistable("the link to the next page is no URL")
 	}
-	abroad := u.Scheme != "" && u.Scheme != c.base.Scheme || u.Host != "" && !strings.EqualFold(u.Host, c.base.Host) || u.User != nil || u.Opaque != ""
+	elsewhere := u.Scheme != "" && u.Scheme != c.base.Scheme || u.Host != "" && !strings.EqualFold(u.Host, c.base.Host) || u.User != nil || u.Opaque != ""
 	here := u.Path == "" || u.Path == "connections" || u.Path == "/connections" || u.Path == c.base.JoinPath("connections").Path
-	if abroad || !here {
+	if elsewhere || !here {
 		return "", unlistable("the link to the next page leads elsewhere; it was not followed")
 	}
 	if u.RawQuery == "" {
@@ -433,7 +433,7 @@ func (c *Client) nextQuery(href string) (string, *provision.CallError) {
 	return u.RawQuery, nil
 }
 
-// Spec is a connection spec, as far as it tells whether requests can name it. What the Flow Service leaves
+// Spec is a connection spec, as far as it shows whether requests can name it. What the Flow Service leaves
 // out is empty.
 type Spec struct {
 	ID, Name, Version string

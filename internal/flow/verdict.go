@@ -107,15 +107,15 @@ func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
 	case v == provision.VerdictUnauthorized && (own != fromStranger || json.Valid(a.body)),
 		a.status == http.StatusForbidden && (brief || own == fromNobody):
 		return v, true, false
-	case own == fromService, brief && slices.Contains(briefly, a.status), own == fromOlder && a.status == http.StatusNotFound:
+	case own == fromService, brief && slices.Contains(briefStatuses, a.status), own == fromOlder && a.status == http.StatusNotFound:
 		return v, false, false
 	}
 	return provision.VerdictUnknown, false, false
 }
 
-// briefly are the statuses of which the Flow Service is known to say no more than {message} or {errorMessage};
+// briefStatuses are the statuses of which the Flow Service is known to say no more than {message} or {errorMessage};
 // of 404, {errorMessage}. Gateways of every make say {message} of others, as of an address that they don't know.
-var briefly = []int{http.StatusBadRequest, http.StatusPreconditionFailed, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
+var briefStatuses = []int{http.StatusBadRequest, http.StatusPreconditionFailed, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity}
 
 // judge turns an answer that is no success into an error, without any of the secrets of its call.
 func judge(a answer, s scrubber) *provision.CallError {
@@ -188,7 +188,7 @@ var (
 
 const adobeHost = `https?://([a-z0-9-]+\.)*adobe\.(com|io)/`
 
-// originOf tells whose an answer is. One that was cut is nobody's, nor one that says a thing twice.
+// originOf returns whose an answer is. One that was cut is nobody's, nor one that says a thing twice.
 func originOf(a answer) origin {
 	if len(bytes.TrimSpace(a.body)) == 0 && a.bodyErr == nil {
 		return fromNobody
@@ -203,7 +203,7 @@ func originOf(a answer) origin {
 		o["error_code"] != nil && gatewayCode.MatchString(string(b.ErrorCode)) && o.text("message") != "",
 		genericType.MatchString(kind) && o.text("title") != "" && o.text("detail") != "" && o["status"] != nil && b.Status != "":
 		return fromService
-	case timedOut.MatchString(string(b.words())):
+	case timedOut.MatchString(string(b.text())):
 	case o.text("errorMessage") != "" && o.only("errorMessage", "errorDetails"):
 		return fromOlder
 	case o.text("message") != "" && o.only("message"):
@@ -226,14 +226,14 @@ var (
 )
 
 // readProblem reads an error answer of any shape. It never fails: what it cannot read is left empty.
-// Of the body it takes over the fields that are made to be told, and nothing of one that isn't JSON:
+// Of the body it takes over the fields that are made for people, and nothing of one that isn't JSON:
 // that may be an echo of the request, a page for somebody else, or anything.
 func readProblem(h http.Header, body []byte, s scrubber) problem {
 	var b problemBody
 	if json.Unmarshal(body, &b) != nil {
 		b = problemBody{} // a part of it may have been read
 	}
-	said, id := string(b.words()), cmp.Or(string(b.Report.value.RequestID), h.Get("X-Request-Id"))
+	said, id := string(b.text()), cmp.Or(string(b.Report.value.RequestID), h.Get("X-Request-Id"))
 	code, number := b.code()
 	p := problem{
 		code: s.id(code, maxCode), message: s.message(said), requestID: s.id(id, maxRequestID),
@@ -254,8 +254,8 @@ func (b problemBody) code() (code string, number int) {
 	return cmp.Or(string(b.ErrorCode), string(b.Error)), 0
 }
 
-// words returns the most telling text of the body.
-func (b problemBody) words() text {
+// text returns the text of the body that says most.
+func (b problemBody) text() text {
 	for _, t := range []text{b.Report.value.Detailed, b.ErrorMessage, b.ErrorDetails, b.Detail, b.Message, b.Description, b.Title} {
 		if strings.TrimSpace(string(t)) != "" {
 			return t

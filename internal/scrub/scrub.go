@@ -9,7 +9,7 @@
 //   - in hex, also where it is a part of what was encoded;
 //
 // and in base64 or hex that was itself URL-encoded or escaped once. It also takes out what has the looks of
-// a token, whoever's it is: see HoldsToken.
+// a token, no matter whose: see HoldsToken.
 //
 // It does not find a secret shorter than Shortest bytes, nor a part of one that is shorter than Part bytes, nor
 // one in any other code (HTML entities, quoted-printable, octal, base32, lists of bytes), nor one that was
@@ -39,7 +39,7 @@ const (
 	// shortestInWord is the length from which a secret is found within words. A shorter one must stand alone,
 	// or "test" would take a part out of every "latest".
 	shortestInWord = 8
-	// Part is how much of a secret is taken out even without the rest.
+	// Part is how much of a secret is taken out even where the others are missing.
 	Part = 12
 )
 

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// The states of a connection. Adobe does not tell how it calls the state of a draft.
+// The states of a connection. Adobe does not say what it calls the state of a draft.
 const (
 	stateEnabled      = "enabled"
 	stateInitializing = "initializing"

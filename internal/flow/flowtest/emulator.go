@@ -70,7 +70,7 @@ import (
 
 // Config sets up an Emulator. The zero value works.
 type Config struct {
-	// Clock tells the time for timestamps, token expiry, list lag and rate limits. Nil means time.Now.
+	// Clock is the time of timestamps, token expiry, list lag and rate limits. Nil means time.Now.
 	Clock func() time.Time
 	// Sleep waits for d or until ctx ends, for latencies and hangs. Nil means real time.
 	Sleep func(ctx context.Context, d time.Duration) error
@@ -85,7 +85,7 @@ type Config struct {
 	Seed int64
 	// AllowAnyToken accepts bearer tokens that the emulator does not know, for any org and API key.
 	AllowAnyToken bool
-	// ExpiresIn is the life of an IMS token, told in whole seconds. 0 means 86399 s, below 0 that
+	// ExpiresIn is the life of an IMS token, answered in whole seconds. 0 means 86399 s, below 0 that
 	// tokens are stale from the start.
 	ExpiresIn time.Duration
 	// PageSize is the length of a list's page when the request names no limit. 0 means 20; more than

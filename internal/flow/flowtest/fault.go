@@ -68,7 +68,7 @@ type Stage string
 const (
 	StageUnread Stage = "unread" // before the body is read
 	StageBefore Stage = "before" // after the headers were checked, before the work is done
-	StageAfter  Stage = "after"  // once the work has succeeded, before it is told
+	StageAfter  Stage = "after"  // once the work has succeeded, before it is answered
 )
 
 // BodyKind says what an EffectStatus has as its body.

@@ -25,7 +25,7 @@ type link struct {
 	Href string `json:"href"`
 }
 
-// cursor is what a continuation token holds: the whole query and the last connection told.
+// cursor is what a continuation token holds: the whole query and the last connection shown.
 type cursor struct {
 	Properties []string `json:"p,omitempty"`
 	OrderBy    string   `json:"o,omitempty"`
@@ -121,7 +121,7 @@ func (q listQuery) onlyName() *string {
 	return nil
 }
 
-// ordered sorts by q.field and drops what earlier pages told.
+// ordered sorts by q.field and drops what earlier pages showed.
 func (q listQuery) ordered(all []*conn, now time.Time) []*conn {
 	keys := make(map[*conn]string, len(all))
 	for _, c := range all {
@@ -176,7 +176,7 @@ func decodeCursor(token string) (cursor, *flowFault) {
 var listParams = []string{"property", "limit", "count", "orderby", "continuationToken"}
 
 // listQuery reads the query of GET /connections. With a continuation token the token's own filters
-// and order count, not the query's; a limit may be given anew.
+// and order count, not the query's; a new limit may be given.
 func (x *exchange) listQuery(p plan) (listQuery, *flowFault) {
 	q := listQuery{cursor: cursor{Limit: x.em.cfg.PageSize}, omit: p.omit, fold: p.foldNames}
 	if bad := x.checkListParams(p.refuse); bad != nil {
