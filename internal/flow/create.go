@@ -70,17 +70,19 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 func (c *Client) postOnce(ctx context.Context, via http.RoundTripper, as provision.Account, g grant, conn provision.NewConnection, f *fence, s scrubber) (answer, *provision.CallError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	var req *http.Request
 	body, err := json.Marshal(wireConnection(conn))
-	if err != nil {
-		return answer{}, notAsked(err, s)
+	if err == nil {
+		req, err = c.request(fenced(ctx, f), http.MethodPost, c.postURL, body, as, g)
 	}
-	req, err := c.request(fenced(ctx, f), http.MethodPost, c.postURL, body, as, g)
 	if err == nil {
 		req.Header.Set("Content-Type", "application/json")
 		err = f.check()
 	}
-	if err != nil {
-		return answer{}, notAsked(err, s)
+	if err != nil { // it was not even begun
+		cerr := unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+		cerr.Err = fmt.Errorf("%w: %w", provision.ErrNotAsked, cerr.Err)
+		return answer{}, cerr
 	}
 	a, err := exchange(via, req, maxBody)
 	if err == nil {
@@ -94,17 +96,11 @@ func (c *Client) postOnce(ctx context.Context, via http.RoundTripper, as provisi
 	if ended != nil && !errors.Is(err, ended) {
 		err = fmt.Errorf("%w: %w", ended, err) // what comes of it in the network is no cause
 	}
+	verdict := provision.VerdictNotSent
 	if f.seal() {
-		return answer{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
+		verdict = provision.VerdictUnknown
 	}
-	return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
-}
-
-// notAsked is the error of a POST that was not even begun.
-func notAsked(err error, s scrubber) *provision.CallError {
-	cerr := unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
-	cerr.Err = fmt.Errorf("%w: %w", provision.ErrNotAsked, cerr.Err)
-	return cerr
+	return answer{}, unanswered(provision.TargetFlow, verdict, err, s)
 }
 
 // created reads the answer to a POST.

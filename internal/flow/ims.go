@@ -274,12 +274,27 @@ func (t *tokens) close() {
 	t.fetches.Wait()
 }
 
-// get returns a token that is good for some time to come. It waits for IMS if it has to, but not
-// longer than ctx.
+// get returns a token that is good for some time to come, and begins a fetch where one is due. It waits for IMS if it
+// has to, but not longer than ctx.
 func (t *tokens) get(ctx context.Context, cr provision.Credentials) (provision.Sensitive, *provision.CallError) {
-	have, call := t.lookup(ctx, cr)
-	if call == nil {
-		return have, nil
+	t.mu.Lock()
+	now := time.Now()
+	e := t.entry(keyOf(cr), now)
+	usable := !e.token.IsZero() && now.Before(e.expiresAt.Add(-e.margin()/4))
+	fresh := usable && now.Before(e.expiresAt.Add(-e.margin()))
+	if e.call == nil && !t.closed && !fresh && !(usable && now.Before(e.retryAt)) {
+		t.begin(ctx, e, cr)
+	}
+	token, call := e.token, e.call
+	t.mu.Unlock()
+	switch {
+	case usable:
+		return token, nil
+	case call == nil:
+		return provision.Sensitive{}, &provision.CallError{
+			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseNetwork,
+			Err: errors.New("the client is closed"),
+		}
 	}
 	select {
 	case <-call.done:
@@ -290,24 +305,6 @@ func (t *tokens) get(ctx context.Context, cr provision.Credentials) (provision.S
 			Message: "IMS gave no token in time; nothing was sent to the Flow Service", Err: ctx.Err(),
 		}
 	}
-}
-
-// lookup returns a token, or else the fetch to wait for. It begins a fetch where one is due.
-func (t *tokens) lookup(ctx context.Context, cr provision.Credentials) (provision.Sensitive, *tokenCall) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	now := time.Now()
-	e := t.entry(keyOf(cr), now)
-	usable := !e.token.IsZero() && now.Before(e.expiresAt.Add(-e.margin()/4))
-	fresh := usable && now.Before(e.expiresAt.Add(-e.margin()))
-	call := e.call
-	if call == nil && !fresh && !(usable && now.Before(e.retryAt)) {
-		call = t.begin(ctx, e, cr)
-	}
-	if usable {
-		return e.token, nil
-	}
-	return provision.Sensitive{}, call
 }
 
 // margin is how long before its end a token is renewed: it has to outlive the call it is used for.
@@ -336,18 +333,11 @@ func (t *tokens) entry(key tokenKey, now time.Time) *tokenEntry {
 	return e
 }
 
-// begin starts a fetch for e. It has the values of ctx, but does not end with it.
-func (t *tokens) begin(ctx context.Context, e *tokenEntry, cr provision.Credentials) *tokenCall {
-	call := &tokenCall{done: make(chan struct{})}
+// begin starts a fetch for e. It has the values of ctx, but does not end with it. One that fails leaves a token that is
+// still good in its place.
+func (t *tokens) begin(ctx context.Context, e *tokenEntry, cr provision.Credentials) {
+	call, first := &tokenCall{done: make(chan struct{})}, e.good
 	e.call = call
-	if t.closed {
-		t.end(e, call, bearer{}, &provision.CallError{
-			Verdict: provision.VerdictNotSent, Target: provision.TargetIMS, Cause: provision.CauseNetwork,
-			Err: errors.New("the client is closed"),
-		})
-		return call
-	}
-	first := e.good
 	t.fetches.Go(func() {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		defer cancel()
@@ -356,9 +346,15 @@ func (t *tokens) begin(ctx context.Context, e *tokenEntry, cr provision.Credenti
 		b.secret = (b.secret + first) % len(cr.Secrets())
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		t.end(e, call, b, err)
+		e.call = nil
+		if err == nil {
+			e.bearer, e.good = b, b.secret
+		} else {
+			e.retryAt = time.Now().Add(refreshPause)
+		}
+		call.token, call.err = b.token, err
+		close(call.done)
 	})
-	return call
 }
 
 // from returns cr with its client secrets in the order that begins with the one at first.
@@ -367,18 +363,6 @@ func from(cr provision.Credentials, first int) provision.Credentials {
 	all = slices.Concat(all[first:], all[:first])
 	cr.ClientSecret, cr.OtherSecrets = all[0], all[1:]
 	return cr
-}
-
-// end concludes a fetch. A failed one leaves a token that is still good in its place.
-func (t *tokens) end(e *tokenEntry, call *tokenCall, b bearer, err *provision.CallError) {
-	e.call = nil
-	if err == nil {
-		e.bearer, e.good = b, b.secret
-	} else {
-		e.retryAt = time.Now().Add(refreshPause)
-	}
-	call.token, call.err = b.token, err
-	close(call.done)
 }
 
 // forget drops that very token; a newer one stays.
