@@ -164,7 +164,6 @@ var catalogue = map[string]struct{ title, text string }{
 	"1453-400": {"Invalid request", "Invalid query value %s provided in query param."},
 	"1455-400": {"Invalid request", "An error has occurred while validating patch instructions: %s"},
 	"1456-400": {"Invalid request", "State %s is not a valid value. Allowed values are [enabled, disabled, initializing]."},
-	"2100-404": {"Sandbox not found", "The sandbox with the name '%s' could not be found."},
 	"2105-400": {"Header is missing", "The header x-sandbox-name is missing in the request."},
 	"2110-400": {"Headers not allowed", "The header x-sandbox-id is not allowed with the user token."},
 	"2111-403": {"Headers with value restricted", "The header x-sandbox-name with value * is restricted with the user token."},

@@ -212,14 +212,11 @@ func (x *exchange) create() answer {
 	if p.stored(HabitLowerIDs) { // such a service minds no case in them
 		body.Spec.ID = strings.ToLower(body.Spec.ID)
 	}
-	spec, auth, refusal := x.checkCreate(body)
+	auth, refusal := x.checkCreate(body)
 	if refusal != nil {
 		return *refusal
 	}
 	draft := x.query.Get("mode") == "draft"
-	if draft && spec.NoDrafts {
-		return badRequest("draft mode is not supported for this connection spec")
-	}
 	now := x.em.cfg.Clock() // a latency may have passed since x.now
 	c := conn{
 		in: x.scope(), name: body.Name, description: body.Description,
@@ -254,30 +251,30 @@ func (x *exchange) createBody() (createBody, *answer) {
 	return body, nil
 }
 
-// checkCreate finds the connection spec and auth spec of body and checks its params.
-func (x *exchange) checkCreate(body createBody) (Spec, AuthSpec, *answer) {
+// checkCreate finds the auth spec of body and checks its params.
+func (x *exchange) checkCreate(body createBody) (AuthSpec, *answer) {
 	if mode := x.query.Get("mode"); mode != "" && mode != "draft" {
-		return Spec{}, AuthSpec{}, refuse(x.flowError("1453-400", mode))
+		return AuthSpec{}, refuse(x.flowError("1453-400", mode))
 	}
 	spec, ok := x.em.spec(body.Spec.ID)
 	if !ok {
-		return Spec{}, AuthSpec{}, refuse(x.flowError("1413-400"))
+		return AuthSpec{}, refuse(x.flowError("1413-400"))
 	}
 	switch body.Spec.Version {
 	case "":
-		return spec, AuthSpec{}, refuse(legacyAnswer(http.StatusUnprocessableEntity, "Please provide a valid spec version"))
+		return AuthSpec{}, refuse(legacyAnswer(http.StatusUnprocessableEntity, "Please provide a valid spec version"))
 	case spec.Version:
 	default:
-		return spec, AuthSpec{}, refuse(x.flowError("1413-400"))
+		return AuthSpec{}, refuse(x.flowError("1413-400"))
 	}
 	auth, ok := spec.auth(body.Auth.SpecName)
 	if !ok {
-		return spec, auth, refuse(x.flowError("1415-400", body.Auth.SpecName))
+		return auth, refuse(x.flowError("1415-400", body.Auth.SpecName))
 	}
 	if name, missing := auth.missing(body.Auth.Params); missing {
-		return spec, auth, refuse(x.flowError("1304-400", name))
+		return auth, refuse(x.flowError("1304-400", name))
 	}
-	return spec, auth, nil
+	return auth, nil
 }
 
 // stored reports whether a new connection is stored by that habit.

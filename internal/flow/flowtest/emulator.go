@@ -88,11 +88,6 @@ type Config struct {
 	// ExpiresIn is the life of an IMS token, answered in whole seconds. 0 means 86399 s, below 0 that
 	// tokens are stale from the start.
 	ExpiresIn time.Duration
-	// PageSize is the length of a list's page when the request names no limit. 0 means 20; more than
-	// 100 means 100.
-	PageSize int
-	// Sandboxes are the sandboxes of every organization. Empty means that any name will do.
-	Sandboxes []string
 	// Specs are connection specs besides Databricks, which is always there.
 	Specs []Spec
 	// LiteralPlus takes "+" in a query for itself, not for a blank: a client that does not send
@@ -108,7 +103,7 @@ const (
 	MaxKept = 10_000
 
 	defaultExpiresIn = 86399 * time.Second
-	defaultPageSize  = 20
+	defaultPageSize  = 20 // of a list, when the request names no limit
 	maxPageSize      = 100
 )
 
@@ -164,10 +159,6 @@ func (c *Config) setDefaults() {
 	if c.ExpiresIn == 0 {
 		c.ExpiresIn = defaultExpiresIn
 	}
-	if c.PageSize <= 0 {
-		c.PageSize = defaultPageSize
-	}
-	c.PageSize = min(c.PageSize, maxPageSize)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

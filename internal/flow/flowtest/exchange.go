@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 )
@@ -257,7 +256,6 @@ func (x *exchange) checkOrg() *answer {
 }
 
 func (x *exchange) checkSandbox() *answer {
-	known := x.em.cfg.Sandboxes
 	switch {
 	case x.r.Header.Get("x-sandbox-id") != "":
 		return refuse(x.flowError("2110-400"))
@@ -265,8 +263,6 @@ func (x *exchange) checkSandbox() *answer {
 		return refuse(x.flowError("2105-400"))
 	case x.sandbox == "*":
 		return refuse(x.flowError("2111-403"))
-	case len(known) > 0 && !slices.Contains(known, x.sandbox):
-		return refuse(x.flowError("2100-404", x.sandbox))
 	}
 	return nil
 }

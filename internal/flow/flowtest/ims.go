@@ -16,9 +16,8 @@ import (
 type Client struct {
 	OrgID    string // such as "1234567890ABCDEF12345678@AdobeOrg"
 	ClientID string // also the API key
-	// ClientSecret and SecondSecret are equally good, as during a rotation. An empty one fits nothing.
+	// ClientSecret fits nothing where it is empty.
 	ClientSecret provision.Sensitive
-	SecondSecret provision.Sensitive
 	// Scopes are what may be asked for, comma-separated. Empty means anything.
 	Scopes string
 }
@@ -129,7 +128,7 @@ func (i *identities) admit(id, secret, scope string) (grant, *answer) {
 	if !ok {
 		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_client", "invalid client_id parameter"))
 	}
-	if secret != c.ClientSecret.Reveal() && (c.SecondSecret.IsZero() || secret != c.SecondSecret.Reveal()) || secret == "" {
+	if secret != c.ClientSecret.Reveal() || secret == "" {
 		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_client", "invalid client_secret parameter"))
 	}
 	if !scopesWithin(scope, c.Scopes) {

@@ -178,7 +178,7 @@ var listParams = []string{"property", "limit", "count", "orderby", "continuation
 // listQuery reads the query of GET /connections. With a continuation token the token's own filters
 // and order count, not the query's; a new limit may be given.
 func (x *exchange) listQuery(p plan) (listQuery, *flowFault) {
-	q := listQuery{cursor: cursor{Limit: x.em.cfg.PageSize}, omit: p.omit, fold: p.foldNames}
+	q := listQuery{cursor: cursor{Limit: defaultPageSize}, omit: p.omit, fold: p.foldNames}
 	if bad := x.checkListParams(p.refuse); bad != nil {
 		return q, bad
 	}

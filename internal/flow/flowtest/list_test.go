@@ -215,15 +215,6 @@ func TestLongLists(t *testing.T) {
 	}
 }
 
-func TestPageSize(t *testing.T) {
-	t.Parallel()
-	for given, want := range map[int]int{0: 20, -1: 20, 7: 7, 500: 100} {
-		if got := New(Config{PageSize: given}).cfg.PageSize; got != want {
-			t.Errorf("PageSize %d became %d, want %d", given, got, want)
-		}
-	}
-}
-
 func FuzzParseFilter(f *testing.F) {
 	for _, s := range []string{"name==a", `name=="a b",c`, "createdAt>=5", "id==", "=", "~", "a!>b", `name=="`, "auth.params.x==,", "state==enabled"} {
 		f.Add(s)

@@ -20,8 +20,6 @@ type Spec struct {
 	Name      string
 	Version   string
 	AuthSpecs []AuthSpec
-	// NoDrafts refuses POST /connections?mode=draft.
-	NoDrafts bool
 }
 
 // AuthSpec is one way to authenticate with a connector. Params that it does not name are accepted.
@@ -85,7 +83,7 @@ func (s Spec) view() map[string]any {
 	}
 	return map[string]any{
 		"id": s.ID, "name": s.Name, "version": s.Version, "type": "base-connection", "authSpec": auth,
-		"attributes": map[string]any{"isSource": true, "isDraftModeSupported": !s.NoDrafts},
+		"attributes": map[string]any{"isSource": true, "isDraftModeSupported": true},
 	}
 }
 
