@@ -301,19 +301,16 @@ func (s scrubber) clean(t string) bool {
 }
 
 // scrubberOf returns a scrubber for a call on behalf of as, with the secrets that are in it beside the
-// account's own.
+// account's own. API key and client id are half a secret, and nobody needs to read them in an error; but a short
+// one may be a word of every error.
 func scrubberOf(cr provision.Credentials, more ...provision.Sensitive) scrubber {
-	own := append(cr.Secrets(), cr.AccessToken, identifierSecret(cr.APIKey), identifierSecret(cr.ClientID))
-	return newScrubber(append(more, own...)...)
-}
-
-// identifierSecret returns an API key or a client id as something to be taken out. They are half a
-// secret, and nobody needs to read them in an error; but a short one may be a word of every error.
-func identifierSecret(id string) provision.Sensitive {
-	if len(id) < scrub.Part {
-		return provision.Sensitive{}
+	own := append(cr.Secrets(), cr.AccessToken)
+	for _, id := range []string{cr.APIKey, cr.ClientID} {
+		if len(id) >= scrub.Part {
+			own = append(own, provision.NewSensitive(id))
+		}
 	}
-	return provision.NewSensitive(id)
+	return newScrubber(append(more, own...)...)
 }
 
 // message returns t without secrets, on one line, with at most maxMessage characters.

@@ -66,8 +66,6 @@ type Config struct {
 	// TLS is the TLS configuration, for private certificate authorities. Nil means the system's. It
 	// is cloned.
 	TLS *tls.Config
-	// Proxy picks the proxy of a request. Nil means http.ProxyFromEnvironment.
-	Proxy func(*http.Request) (*url.URL, error)
 	// UserAgent is sent with every call to the Flow Service. Empty means "flow-worker".
 	UserAgent string
 	// Log gets a line for every call, at debug level. Nil means none.
@@ -187,9 +185,6 @@ func (cfg Config) withDefaults() Config {
 	cfg.UserAgent = cmp.Or(cfg.UserAgent, "flow-worker")
 	if cfg.DialContext == nil {
 		cfg.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
-	}
-	if cfg.Proxy == nil {
-		cfg.Proxy = http.ProxyFromEnvironment
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)

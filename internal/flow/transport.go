@@ -28,7 +28,7 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // spares most of a POST's handshake; crypto/tls sends no early data
 	}
 	return &http.Transport{
-		Proxy:                  cfg.Proxy,
+		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dial,
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    10 * time.Second,

@@ -24,7 +24,7 @@ var statusVerdicts = [...]struct {
 	{100, 199, provision.VerdictUnknown},  // no final answer
 	{200, 299, provision.VerdictUnknown},  // created, but the answer names no connection
 	{300, 399, provision.VerdictUnknown},  // 303 is what some services say after a creation
-	{400, 400, provision.VerdictRejected}, // refined by codeVerdict
+	{400, 400, provision.VerdictRejected}, // refined by the code, in believed
 	{401, 401, provision.VerdictUnauthorized},
 	{402, 403, provision.VerdictDenied},
 	{404, 405, provision.VerdictRejected},
@@ -60,19 +60,6 @@ func statusVerdict(status int) provision.Verdict {
 	return provision.VerdictUnknown
 }
 
-// codeVerdict refines the verdict of a 400 by the Flow Service's own code.
-func codeVerdict(p problem) provision.Verdict {
-	switch p.number {
-	case codeNoToken, codeBadToken:
-		return provision.VerdictUnauthorized
-	case codeProvider:
-		if clusterAsleep.MatchString(p.message) {
-			return provision.VerdictNotReady
-		}
-	}
-	return provision.VerdictRejected
-}
-
 // verdictCauses says what to call the repetition that a verdict leads to. Final refusals have none.
 var verdictCauses = map[provision.Verdict]provision.Cause{
 	provision.VerdictUnknown:      provision.CauseStatus,
@@ -89,8 +76,13 @@ var exists = regexp.MustCompile(`(?i)\balready[ _-](exist|in[ _-]use|being used|
 // for: it may have come after the Flow Service had the POST.
 func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
 	v, own := statusVerdict(a.status), originOf(a)
-	if a.status == http.StatusBadRequest && own == fromService {
-		v = codeVerdict(p)
+	if a.status == http.StatusBadRequest && own == fromService { // its own codes say more
+		switch {
+		case p.number == codeNoToken, p.number == codeBadToken:
+			v = provision.VerdictUnauthorized
+		case p.number == codeProvider && clusterAsleep.MatchString(p.message):
+			v = provision.VerdictNotReady
+		}
 	}
 	brief := own == fromSomebody || own == fromOlder
 	taken = (own == fromService || brief) && exists.MatchString(p.message+" "+p.code)
