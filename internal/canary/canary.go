@@ -1,4 +1,4 @@
-// Package canary makes secrets that can be told apart from everything else, and hunts for them in what
+// Package canary makes secrets that are like nothing else, and looks for them in what
 // a program wrote, in the spellings that it knows. It is for tests, and knows nothing of how the
 // program keeps its secrets.
 package canary
@@ -30,7 +30,7 @@ func New() string {
 // Plain returns a secret of letters and digits only.
 func Plain() string { return rand.Text() + "k7" + strings.ToLower(rand.Text()[:4]) } // with small letters and digits, whatever chance brings
 
-// Tokens returns new secrets that anybody can tell for what they are, by the name of their issuer or form.
+// Tokens returns new secrets that anybody can recognize, by the name of their issuer or form.
 func Tokens() map[string]string {
 	in64 := base64.RawURLEncoding.EncodeToString
 	return map[string]string{
@@ -115,7 +115,7 @@ type Hunt struct {
 	names []string // of the canaries, sorted
 
 	mu     sync.Mutex
-	needle map[int]map[string]origin // :: length → folded block of a spelling → where it is from
+	blocks map[int]map[string]origin // :: length → folded block of a spelling → where it is from
 	first  []bool                    // by slot, of any block
 	sinks  map[string]*sink
 	hits   []Hit
@@ -130,7 +130,7 @@ type sink struct{ bytes, texts, hits int }
 // NewHunt returns a hunt for the secrets, which go by their names.
 func NewHunt(canaries map[string]string) *Hunt {
 	h := &Hunt{
-		names: slices.Sorted(maps.Keys(canaries)), needle: map[int]map[string]origin{}, sinks: map[string]*sink{}, first: make([]bool, 1<<slotBits),
+		names: slices.Sorted(maps.Keys(canaries)), blocks: map[int]map[string]origin{}, sinks: map[string]*sink{}, first: make([]bool, 1<<slotBits),
 	}
 	for name, secret := range canaries {
 		for spelling, s := range Spellings {
@@ -144,10 +144,10 @@ func NewHunt(canaries map[string]string) *Hunt {
 // holds a whole one.
 func (h *Hunt) addBlocks(from origin, text string, size int) {
 	for ; len(text) >= size; text = text[size:] {
-		if h.needle[size] == nil {
-			h.needle[size] = map[string]origin{}
+		if h.blocks[size] == nil {
+			h.blocks[size] = map[string]origin{}
 		}
-		h.needle[size][text[:size]] = from
+		h.blocks[size][text[:size]] = from
 		h.first[slot(text)] = true
 	}
 }
@@ -181,7 +181,7 @@ func (h *Hunt) Search(sinkName, text string, but ...string) int {
 		if !h.first[slot(low[i:])] {
 			continue
 		}
-		for size, blocks := range h.needle {
+		for size, blocks := range h.blocks {
 			if i+size > len(low) {
 				continue
 			}

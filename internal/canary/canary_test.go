@@ -1,18 +1,16 @@
-package canary_test
+package canary
 
 import (
 	"strings"
 	"testing"
-
-	"github.com/flow-worker/flow-worker/internal/canary"
 )
 
 // TestHuntFindsEverySpelling plants each of two secrets in every spelling, whole and as a part.
 func TestHuntFindsEverySpelling(t *testing.T) {
 	t.Parallel()
-	secrets := map[string]string{"one": canary.New(), "two": canary.New()}
-	for name, s := range canary.Spellings {
-		h := canary.NewHunt(secrets)
+	secrets := map[string]string{"one": New(), "two": New()}
+	for name, s := range Spellings {
+		h := NewHunt(secrets)
 		text := s.Write(secrets["two"])
 		whole := "before " + text + " after"
 		part := text[s.Block/2 : s.Block/2+2*s.Block-1]
@@ -33,9 +31,9 @@ func TestHuntFindsEverySpelling(t *testing.T) {
 
 func TestHuntFindsNothingElse(t *testing.T) {
 	t.Parallel()
-	h := canary.NewHunt(map[string]string{"one": canary.New()})
+	h := NewHunt(map[string]string{"one": New()})
 	for range 1000 {
-		h.Search("sink", canary.New()+"%41&amp;[redacted]")
+		h.Search("sink", New()+"%41&amp;[redacted]")
 	}
 	if hits := h.Hits(); len(hits) != 0 {
 		t.Errorf("%+v", hits)
@@ -50,8 +48,8 @@ func TestHuntFindsNothingElse(t *testing.T) {
 
 func TestCanariesAreNew(t *testing.T) {
 	t.Parallel()
-	for _, s := range []string{canary.New(), canary.Plain()} {
-		if s == canary.New() || s == canary.Plain() || len(s) < 30 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	for _, s := range []string{New(), Plain()} {
+		if s == New() || s == Plain() || len(s) < 30 || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			t.Errorf("%q is no good", s)
 		}
 	}
@@ -59,8 +57,8 @@ func TestCanariesAreNew(t *testing.T) {
 
 func TestHuntLeavesOutWhatBelongsThere(t *testing.T) {
 	t.Parallel()
-	secrets := map[string]string{"one": canary.New(), "two": canary.New()}
-	h := canary.NewHunt(secrets)
+	secrets := map[string]string{"one": New(), "two": New()}
+	h := NewHunt(secrets)
 	if n := h.Search("sink", secrets["one"]+" "+secrets["two"], "two"); n != 1 || h.Hits()[0].Canary != "one" {
 		t.Errorf("%d found: %+v", n, h.Hits())
 	}
@@ -68,10 +66,20 @@ func TestHuntLeavesOutWhatBelongsThere(t *testing.T) {
 
 func TestTokensAreNew(t *testing.T) {
 	t.Parallel()
-	again := canary.Tokens()
-	for name, token := range canary.Tokens() {
+	again := Tokens()
+	for name, token := range Tokens() {
 		if token == again[name] || len(token) < 30 || strings.ContainsFunc(token, func(r rune) bool { return r < ' ' || r > '~' }) {
 			t.Errorf("%s: %q is no good", name, token)
+		}
+	}
+}
+
+// What rules most places out reads that many bytes of each block.
+func TestNoBlockIsShorterThanItsHead(t *testing.T) {
+	t.Parallel()
+	for name, s := range Spellings {
+		if s.Block < head {
+			t.Errorf("%s: blocks of %d bytes, want %d or more", name, s.Block, head)
 		}
 	}
 }

@@ -1,6 +1,25 @@
+// Package flow is the client of Adobe's Flow Service and of IMS, its token service. It implements
+// provision.Connections.
+//
+// The Flow Service has no idempotency key, so the package's first duty is that one Create is at most
+// one POST, and that its error says truthfully whether that POST can have made a connection:
+//
+//   - Create has a transport of its own (transport.go): HTTP/1.1 or HTTP/2, connections that were idle for no
+//     more than a second, no redirects, a body that can't be rewound. Nothing in net/http can then send a POST twice.
+//   - Each POST has a fence (fence.go) on its connection. Nothing is written once the POST's time is over, also by
+//     a process that was frozen meanwhile, and what was written counts: an error means VerdictNotSent only
+//     if not one byte of the request can have left.
+//   - Every HTTP status has a written verdict, and so has every code of the Flow Service that matters
+//     (verdict.go). What is not listed is unknown.
+//
+// Calls that are safe to repeat (listing, fetching a token) are repeated here and nowhere else.
+//
+// Whatever upstream says is scrubbed of the secrets of its call before it gets into an error; answers
+// to listings may hold credentials and are never logged.
 package flow
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -12,8 +31,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // The defaults of Config.
@@ -46,8 +66,6 @@ type Config struct {
 	// TLS is the TLS configuration, for private certificate authorities. Nil means the system's. It
 	// is cloned.
 	TLS *tls.Config
-	// Proxy picks the proxy of a request. Nil means http.ProxyFromEnvironment.
-	Proxy func(*http.Request) (*url.URL, error)
 	// UserAgent is sent with every call to the Flow Service. Empty means "flow-worker".
 	UserAgent string
 	// Log gets a line for every call, at debug level. Nil means none.
@@ -61,39 +79,30 @@ type Config struct {
 	// their context belongs to; route names what is called without what differs from call to call. Nil
 	// means that they don't, but the trace context is passed on all the same.
 	Trace func(service, route string, next http.RoundTripper) http.RoundTripper
-	// OnRetry is told before a listing or a token request is repeated. It must be quick and safe for
-	// concurrent use. Nil means nobody. It is not told of POSTs: their repeats are the caller's.
+	// OnRetry is called before a listing or a token request is repeated. It must be quick and safe for
+	// concurrent use. Nil means that nobody is. It is not called for POSTs: their repeats are the caller's.
 	OnRetry func(provision.Target, provision.Cause)
 }
-
-// What calls are told to Config.Trace as.
-const (
-	serviceFlow      = "flow"
-	serviceIMS       = "ims"
-	routeConnections = "/connections"
-	routeConnection  = "/connections/{id}"
-	routeToken       = "/ims/token/v3"
-)
 
 // Client speaks to the Flow Service for many tenants. It keeps their IMS tokens in memory, nothing
 // else. All methods are safe for concurrent use. Make one with New, end it with Close.
 type Client struct {
-	base      *url.URL
-	postURL   string // of Create
-	timeout   time.Duration
-	waits     waits
-	userAgent string
-	log       *slog.Logger
-	onRetry   func(provision.Target, provision.Cause)
-	gate      provision.Gate
-	post      http.RoundTripper // for Create alone: see newPostTransport
-	postAnew  http.RoundTripper // likewise, with a new connection for every POST
-	anewUntil atomic.Int64      // until when postAnew is used, in Unix nanoseconds
-	get       http.RoundTripper // for what may be repeated
-	one       http.RoundTripper // for Get
-	ims       *ims
-	tokens    *tokens
-	closeIdle func()
+	base       *url.URL
+	postURL    string // of Create
+	timeout    time.Duration
+	waits      waits
+	userAgent  string
+	log        *slog.Logger
+	onRetry    func(provision.Target, provision.Cause)
+	gate       provision.Gate
+	post       http.RoundTripper // for Create alone: see newPostTransport
+	postFresh  http.RoundTripper // likewise, with a new connection for every POST
+	freshUntil atomic.Int64      // until when postFresh is used, in Unix nanoseconds
+	lists      http.RoundTripper // for what may be repeated
+	one        http.RoundTripper // for Get
+	ims        *ims
+	tokens     *tokens
+	closeIdle  func()
 }
 
 var _ provision.Connections = (*Client)(nil)
@@ -118,22 +127,18 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(cfg, base, imsURL, m), nil
-}
-
-func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	shared := newTransport(cfg, cfg.DialContext)
 	post, posts := newPostTransport(cfg)
-	anew, once := newPostTransport(cfg)
+	fresh, once := newPostTransport(cfg)
 	once.DisableKeepAlives = true
 	c := &Client{
 		base: base, postURL: base.JoinPath("connections").String(), timeout: cfg.Timeout,
 		userAgent: cfg.UserAgent, log: cfg.Log, onRetry: cfg.OnRetry, gate: cfg.Gate,
-		waits:    waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
-		post:     cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, post)),
-		postAnew: cfg.Trace(serviceFlow, routeConnections, m.observe(opCreate, anew)),
-		get:      cfg.Trace(serviceFlow, routeConnections, m.observe(opList, shared)),
-		one:      cfg.Trace(serviceFlow, routeConnection, m.observe(opGet, shared)),
+		waits:     waits{initial: cfg.RetryInitial, max: cfg.RetryMax},
+		post:      cfg.Trace("flow", "/connections", m.observe(opCreate, post)),
+		postFresh: cfg.Trace("flow", "/connections", m.observe(opCreate, fresh)),
+		lists:     cfg.Trace("flow", "/connections", m.observe(opList, shared)),
+		one:       cfg.Trace("flow", "/connections/{id}", m.observe(opGet, shared)),
 		closeIdle: func() {
 			shared.CloseIdleConnections()
 			posts.CloseIdleConnections()
@@ -142,27 +147,27 @@ func newClient(cfg Config, base, imsURL *url.URL, m *metrics) *Client {
 	c.ims = &ims{
 		url:     imsURL.JoinPath("ims", "token", "v3").String(),
 		timeout: min(cfg.Timeout, maxTokenTime),
-		via:     cfg.Trace(serviceIMS, routeToken, traced{m.observe(opToken, shared)}),
+		via:     cfg.Trace("ims", "/ims/token/v3", m.observe(opToken, shared)),
 	}
 	c.tokens = newTokens(c.fetchToken)
-	return c
+	return c, nil
 }
 
 // poster returns what the next POST goes by.
 func (c *Client) poster() http.RoundTripper {
-	if time.Now().UnixNano() < c.anewUntil.Load() {
-		return c.postAnew
+	if time.Now().UnixNano() < c.freshUntil.Load() {
+		return c.postFresh
 	}
 	return c.post
 }
 
-// reuseRest is how long no connection is used again after a POST was lost on one that had been, or was told what
-// another one was.
-const reuseRest = 10 * time.Minute
+// noReuseFor is how long no connection is used again after a POST was lost on one that had been, or got
+// the answer to another one.
+const noReuseFor = 10 * time.Minute
 
 // avoidReuse is called when a POST got no answer, or another's, on a connection that had been used before: the server
 // may be one that closes connections after its answer without saying so, or answers twice.
-func (c *Client) avoidReuse() { c.anewUntil.Store(time.Now().Add(reuseRest).UnixNano()) }
+func (c *Client) avoidReuse() { c.freshUntil.Store(time.Now().Add(noReuseFor).UnixNano()) }
 
 // Close gives up token requests that are under way, waits for their end and closes idle connections.
 // The client must not be used after it.
@@ -172,17 +177,14 @@ func (c *Client) Close() {
 }
 
 func (cfg Config) withDefaults() Config {
-	orDefault(&cfg.BaseURL, DefaultBaseURL)
-	orDefault(&cfg.IMSURL, DefaultIMSURL)
-	orDefault(&cfg.Timeout, DefaultTimeout)
-	orDefault(&cfg.RetryInitial, 500*time.Millisecond)
-	orDefault(&cfg.RetryMax, max(10*time.Second, cfg.RetryInitial))
-	orDefault(&cfg.UserAgent, "flow-worker")
+	cfg.BaseURL = cmp.Or(cfg.BaseURL, DefaultBaseURL)
+	cfg.IMSURL = cmp.Or(cfg.IMSURL, DefaultIMSURL)
+	cfg.Timeout = cmp.Or(cfg.Timeout, DefaultTimeout)
+	cfg.RetryInitial = cmp.Or(cfg.RetryInitial, 500*time.Millisecond)
+	cfg.RetryMax = cmp.Or(cfg.RetryMax, max(10*time.Second, cfg.RetryInitial))
+	cfg.UserAgent = cmp.Or(cfg.UserAgent, "flow-worker")
 	if cfg.DialContext == nil {
 		cfg.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
-	}
-	if cfg.Proxy == nil {
-		cfg.Proxy = http.ProxyFromEnvironment
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -197,13 +199,6 @@ func (cfg Config) withDefaults() Config {
 		cfg.OnRetry = func(provision.Target, provision.Cause) {}
 	}
 	return cfg
-}
-
-func orDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
 }
 
 // serviceURL reads a service's address. Credentials go to it, so it has to be https unless it does
@@ -223,7 +218,13 @@ func serviceURL(field, s string) (*url.URL, error) {
 	return u, nil
 }
 
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+func loopback(host string) bool { return host == "localhost" || net.ParseIP(host).IsLoopback() }
+
+// Authorize makes sure that there is a bearer token for the account, fetching one from IMS if need
+// be. Static credentials need none.
+func (c *Client) Authorize(ctx context.Context, as provision.Account) error {
+	if _, err := c.grant(ctx, as); err != nil {
+		return err // not returned as it is: a nil *CallError is no nil error
+	}
+	return nil
 }

@@ -62,7 +62,7 @@ func TestMetricsCountEachTry(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newRig(t, addr)
-	r.post, r.ims.via, r.get = m.observe(opCreate, r.post), m.observe(opToken, r.ims.via), m.observe(opList, r.get)
+	r.post, r.ims.via, r.lists = m.observe(opCreate, r.post), m.observe(opToken, r.ims.via), m.observe(opList, r.lists)
 	a.refuse.Store(1)
 	_, _ = r.create(t, imsAccount())
 	_, _ = r.create(t, imsAccount())

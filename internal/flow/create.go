@@ -22,7 +22,7 @@ import (
 func (c *Client) Create(ctx context.Context, as provision.Account, conn provision.NewConnection, notAfter time.Time) (provision.Connection, error) {
 	began := time.Now()
 	made, err := c.create(ctx, as, conn, notAfter)
-	c.told(ctx, opCreate, as, began, err)
+	c.logCall(ctx, opCreate, as, began, err)
 	if err != nil {
 		return provision.Connection{}, err
 	}
@@ -44,12 +44,12 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 	a, cerr := c.postOnce(ctx, c.poster(), as, g, conn, f, s)
 	if cerr != nil && cerr.Verdict == provision.VerdictNotSent && f.lost() {
 		// The connection that it got was just being closed, and nothing was sent on it: it goes by a new one.
-		f.part(false)
+		f.done(false)
 		f = newFence(ctx, notAfter)
-		a, cerr = c.postOnce(ctx, c.postAnew, as, g, conn, f, s)
+		a, cerr = c.postOnce(ctx, c.postFresh, as, g, conn, f, s)
 	}
 	if cerr != nil {
-		if reused := f.part(false); reused && cerr.Verdict == provision.VerdictUnknown && cerr.Cause == provision.CauseNetwork {
+		if reused := f.done(false); reused && cerr.Verdict == provision.VerdictUnknown && cerr.Cause == provision.CauseNetwork {
 			c.avoidReuse()
 		}
 		return provision.Connection{}, cerr
@@ -62,7 +62,7 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 			Message: "the answer is that of another request on the same network connection",
 		}
 	}
-	f.part(cerr == nil)
+	f.done(cerr == nil)
 	return made, cerr
 }
 
@@ -70,17 +70,19 @@ func (c *Client) create(ctx context.Context, as provision.Account, conn provisio
 func (c *Client) postOnce(ctx context.Context, via http.RoundTripper, as provision.Account, g grant, conn provision.NewConnection, f *fence, s scrubber) (answer, *provision.CallError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	var req *http.Request
 	body, err := json.Marshal(wireConnection(conn))
-	if err != nil {
-		return answer{}, notAsked(err, s)
+	if err == nil {
+		req, err = c.request(fenced(ctx, f), http.MethodPost, c.postURL, body, as, g)
 	}
-	req, err := c.request(fenced(ctx, f), http.MethodPost, c.postURL, body, as, g)
 	if err == nil {
 		req.Header.Set("Content-Type", "application/json")
 		err = f.check()
 	}
-	if err != nil {
-		return answer{}, notAsked(err, s)
+	if err != nil { // it was not even begun
+		cerr := unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
+		cerr.Err = fmt.Errorf("%w: %w", provision.ErrNotAsked, cerr.Err)
+		return answer{}, cerr
 	}
 	a, err := exchange(via, req, maxBody)
 	if err == nil {
@@ -94,17 +96,11 @@ func (c *Client) postOnce(ctx context.Context, via http.RoundTripper, as provisi
 	if ended != nil && !errors.Is(err, ended) {
 		err = fmt.Errorf("%w: %w", ended, err) // what comes of it in the network is no cause
 	}
+	verdict := provision.VerdictNotSent
 	if f.seal() {
-		return answer{}, unanswered(provision.TargetFlow, provision.VerdictUnknown, err, s)
+		verdict = provision.VerdictUnknown
 	}
-	return answer{}, unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
-}
-
-// notAsked is the error of a POST that was not even begun.
-func notAsked(err error, s scrubber) *provision.CallError {
-	cerr := unanswered(provision.TargetFlow, provision.VerdictNotSent, err, s)
-	cerr.Err = fmt.Errorf("%w: %w", provision.ErrNotAsked, cerr.Err)
-	return cerr
+	return answer{}, unanswered(provision.TargetFlow, verdict, err, s)
 }
 
 // created reads the answer to a POST.
@@ -131,7 +127,7 @@ func (c *Client) created(as provision.Account, g grant, a answer, s scrubber) (p
 var connectionStates = []string{"enabled", "disabled", "initializing", "draft"}
 
 // readConnection returns the connection that a 200 or 201 names: in its body, or where that is empty in its
-// Location. The ID is empty if there is none that can be believed and told to others: other statuses of success,
+// Location. The ID is empty if there is none that can be believed: other statuses of success,
 // and a body that says that something failed, come from gateways and job queues, which have ids of their own.
 func readConnection(a answer, base *url.URL, s scrubber) provision.Connection {
 	var conn provision.Connection

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http/httptrace"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,7 +34,7 @@ type fence struct {
 	writing int         // Writes under way
 	sent    bool        // at least one byte was accepted by the network, or that can't be ruled out
 	shared  *fencedConn // the HTTP/2 connection that the request may still write to; nil with HTTP/1.1
-	own     *fencedConn // the HTTP/1.1 connection that the request has, until part
+	own     *fencedConn // the HTTP/1.1 connection that the request has, until done
 	reused  bool        // own was used before
 }
 
@@ -81,7 +83,7 @@ func (f *fence) arm(got httptrace.GotConnInfo) {
 
 func (f *fence) armOn(c *fencedConn, http2 bool) {
 	f.written(httptrace.WroteRequestInfo{}) // to the first connection nothing is written any more
-	f.part(false)
+	f.done(false)
 	var shared, own *fencedConn
 	var err error
 	switch {
@@ -91,7 +93,7 @@ func (f *fence) armOn(c *fencedConn, http2 bool) {
 		c.share(f)
 		shared = c
 	default:
-		if err = errTooLate; c.take(f.mono) {
+		if err = errTooLate; c.acquire(f.mono) {
 			err, own = c.use(f), c
 		}
 	}
@@ -144,7 +146,7 @@ func speaksHTTP2(conn net.Conn) bool {
 
 // seal stops all further writes and reports whether a byte of the request may have been sent. Only
 // after it the answer "none" is final: net/http may still be about to write when it returns. An HTTP/2 connection
-// that the request was not yet written to as a whole is closed, for nobody can tell whose bytes come next.
+// that the request was not yet written to as a whole is closed, for nobody knows whose bytes come next.
 func (f *fence) seal() bool {
 	f.mu.Lock()
 	f.sealed = true
@@ -164,13 +166,20 @@ func (f *fence) release() {
 	f.sealed = f.sealed || f.shared == nil
 }
 
-// repeats reports whether id is what the request before on the same HTTP/1.1 connection was told, too: then the server
-// answered that one twice, and the answer is not this request's.
+// repeats reports whether id is what the request before on the same HTTP/1.1 connection was answered with, too: then
+// the server answered that one twice, and the answer is not this request's.
 func (f *fence) repeats(id string) bool {
 	f.mu.Lock()
 	c := f.own
 	f.mu.Unlock()
-	return c != nil && !c.told(id)
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	repeated := c.last == id
+	c.last = id
+	return repeated
 }
 
 // lost reports whether the HTTP/1.1 connection that the request got had been ended by then.
@@ -186,10 +195,10 @@ func (f *fence) lost() bool {
 	return c.ended
 }
 
-// part ends the use of an HTTP/1.1 connection. One that is not kept is closed, lest what else the server sends on it
+// done ends the use of an HTTP/1.1 connection. One that is not kept is closed, lest what else the server sends on it
 // be taken for the answer to the next request; that is so after all but a plain success. It reports whether the
 // connection had been used before.
-func (f *fence) part(keep bool) (reused bool) {
+func (f *fence) done(keep bool) (reused bool) {
 	f.mu.Lock()
 	c := f.own
 	f.own = nil
@@ -201,12 +210,12 @@ func (f *fence) part(keep bool) (reused bool) {
 	if !keep {
 		c.end()
 	}
-	c.leave()
+	<-c.taken // put there by acquire
 	return reused
 }
 
-// enter begins a Write. A Write that fails to enter sends nothing.
-func (f *fence) enter() error {
+// beginWrite lets a Write through, or says why not. One that it refuses sends nothing.
+func (f *fence) beginWrite() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.sealed {
@@ -219,8 +228,8 @@ func (f *fence) enter() error {
 	return nil
 }
 
-// leave ends a Write of which n bytes went out.
-func (f *fence) leave(n int) {
+// endWrite ends a Write of which n bytes went out.
+func (f *fence) endWrite(n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.writing--
@@ -261,4 +270,134 @@ func fencedDial(dial dialFunc) dialFunc {
 		}
 		return c, nil
 	}
+}
+
+// fencedConn is a connection with the fences of the requests that may write to it.
+//
+// With HTTP/1.1 that is one at a time: net/http gives the connection to the next request when the one before is written
+// and answered whole. With HTTP/2 there are as many as got the connection and are not yet written whole. A Write may
+// hold bytes of any of them, so it needs all their fences open and counts as sent for each. A fence that is closed ends
+// the connection: what was written before counts as sent, and is looked up; what follows is not sent. That hits as many
+// POSTs as the server allows streams on a connection, commonly 100 to 256, and it is rare: a request is written within
+// microseconds of getting its connection unless the process was stopped or the server does not read.
+type fencedConn struct {
+	net.Conn
+
+	taken chan struct{} // holds a value while an HTTP/1.1 request has it, until its answer is judged
+
+	mu     sync.Mutex
+	fences []*fence
+	http2  bool   // several fences at once
+	ended  bool   // nothing is written any more
+	last   string // the connection id that was last answered on it
+}
+
+func newFencedConn(conn net.Conn) *fencedConn {
+	return &fencedConn{Conn: conn, taken: make(chan struct{}, 1)}
+}
+
+// acquire waits until the answer to the HTTP/1.1 request before is judged, which it is within microseconds of net/http's
+// giving the connection away. It returns false if that does not come in time.
+func (c *fencedConn) acquire(until time.Time) bool {
+	select {
+	case c.taken <- struct{}{}:
+		return true
+	default:
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case c.taken <- struct{}{}:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// use puts f on the connection, instead of what was on it.
+func (c *fencedConn) use(f *fence) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fences = append(c.fences[:0], f)
+	if c.ended {
+		return nil // nothing is written to it
+	}
+	return c.setDeadline()
+}
+
+// share puts f on the connection, beside those of other requests.
+func (c *fencedConn) share(f *fence) {
+	c.mu.Lock()
+	if !c.http2 {
+		c.http2, c.fences = true, nil // the handshake is over
+	}
+	c.fences = append(c.fences, f)
+	err := c.setDeadline()
+	c.mu.Unlock()
+	if err != nil {
+		c.end()
+	}
+}
+
+// unshare takes f off the connection.
+func (c *fencedConn) unshare(f *fence) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.fences, f); i >= 0 {
+		c.fences = slices.Delete(c.fences, i, i+1)
+		_ = c.setDeadline() // it fails on a closed connection only, where nothing is written
+	}
+}
+
+// setDeadline ends a Write that hangs when the first fence closes.
+func (c *fencedConn) setDeadline() error {
+	var end time.Time
+	for i, f := range c.fences {
+		if i == 0 || f.mono.Before(end) {
+			end = f.mono
+		}
+	}
+	if err := c.SetWriteDeadline(end); err != nil {
+		return fmt.Errorf("set write deadline: %w", err)
+	}
+	return nil
+}
+
+// end closes the connection for all that use it.
+func (c *fencedConn) end() {
+	c.mu.Lock()
+	c.ended = true
+	c.mu.Unlock()
+	_ = c.Conn.Close() // nothing can be done about it, and nothing is written anyway
+}
+
+// Write writes b unless a fence is closed. Frames that belong to no request, like those that answer the server's
+// settings, need no fence, so they pass where there is none.
+func (c *fencedConn) Write(b []byte) (int, error) {
+	begun := make([]*fence, 0, 16)
+	n, err := 0, error(nil)
+	c.mu.Lock()
+	if c.ended {
+		err = errEnded
+	}
+	for _, f := range c.fences {
+		if err == nil {
+			err = f.beginWrite()
+		}
+		if err != nil {
+			break
+		}
+		begun = append(begun, f)
+	}
+	http2 := c.http2
+	c.mu.Unlock()
+	if err == nil {
+		n, err = c.Conn.Write(b)
+	} else if http2 {
+		c.end() // net/http does not look at every error
+	}
+	for _, f := range begun {
+		f.endWrite(n)
+	}
+	return n, err
 }

@@ -132,7 +132,7 @@ func TestFenceCountsOnlyTheRequest(t *testing.T) {
 			other.arm(httptrace.GotConnInfo{Conn: c})
 			_, _ = c.Write([]byte("another's"))
 			other.seal()
-			other.part(true)
+			other.done(true)
 			f.arm(httptrace.GotConnInfo{Conn: c, Reused: true})
 			_, _ = c.Write([]byte("x"))
 		}, true},
@@ -142,7 +142,7 @@ func TestFenceCountsOnlyTheRequest(t *testing.T) {
 			other.arm(httptrace.GotConnInfo{Conn: c})
 			_, _ = c.Write([]byte("another's"))
 			other.seal()
-			other.part(true)
+			other.done(true)
 			f.arm(httptrace.GotConnInfo{Conn: c, Reused: true})
 		}, false},
 		"an unfenced connection": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c.Conn}) }, true},
@@ -155,7 +155,7 @@ func TestFenceCountsOnlyTheRequest(t *testing.T) {
 			f.arm(httptrace.GotConnInfo{Conn: tls.Client(tls.Client(c, &tls.Config{}), &tls.Config{})})
 		}, false},
 		"an answer":         {func(f *fence, _ *fencedConn) { f.answered() }, true},
-		"a Write under way": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c}); _ = f.enter() }, true},
+		"a Write under way": {func(f *fence, c *fencedConn) { f.arm(httptrace.GotConnInfo{Conn: c}); _ = f.beginWrite() }, true},
 	} {
 		f := open()
 		c := fencedBy(f, &recorder{})

@@ -64,19 +64,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			m.seconds.WithLabelValues(string(op), code)
 		}
 	}
-	return m, m.register(reg)
-}
-
-func (m *metrics) register(reg prometheus.Registerer) error {
 	if reg == nil {
-		return nil
+		return m, nil
 	}
 	for _, c := range []prometheus.Collector{m.requests, m.seconds} {
 		if err := reg.Register(c); err != nil {
-			return fmt.Errorf("flow: register metrics: %w", err)
+			return nil, fmt.Errorf("flow: register metrics: %w", err)
 		}
 	}
-	return nil
+	return m, nil
 }
 
 // observe returns a RoundTripper that counts and times what passes through it to next.
@@ -98,23 +94,19 @@ func (o observed) RoundTrip(req *http.Request) (*http.Response, error) {
 	if err == nil {
 		code = statusClass(res.StatusCode)
 	}
-	o.metrics.called(o.op, code, time.Since(began), provision.Trace{Parent: req.Header.Get("Traceparent")})
-	return res, err
-}
-
-// called counts a call that took so long; the trace that it was part of becomes the exemplar.
-func (m *metrics) called(op operation, code string, took time.Duration, trace provision.Trace) {
-	n, d := m.requests.WithLabelValues(string(op), code), m.seconds.WithLabelValues(string(op), code)
+	took := time.Since(began).Seconds()
+	n, d := o.metrics.requests.WithLabelValues(string(o.op), code), o.metrics.seconds.WithLabelValues(string(o.op), code)
 	adder, counts := n.(prometheus.ExemplarAdder)
 	observer, times := d.(prometheus.ExemplarObserver)
-	if id := trace.SampledID(); id != "" && counts && times {
-		exemplar := prometheus.Labels{"trace_id": id}
+	if id := (provision.Trace{Parent: req.Header.Get("Traceparent")}).SampledID(); id != "" && counts && times {
+		exemplar := prometheus.Labels{"trace_id": id} // the trace that the call was part of
 		adder.AddWithExemplar(1, exemplar)
-		observer.ObserveWithExemplar(took.Seconds(), exemplar)
-		return
+		observer.ObserveWithExemplar(took, exemplar)
+	} else {
+		n.Inc()
+		d.Observe(took)
 	}
-	n.Inc()
-	d.Observe(took.Seconds())
+	return res, err
 }
 
 // statusClass returns "2xx" for 204, and codeError for what is no HTTP status.

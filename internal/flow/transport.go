@@ -28,7 +28,7 @@ func newTransport(cfg Config, dial dialFunc) *http.Transport {
 		tlsConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0) // spares most of a POST's handshake; crypto/tls sends no early data
 	}
 	return &http.Transport{
-		Proxy:                  cfg.Proxy,
+		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dial,
 		TLSClientConfig:        tlsConfig,
 		TLSHandshakeTimeout:    10 * time.Second,
@@ -97,26 +97,19 @@ func (d *fewDials) RoundTrip(r *http.Request) (*http.Response, error) {
 // maxIdle is more than there are slots: connections are few where few POSTs are under way.
 const maxIdle = 16_384
 
-// traced passes the trace context on of what a call is made for. It leaves one that is there already.
-type traced struct{ next http.RoundTripper }
+var errUpgraded = errors.New("the answer is 101, so it is none: the server wants to speak something else")
+
+// imsTransport does for the library that fetches tokens what request and exchange do for other calls: it passes on the
+// trace context that a call is made in, and fails one that is answered with 101, whose body is the connection: no
+// deadline ends the reading of that.
+type imsTransport struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
-func (t traced) RoundTrip(r *http.Request) (*http.Response, error) {
-	if e := provision.ErrandOf(r.Context()); e != nil && r.Header.Get("Traceparent") == "" {
+func (t imsTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if e := provision.ErrandOf(r.Context()); e != nil {
 		r = r.Clone(r.Context())
 		e.Trace.Inject(r.Header.Set)
 	}
-	return t.next.RoundTrip(r)
-}
-
-var errUpgraded = errors.New("the answer is 101, so it is none: the server wants to speak something else")
-
-// finalOnly fails a call that is answered with 101, for the library that reads the answer: its body is
-// the connection, and no deadline ends the reading of that.
-type finalOnly struct{ next http.RoundTripper }
-
-// RoundTrip implements http.RoundTripper.
-func (t finalOnly) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := t.next.RoundTrip(r)
 	if err == nil && res.StatusCode == http.StatusSwitchingProtocols {
 		_ = res.Body.Close()

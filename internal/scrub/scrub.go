@@ -1,7 +1,7 @@
 // Package scrub takes known secrets out of texts that others wrote, such as the error texts of a
 // service that was sent the secret and may give it back.
 //
-// It finds a secret in any case, with blanks of any kind, control characters, and characters that don't show in between,
+// It finds a secret in any case,
 //   - as it is;
 //   - URL-encoded once, in whole or in part (%41, + for a blank);
 //   - escaped as in JSON, in whole or in part (\u0041, \/, \n and the like);
@@ -9,16 +9,15 @@
 //   - in hex, also where it is a part of what was encoded;
 //
 // and in base64 or hex that was itself URL-encoded or escaped once. It also takes out what has the looks of
-// a token, whoever's it is: see HoldsToken.
+// a token, no matter whose: see HoldsToken.
 //
-// It does not find a secret shorter than Shortest bytes without its blanks, nor a part of one that is shorter
-// than Part bytes, nor one in any other code (HTML entities, quoted-printable, octal, base32, lists of
-// bytes), nor one that was otherwise encoded twice, reversed, encrypted, hashed or compressed, nor one with
-// anything else between its characters, nor the beginning in one text and the end in another.
+// It does not find a secret shorter than Shortest bytes, nor a part of one that is shorter than Part bytes, nor
+// one in any other code (HTML entities, quoted-printable, octal, base32, lists of bytes), nor one that was
+// otherwise encoded twice, reversed, encrypted, hashed or compressed, nor one with anything between its characters,
+// blanks included, nor the beginning in one text and the end in another.
 package scrub
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"net"
@@ -40,14 +39,14 @@ const (
 	// shortestInWord is the length from which a secret is found within words. A shorter one must stand alone,
 	// or "test" would take a part out of every "latest".
 	shortestInWord = 8
-	// Part is how much of a secret is taken out even without the rest.
+	// Part is how much of a secret is taken out even where the others are missing.
 	Part = 12
 )
 
 // Scrubber knows some secrets. The zero value knows none, but still recognizes what looks like a
 // token. It is safe for concurrent use.
 type Scrubber struct {
-	pieces map[string]bool // every part of Part bytes of a secret, or all of a shorter one, in lower case, without blanks
+	pieces map[string]bool // every part of Part bytes of a secret, or all of a shorter one, in lower case
 	sizes  []int           // of the pieces
 }
 
@@ -56,16 +55,17 @@ type Scrubber struct {
 func New(secrets ...string) Scrubber {
 	s := Scrubber{pieces: map[string]bool{}}
 	for _, secret := range secrets {
-		text := lower(string(readPlain(secret).text))
-		if len(text) < Shortest {
-			continue
-		}
-		size := min(len(text), Part)
-		for i := 0; i+size <= len(text); i++ {
-			s.pieces[text[i:i+size]] = true
-		}
-		if !slices.Contains(s.sizes, size) {
-			s.sizes = append(s.sizes, size)
+		for _, text := range []string{lower(secret), lower(oneLine(secret))} { // Line looks for the latter
+			if len(text) < Shortest {
+				continue
+			}
+			size := min(len(text), Part)
+			for i := 0; i+size <= len(text); i++ {
+				s.pieces[text[i:i+size]] = true
+			}
+			if !slices.Contains(s.sizes, size) {
+				s.sizes = append(s.sizes, size)
+			}
 		}
 	}
 	return s
@@ -135,39 +135,32 @@ func (s Scrubber) search(r reading) (found []span) {
 // span is a part of a text.
 type span struct{ from, to int }
 
-// reading is a way to read a text: what it says without its blanks, and where each byte of that stands in it.
+// reading is a way to read a text: what it says, and where each byte of that stands in it.
 type reading struct {
 	text []byte
 	at   []span
 }
 
-func (r *reading) add(c byte, at span) {
-	if !blank(c) {
-		r.text, r.at = append(r.text, c), append(r.at, at)
-	}
-}
+func (r *reading) add(c byte, at span) { r.text, r.at = append(r.text, c), append(r.at, at) }
 
 // source returns where in the text a part of what is read stands.
 func (r reading) source(s span) span { return span{r.at[s.from].from, r.at[s.to-1].to} }
 
-// adjacent reports whether nothing stands between a byte and the one before it.
-func (r reading) adjacent(i int) bool { return i > 0 && i < len(r.at) && r.at[i-1].to >= r.at[i].from }
-
 // alone reports whether no letter or digit stands beside a part.
 func (r reading) alone(s span) bool {
-	before := r.adjacent(s.from) && wordByte(r.text[s.from-1])
-	return !before && !(r.adjacent(s.to) && wordByte(r.text[s.to]))
+	word := func(i int) bool { return i >= 0 && i < len(r.text) && wordByte(r.text[i]) }
+	return !word(s.from-1) && !word(s.to)
 }
 
-// whole returns s grown to all of the encoded text around it that has no blank in it.
+// whole returns s grown to all of the encoded text around it.
 func (r reading) whole(s span) span {
-	for r.adjacent(s.from) && digit64(r.text[s.from-1]) >= 0 {
+	for s.from > 0 && digit64(r.text[s.from-1]) >= 0 {
 		s.from--
 	}
-	for r.adjacent(s.to) && digit64(r.text[s.to]) >= 0 {
+	for s.to < len(r.text) && digit64(r.text[s.to]) >= 0 {
 		s.to++
 	}
-	for r.adjacent(s.to) && r.text[s.to] == '=' {
+	for s.to < len(r.text) && r.text[s.to] == '=' {
 		s.to++
 	}
 	return s
@@ -191,7 +184,11 @@ func unquote(escaped string) (text string, err error) {
 
 // readings returns t as it is, and with each of the escapes undone that it has.
 func readings(t string) []reading {
-	all := []reading{readPlain(t)}
+	var plain reading
+	for i := range len(t) {
+		plain.add(t[i], span{i, i + 1})
+	}
+	all := []reading{plain}
 	for _, e := range escapes {
 		escaped := e.form.FindAllStringIndex(t, -1)
 		if escaped == nil {
@@ -209,37 +206,9 @@ func readings(t string) []reading {
 			}
 			at = loc[1]
 		}
-		all = append(all, r.visible())
+		all = append(all, r)
 	}
 	return all
-}
-
-func readPlain(t string) (r reading) {
-	for i := range len(t) {
-		r.add(t[i], span{i, i + 1})
-	}
-	return r.visible()
-}
-
-// visible returns r without blanks of any kind and without what doesn't show, such as zero-width spaces.
-func (r reading) visible() reading {
-	if !bytes.ContainsFunc(r.text, unseen) {
-		return r
-	}
-	var out reading
-	for i := 0; i < len(r.text); {
-		c, size := utf8.DecodeRune(r.text[i:])
-		if !unseen(c) {
-			out.text, out.at = append(out.text, r.text[i:i+size]...), append(out.at, r.at[i:i+size]...)
-		}
-		i += size
-	}
-	return out
-}
-
-// unseen reports whether a character is a blank of any kind, or doesn't show by itself.
-func unseen(c rune) bool {
-	return unicode.IsSpace(c) || c != utf8.RuneError && !unicode.IsPrint(c) || c > '~' && unicode.In(c, unicode.Mn, unicode.Other_Default_Ignorable_Code_Point)
 }
 
 // code writes bytes as digits.
@@ -262,7 +231,7 @@ func (c code) decode(r reading, digits span) (decoded reading) {
 			decoded.add(byte(value>>bits), span{i - 1, i + 1})
 		}
 	}
-	return decoded.visible()
+	return decoded
 }
 
 func digit16(b byte) int { return strings.IndexByte("0123456789abcdef", lowered(b)) }
@@ -276,8 +245,6 @@ func digit64(b byte) int {
 	}
 	return strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", b)
 }
-
-func blank(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
 
 // replace returns t with provision.Redacted for each span. Spans that overlap or touch become one.
 func replace(t string, spans []span) string {

@@ -16,7 +16,7 @@ type shape struct {
 	sure func(found string) bool
 }
 
-// shapes are those of all tokens that are recognized, whoever's they are. Where sure is set, words and names
+// shapes are those of all tokens that are recognized, no matter whose. Where sure is set, words and names
 // may have the shape, too, and it reports whether what was found is a token nevertheless. It is never changed.
 var shapes = []shape{
 	{sign: "bearer", form: regexp.MustCompile(`^(?i:bearer)(?:\s|%20|[:=+"])+[A-Za-z0-9._~+/=-]{8,}`), sure: random},
@@ -54,26 +54,21 @@ const userInfo = "://"
 // password in an address may be shorter.
 const leastToken = 15
 
-// HoldsToken reports whether there is a token in t, whoever's it is. It knows the shapes that Text takes
-// out of every text, but is stricter where words, a name or an address may have that shape, too, for a text
-// without needs is soon told, and a request that is refused is not: "bearer authentication" holds none, nor does
-// an address with a user's name or a port alone. A password in an address is not seen where it holds one of
-// /?#;, or a blank, or is of one to five digits, like a port.
+// HoldsToken reports whether there is a token in t, no matter whose. It knows the shapes that Text takes out of
+// every text, but is stricter where words, a name or an address may have that shape, too: a word
+// too many taken out of a text costs little, a request that is refused for nothing costs the request. "bearer
+// authentication" holds none, nor does an address with a user's name or a port alone. A password in an address is not seen where it holds one of /?#;, or a blank, or is
+// of one to five digits, like a port.
 func HoldsToken(t string) bool {
 	if len(t) < leastToken && !strings.Contains(t, userInfo) {
 		return false
 	}
 	low := lower(t)
 	for _, s := range shapes {
-		for at := 0; at < len(t); {
-			found, ok := s.next(t, low, at)
-			if !ok {
-				break
-			}
+		for found := range s.all(t, low) {
 			if s.sure == nil || s.sure(t[found.from:found.to]) {
 				return true
 			}
-			at = found.to
 		}
 	}
 	return false
@@ -82,37 +77,38 @@ func HoldsToken(t string) bool {
 // looksLikeToken returns t without what looks like a token.
 func looksLikeToken(t string) string {
 	for _, s := range shapes {
-		low, found := lower(t), []span(nil)
-		for at := 0; at < len(t); {
-			next, ok := s.next(t, low, at)
-			if !ok {
-				break
-			}
-			at = next.to
+		var found []span
+		for part := range s.all(t, lower(t)) {
 			if s.sign == userInfo {
-				next = span{next.from + len(userInfo), next.from + strings.LastIndexByte(t[next.from:next.to], '@')}
+				part = span{part.from + len(userInfo), part.from + strings.LastIndexByte(t[part.from:part.to], '@')}
 			}
-			found = append(found, next)
+			found = append(found, part)
 		}
 		t = replace(t, found)
 	}
 	return t
 }
 
-// next returns the first place from at on with the shape; low is t in lower case.
-func (s shape) next(t, low string, at int) (span, bool) {
-	for {
-		i := strings.Index(low[at:], s.sign)
-		if i < 0 {
-			return span{}, false
-		}
-		from := at + i - s.back
-		if from >= 0 && (s.glue || from == 0 || !wordByte(low[from-1])) {
+// all returns where the shape is in t, one after the other; low is t in lower case.
+func (s shape) all(t, low string) iter.Seq[span] {
+	return func(yield func(span) bool) {
+		for at := 0; at < len(t); {
+			i := strings.Index(low[at:], s.sign)
+			if i < 0 {
+				return
+			}
+			from := at + i - s.back
+			at += i + 1
+			if from < 0 || !s.glue && from > 0 && wordByte(low[from-1]) {
+				continue
+			}
 			if found := s.form.FindStringIndex(t[from:]); found != nil {
-				return span{from, from + found[1]}, true
+				at = from + found[1]
+				if !yield(span{from, at}) {
+					return
+				}
 			}
 		}
-		at += i + 1
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -122,9 +123,5 @@ func keptRequests(requests []Request) []keptRequest {
 func (r *recorder) tally() map[Operation]int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make(map[Operation]int, len(r.counts))
-	for op, n := range r.counts {
-		out[op] = n
-	}
-	return out
+	return maps.Clone(r.counts)
 }

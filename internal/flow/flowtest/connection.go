@@ -1,15 +1,20 @@
 package flowtest
 
 import (
+	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
 
-// The states of a connection. Adobe does not tell how it calls the state of a draft.
+// The states of a connection. Adobe does not say what it calls the state of a draft.
 const (
 	stateEnabled      = "enabled"
 	stateInitializing = "initializing"
@@ -118,8 +123,7 @@ func (x *exchange) apiKey() string { return x.r.Header.Get("x-api-key") }
 func (x *exchange) found() (*conn, *answer) {
 	c, ok := x.em.store.get(x.scope(), x.id)
 	if !ok {
-		a := x.notFound("connections")
-		return nil, &a
+		return nil, refuse(x.notFound("connections"))
 	}
 	return c, nil
 }
@@ -185,4 +189,200 @@ func (x *exchange) action() answer {
 		return x.flowError("1404-412")
 	}
 	return jsonAnswer(http.StatusOK, idEtag{published.id, published.etag})
+}
+
+// createBody is what POST /connections takes. Other members are ignored.
+type createBody struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Auth        struct {
+		SpecName string         `json:"specName"`
+		Params   map[string]any `json:"params"`
+	} `json:"auth"`
+	Spec specRef `json:"connectionSpec"`
+}
+
+// create answers POST /connections.
+func (x *exchange) create() answer {
+	p := x.plan
+	body, refusal := x.createBody()
+	if refusal != nil {
+		return *refusal
+	}
+	if p.stored(HabitLowerIDs) { // such a service minds no case in them
+		body.Spec.ID = strings.ToLower(body.Spec.ID)
+	}
+	auth, refusal := x.checkCreate(body)
+	if refusal != nil {
+		return *refusal
+	}
+	draft := x.query.Get("mode") == "draft"
+	now := x.em.cfg.Clock() // a latency may have passed since x.now
+	c := conn{
+		in: x.scope(), name: body.Name, description: body.Description,
+		specID: body.Spec.ID, specVersion: body.Spec.Version, specName: auth.Name,
+		params: body.Auth.Params, secret: auth.Secret, draft: draft || p.state == stateDraft, fixed: p.state,
+		created: now, updated: now, listedAt: now.Add(max(p.lag, x.em.cfg.ListLag)), readyAt: now.Add(p.initializing),
+		creator: x.apiKey(), updater: x.apiKey(), lastOp: "create",
+	}
+	if p.truncate {
+		c.description = shortened(c.description, p.bytes)
+	}
+	for _, f := range p.stores {
+		for _, h := range f.Habits {
+			habits[h](&c, f.Bytes)
+		}
+	}
+	made := x.em.store.add(c, p.unique != nil)
+	if made == nil {
+		return legacyAnswer(cmp.Or(p.unique.Status, http.StatusConflict), p.unique.text(fmt.Sprintf("A connection with the name '%s' already exists.", c.name)))
+	}
+	return jsonAnswer(http.StatusCreated, idEtag{made.id, made.etag}).with("Location", flowBase+"/connections/"+made.id)
+}
+
+func (x *exchange) createBody() (createBody, *answer) {
+	var body createBody
+	switch trimmed := bytes.TrimSpace(x.body); {
+	case len(trimmed) == 0 || bytes.Equal(trimmed, []byte("{}")) || bytes.Equal(trimmed, []byte("null")):
+		return body, refuse(x.flowError("1405-400"))
+	case json.Unmarshal(trimmed, &body) != nil:
+		return body, refuse(badRequest("the body is not the JSON of a connection"))
+	}
+	return body, nil
+}
+
+// checkCreate finds the auth spec of body and checks its params.
+func (x *exchange) checkCreate(body createBody) (AuthSpec, *answer) {
+	if mode := x.query.Get("mode"); mode != "" && mode != "draft" {
+		return AuthSpec{}, refuse(x.flowError("1453-400", mode))
+	}
+	spec, ok := x.em.spec(body.Spec.ID)
+	if !ok {
+		return AuthSpec{}, refuse(x.flowError("1413-400"))
+	}
+	switch body.Spec.Version {
+	case "":
+		return AuthSpec{}, refuse(legacyAnswer(http.StatusUnprocessableEntity, "Please provide a valid spec version"))
+	case spec.Version:
+	default:
+		return AuthSpec{}, refuse(x.flowError("1413-400"))
+	}
+	auth, ok := spec.auth(body.Auth.SpecName)
+	if !ok {
+		return auth, refuse(x.flowError("1415-400", body.Auth.SpecName))
+	}
+	if name, missing := auth.missing(body.Auth.Params); missing {
+		return auth, refuse(x.flowError("1304-400", name))
+	}
+	return auth, nil
+}
+
+// stored reports whether a new connection is stored by that habit.
+func (p plan) stored(h Habit) bool {
+	return slices.ContainsFunc(p.stores, func(f Fault) bool { return slices.Contains(f.Habits, h) })
+}
+
+// patchOp is one instruction of a PATCH.
+type patchOp struct {
+	Op    string          `json:"op"`
+	Path  string          `json:"path"`
+	Value json.RawMessage `json:"value"`
+}
+
+// update answers PATCH /connections/{id}. Everything in a PATCH happens, or nothing.
+func (x *exchange) update() answer {
+	c, refusal := x.found()
+	if refusal != nil {
+		return *refusal
+	}
+	match := x.r.Header.Get("If-Match")
+	switch {
+	case match == "":
+		return x.flowError("1403-400")
+	case match != c.etag:
+		return x.flowError("1404-412")
+	case c.state(x.now) == stateInitializing:
+		return x.flowError("1417-400")
+	}
+	ops, refusal := x.patchOps()
+	if refusal != nil {
+		return *refusal
+	}
+	changed := *c
+	for _, op := range ops {
+		if refusal := x.apply(&changed, op); refusal != nil {
+			return *refusal
+		}
+	}
+	stored, ok := x.em.store.update(c, x.em.cfg.Clock(), func(c *conn) {
+		c.name, c.description, c.params = changed.name, changed.description, changed.params
+		c.lastOp, c.updater = "update", x.apiKey()
+	})
+	if !ok { // another PATCH was quicker
+		return x.flowError("1404-412")
+	}
+	return jsonAnswer(http.StatusOK, idEtag{stored.id, stored.etag})
+}
+
+func (x *exchange) patchOps() ([]patchOp, *answer) {
+	var ops []patchOp
+	body := bytes.TrimSpace(x.body)
+	if len(body) == 0 {
+		return nil, refuse(x.flowError("1405-400"))
+	}
+	if err := json.Unmarshal(body, &ops); err != nil {
+		return nil, refuse(badRequest("the body is not a JSON array of patch operations"))
+	}
+	if len(ops) == 0 {
+		return nil, refuse(x.flowError("1405-400"))
+	}
+	return ops, nil
+}
+
+// apply carries out one instruction on c.
+func (x *exchange) apply(c *conn, op patchOp) *answer {
+	switch op.Op {
+	case "add", "replace", "remove":
+	default:
+		return refuse(x.flowError("1434-400", op.Op))
+	}
+	removed := op.Op == "remove"
+	switch op.Path {
+	case "/name":
+		return x.applyText(&c.name, op, removed)
+	case "/description":
+		if removed {
+			c.description = ""
+			return nil
+		}
+		return x.applyText(&c.description, op, false)
+	case "/auth/params":
+		return x.applyParams(c, op, removed)
+	case "/connectionSpec", "/connectionSpec/id", "/connectionSpec/version":
+		return refuse(x.flowError("1414-400"))
+	}
+	return refuse(x.flowError("1455-400", "unsupported path "+op.Path))
+}
+
+func (x *exchange) applyText(to *string, op patchOp, removed bool) *answer {
+	var text *string
+	if removed || json.Unmarshal(op.Value, &text) != nil || text == nil {
+		return refuse(x.flowError("1455-400", op.Path+" needs a text as its value"))
+	}
+	*to = *text
+	return nil
+}
+
+func (x *exchange) applyParams(c *conn, op patchOp, removed bool) *answer {
+	var params map[string]any
+	if removed || json.Unmarshal(op.Value, &params) != nil || params == nil {
+		return refuse(x.flowError("1455-400", "/auth/params needs an object as its value"))
+	}
+	spec, _ := x.em.spec(c.specID)
+	auth, _ := spec.auth(c.specName)
+	if name, missing := auth.missing(params); missing {
+		return refuse(x.flowError("1304-400", name))
+	}
+	c.params = params
+	return nil
 }

@@ -13,9 +13,7 @@ import (
 
 func TestCreateRefusals(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, func(c *Config) {
-		c.Specs = []Spec{{ID: "no-drafts", Version: "1", NoDrafts: true, AuthSpecs: []AuthSpec{{Name: "any"}}}}
-	})
+	b := newBed(t)
 	for _, tt := range []struct {
 		name, path, body string
 		status           int
@@ -34,7 +32,6 @@ func TestCreateRefusals(t *testing.T) {
 		{"mandatory param empty", "/connections", replaced(`"orders_db"`, `""`), 400, "1304-400"},
 		{"mandatory param no text", "/connections", replaced(`"orders_db"`, `7`), 400, "1304-400"},
 		{"mode unknown", "/connections?mode=fast", createJSON("a", ""), 400, "1453-400"},
-		{"no drafts", "/connections?mode=draft", `{"connectionSpec":{"id":"no-drafts","version":"1"},"auth":{"specName":"any"}}`, 400, ""},
 		{"too large", "/connections", strings.Repeat(" ", MaxBody+1), 413, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -49,9 +46,8 @@ func TestCreateRefusals(t *testing.T) {
 
 func TestSandboxHeaders(t *testing.T) {
 	t.Parallel()
-	b := newBed(t, func(c *Config) { c.Sandboxes = []string{testSandbox} })
+	b := newBed(t)
 	for code, header := range map[string]map[string]string{
-		"2100-404": {"x-sandbox-name": "prod"},
 		"2105-400": {"x-sandbox-name": ""},
 		"2110-400": {"x-sandbox-id": "1"},
 		"2111-403": {"x-sandbox-name": "*"},

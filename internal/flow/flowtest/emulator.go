@@ -1,11 +1,67 @@
+// Package flowtest emulates Adobe's Flow Service and its IMS token endpoint, for tests and for
+// trying things out without an Adobe organization. It keeps connections in memory, answers with the
+// shapes that the public documentation shows, and misbehaves on request: see Fault.
+//
+// An Emulator is an http.Handler. Flow Service is served below /data/foundation/flowservice and,
+// for short, at the root; IMS at /ims/token/v3; what only an emulator has at /_emulator/ (connections,
+// requests, faults, reset). The latter asks for no credentials: bind it to a loopback address.
+//
+// # Documented by Adobe, and reproduced
+//
+//   - The required headers and the gateway's error codes for them; the {error_code, message} shape,
+//     its code as a string (a fault can make it a number: both are documented).
+//   - POST /connections: 201 with Location and only {id, etag}; no idempotency key, no client-chosen
+//     id, no error for a name that is taken. A repeated POST makes a second connection.
+//   - GET /connections/{id} wraps its connection in items; a 404 has the FLOW-1439 body.
+//   - Lists: property filters (several mean AND, a comma means OR, quotes are optional), orderby,
+//     limit, count, a relative next link with a continuation token, newest first; the error codes
+//     for wrong fields, operators, parameters and values.
+//   - PATCH wants If-Match with the etag's inner quotes: missing 1403-400, anything but the current
+//     one 1404-412. "replace" on /auth/params replaces all params.
+//   - DELETE: 204, then 404. GET test: {result}. GET explore: root and table. Drafts and publishing.
+//   - IMS: client credentials, comma-separated scopes, expires_in in seconds.
+//
+// # Inferred, and so only plausible
+//
+//   - The bodies of most errors of POST /connections: their codes and texts are in the catalogue, the
+//     pairing is a guess. So is FLOW- (not CONNECTOR-) before 1304 and 1308, the text of a stopped
+//     cluster, and every status and body of an IMS refusal.
+//   - The order in which headers are checked, and that limits above 100 are lowered, not refused.
+//   - A comma always separates values, even inside quotes; equality minds case; text is ordered by
+//     bytes. These are the strictest readings: a client that bears them bears the others.
+//   - PATCH accepts only /name, /description and /auth/params as a whole, as the tutorials do.
+//   - Secret params are answered as "xxxx", and a filter sees them as that too.
+//   - domain, clusterId, accessToken and database are mandatory, catalog is not, other params are kept.
+//
+// # Not known, so choose with faults and Config
+//
+//   - Whether and how the service limits rates (EffectRateLimit), how long its lists lag
+//     (Config.ListLag, EffectListLag), how long a connection stays "initializing"
+//     (EffectInitializing; without it a connection is enabled at once), its time limits.
+//   - What a create with bad credentials or a stopped cluster answers, and how long it takes. No
+//     Databricks is contacted here: a connection works unless a fault says otherwise.
+//   - The state of a draft ("draft" here), and whether a draft skips the credential check.
+//   - Whether it stores ids, names and descriptions as they were sent (EffectStore, EffectTruncate), what
+//     its lists leave out (EffectOmit), whether they are in the order that was asked for
+//     (EffectUnordered) and take every filter (EffectRefuseQuery, EffectFoldNames), which states there
+//     are (EffectState), and whether names are unique after all (EffectUniqueNames). The habits are
+//     independent of each other; see Fault.
+//   - Whether "+" in a query means a blank: both are accepted, Config.LiteralPlus refuses to.
+//
+// # Not emulated
+//
+// Source and target connections, flows, runs, flow specs, configs and POST /connections/search:
+// these answer 404 or 405. Access control, entitlements and quotas exist only as faults.
 package flowtest
 
 import (
 	"context"
 	crand "crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -14,7 +70,7 @@ import (
 
 // Config sets up an Emulator. The zero value works.
 type Config struct {
-	// Clock tells the time for timestamps, token expiry, list lag and rate limits. Nil means time.Now.
+	// Clock is the time of timestamps, token expiry, list lag and rate limits. Nil means time.Now.
 	Clock func() time.Time
 	// Sleep waits for d or until ctx ends, for latencies and hangs. Nil means real time.
 	Sleep func(ctx context.Context, d time.Duration) error
@@ -29,14 +85,9 @@ type Config struct {
 	Seed int64
 	// AllowAnyToken accepts bearer tokens that the emulator does not know, for any org and API key.
 	AllowAnyToken bool
-	// ExpiresIn is the life of an IMS token, told in whole seconds. 0 means 86399 s, below 0 that
+	// ExpiresIn is the life of an IMS token, answered in whole seconds. 0 means 86399 s, below 0 that
 	// tokens are stale from the start.
 	ExpiresIn time.Duration
-	// PageSize is the length of a list's page when the request names no limit. 0 means 20; more than
-	// 100 means 100.
-	PageSize int
-	// Sandboxes are the sandboxes of every organization. Empty means that any name will do.
-	Sandboxes []string
 	// Specs are connection specs besides Databricks, which is always there.
 	Specs []Spec
 	// LiteralPlus takes "+" in a query for itself, not for a blank: a client that does not send
@@ -52,7 +103,7 @@ const (
 	MaxKept = 10_000
 
 	defaultExpiresIn = 86399 * time.Second
-	defaultPageSize  = 20
+	defaultPageSize  = 20 // of a list, when the request names no limit
 	maxPageSize      = 100
 )
 
@@ -108,10 +159,6 @@ func (c *Config) setDefaults() {
 	if c.ExpiresIn == 0 {
 		c.ExpiresIn = defaultExpiresIn
 	}
-	if c.PageSize <= 0 {
-		c.PageSize = defaultPageSize
-	}
-	c.PageSize = min(c.PageSize, maxPageSize)
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
@@ -183,4 +230,44 @@ func (e *Emulator) Reset() {
 	e.faults.set(nil)
 	e.log.clear()
 	e.announce()
+}
+
+// dice is a seeded source of randomness that several goroutines may share.
+type dice struct {
+	mu  sync.Mutex
+	rng *rand.Rand
+}
+
+// newDice returns a source of its own for every pair of seed and stream.
+func newDice(seed int64, stream uint64) *dice {
+	return &dice{rng: rand.New(rand.NewPCG(uint64(seed), stream))} //nolint:gosec // repeatable, not secret
+}
+
+// chance returns true with probability p.
+func (d *dice) chance(p float64) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.rng.Float64() < p
+}
+
+func (d *dice) bytes() (b [16]byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for i := range b {
+		b[i] = byte(d.rng.Uint32())
+	}
+	return b
+}
+
+// uuid returns a version 4 UUID.
+func (d *dice) uuid() string { return formatUUID(d.bytes()) }
+
+func (d *dice) hex() string {
+	b := d.bytes()
+	return hex.EncodeToString(b[:])
+}
+
+func formatUUID(b [16]byte) string {
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

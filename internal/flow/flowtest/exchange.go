@@ -4,8 +4,10 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -51,6 +53,7 @@ type exchange struct {
 	sandbox   string
 	bearer    string
 	body      []byte
+	plan      plan // what faults have in store; set before handle
 }
 
 // route is one row of the table of routes.
@@ -63,7 +66,7 @@ func routes() map[string]map[string]route {
 	return map[string]map[string]route{
 		"connections": {
 			http.MethodGet:  {OpList, (*exchange).list},
-			http.MethodPost: {OpCreate, nil}, // create, which needs the faults
+			http.MethodPost: {OpCreate, (*exchange).create},
 		},
 		"connections/*": {
 			http.MethodGet:    {OpGet, (*exchange).get},
@@ -167,29 +170,19 @@ func (x *exchange) serve() (answer, bool) {
 	if refusal := x.checkHeaders(); refusal != nil {
 		return *refusal, true
 	}
-	p := x.em.faults.plan(x)
+	x.plan = x.em.faults.plan(x)
+	p := x.plan
 	x.pause(x.em.cfg.Latency + p.before)
 	if p.end != nil && p.end.When != StageAfter {
 		return x.misbehave(p.end, answer{})
 	}
-	a := x.do(p)
+	a := x.handle(x)
 	x.em.announce()
 	x.pause(p.after)
 	if p.end != nil && a.ok() && p.end.When == StageAfter {
 		return x.misbehave(p.end, a)
 	}
 	return a, true
-}
-
-func (x *exchange) do(p plan) answer {
-	switch {
-	case x.op == OpCreate:
-		return x.create(p)
-	case x.op == OpList:
-		return x.listAs(p)
-	default:
-		return x.handle(x)
-	}
 }
 
 // pause waits, and says nothing of a client that has gone.
@@ -211,4 +204,76 @@ func (x *exchange) write(seq uint64, a answer) {
 	h.Set("x-request-id", x.requestID)
 	x.w.WriteHeader(a.status)
 	_, _ = x.w.Write(a.body) // the client may have gone
+}
+
+var orgPattern = regexp.MustCompile(`^[^@\s]+@AdobeOrg$`)
+
+// checkHeaders returns the refusal of a request whose headers are not in order, gateway first. The
+// token endpoint wants no headers.
+func (x *exchange) checkHeaders() *answer {
+	if x.op == OpToken || x.op == OpOther {
+		return nil
+	}
+	for _, check := range []func() *answer{x.checkToken, x.checkOrg, x.checkSandbox, x.checkContentType} {
+		if refusal := check(); refusal != nil {
+			return refusal
+		}
+	}
+	return nil
+}
+
+func (x *exchange) checkToken() *answer {
+	key := x.r.Header.Get("x-api-key")
+	if x.r.Header.Get("Authorization") == "" {
+		return refuse(gatewayAnswer("403010"))
+	}
+	if key == "" {
+		return refuse(gatewayAnswer("403000"))
+	}
+	g, known := x.em.idents.lookup(x.bearer)
+	switch {
+	case !known && x.em.cfg.AllowAnyToken && x.bearer != "":
+		return nil
+	case !known || !g.valid(x.now):
+		return refuse(gatewayAnswer("401013"))
+	case g.apiKey != "" && g.apiKey != key:
+		return refuse(gatewayAnswer("403003"))
+	}
+	return nil
+}
+
+func (x *exchange) checkOrg() *answer {
+	if x.org == "" {
+		return refuse(gatewayAnswer("400003"))
+	}
+	if !orgPattern.MatchString(x.org) {
+		return refuse(gatewayAnswer("403027"))
+	}
+	if g, _ := x.em.idents.lookup(x.bearer); g.orgID != "" && g.orgID != x.org {
+		return refuse(gatewayAnswer("403025"))
+	}
+	return nil
+}
+
+func (x *exchange) checkSandbox() *answer {
+	switch {
+	case x.r.Header.Get("x-sandbox-id") != "":
+		return refuse(x.flowError("2110-400"))
+	case x.sandbox == "":
+		return refuse(x.flowError("2105-400"))
+	case x.sandbox == "*":
+		return refuse(x.flowError("2111-403"))
+	}
+	return nil
+}
+
+func (x *exchange) checkContentType() *answer {
+	if x.r.Method != http.MethodPatch && x.op != OpCreate {
+		return nil
+	}
+	kind, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type"))
+	if err != nil || kind != "application/json" {
+		return refuse(badRequest("A valid content-type must be specified"))
+	}
+	return nil
 }

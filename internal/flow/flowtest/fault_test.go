@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
@@ -232,4 +234,181 @@ func TestRateLimit(t *testing.T) {
 	if got := statuses(nil); !slices.Equal(got, limited) {
 		t.Errorf("a second later: statuses = %d, want %d", got, limited)
 	}
+}
+
+// TestHabitsOfStoring: what is sent, and what is shown of it.
+func TestHabitsOfStoring(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	for habit, want := range map[Habit][2]string{
+		HabitLowerNames:        {" u\u0308ber  alles\u200b ", "A  [b] C"},
+		HabitComposedNames:     {" \u00dcber  Alles\u200b ", "A  [b] C"},
+		HabitPlainNames:        {"U\u0308ber Alles", "A  [b] C"},
+		HabitCutNames:          {" U", "A  [b] C"},
+		HabitLowerDescriptions: {" U\u0308ber  Alles\u200b ", "a  [b] c"},
+		HabitUpperDescriptions: {" U\u0308ber  Alles\u200b ", "A  [B] C"},
+		HabitPlainDescriptions: {" U\u0308ber  Alles\u200b ", "A [b] C"},
+		HabitEscaped:           {" U\u0308ber  Alles\u200b ", "A  &#91;b&#93; C"},
+		HabitLowerIDs:          {" U\u0308ber  Alles\u200b ", "A  [b] C"},
+	} {
+		b.em.SetFaults(Fault{Operation: OpCreate, Effect: EffectStore, Habits: []Habit{habit}, Bytes: 3})
+		body := createJSON(" U\u0308ber  Alles\u200b ", "A  [b] C")
+		if habit == HabitLowerIDs {
+			body = strings.ReplaceAll(body, DatabricksSpecID, strings.ToUpper(DatabricksSpecID))
+		}
+		b.do(http.MethodPost, "/connections", body, nil).want(t, 201)
+		got := b.em.Connections()
+		last := got[len(got)-1]
+		if diff := cmp.Diff(want, [2]string{last.Name, last.Description}); diff != "" {
+			t.Errorf("%s: %s", habit, diff)
+		}
+	}
+}
+
+// TestHabitsOfLists: they leave out, order and filter as they like; GET by id shows everything.
+func TestHabitsOfLists(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	var ids []string
+	for _, name := range []string{"Orders", "orders", "other"} {
+		ids = append(ids, b.create(name).ID)
+	}
+	b.em.SetFaults(Fault{Operation: OpList, Effect: EffectOmit, Fields: []string{"description", "auth", "state", "createdAt"}},
+		Fault{Operation: OpList, Effect: EffectUnordered}, Fault{Operation: OpList, Effect: EffectFoldNames})
+	var list struct {
+		Items []map[string]any `json:"items"`
+	}
+	b.get("/connections?orderby=-createdAt").decode(t, &list)
+	var got []string
+	for _, i := range list.Items {
+		got = append(got, i["id"].(string))
+		for _, f := range []string{"description", "auth", "state", "createdAt"} {
+			if _, there := i[f]; there {
+				t.Errorf("%s is listed", f)
+			}
+		}
+	}
+	slices.Sort(ids)
+	if diff := cmp.Diff(ids, got); diff != "" {
+		t.Errorf("not by id: %s", diff)
+	}
+	if names := b.names(query("name==ORDERS")); len(names) != 2 {
+		t.Errorf("by name: %v", names)
+	}
+	if body := string(b.get("/connections/" + ids[0]).body); !strings.Contains(body, `"state"`) || !strings.Contains(body, `"createdAt"`) {
+		t.Errorf("by id: %s", body)
+	}
+	b.em.SetFaults(Fault{Operation: OpList, Effect: EffectRefuseQuery, Fields: []string{"property", "orderby", "limit"}})
+	for q, code := range map[string]string{query("name==x"): "1449-400", "/connections?orderby=-createdAt": "1433-400", "/connections?limit=5": "1451-400"} {
+		b.get(q).want(t, 400).wantCode(t, code)
+	}
+	b.get("/connections").want(t, 200)
+}
+
+func TestStatesAndUniqueNames(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.em.SetFaults(Fault{Effect: EffectState, State: "draft"})
+	b.create("orders")
+	b.em.SetFaults(Fault{Effect: EffectState, State: "disabled"}, Fault{Effect: EffectUniqueNames})
+	b.create("others")
+	for name, state := range map[string]string{"orders": "draft", "others": "disabled"} {
+		if body := string(b.get(query("name==" + name)).body); !strings.Contains(body, `"state":"`+state+`"`) {
+			t.Errorf("%s: %s", name, body)
+		}
+	}
+	r := b.do(http.MethodPost, "/connections", createJSON("orders", ""), nil).want(t, 409)
+	if !strings.Contains(string(r.body), "A connection with the name 'orders' already exists.") || len(b.em.Connections()) != 2 {
+		t.Errorf("%s", r.body)
+	}
+	b.em.SetFaults(Fault{Effect: EffectUniqueNames, Status: 422, Message: "name is not unique"})
+	b.do(http.MethodPost, "/connections", createJSON("orders", ""), nil).want(t, 422)
+}
+
+func TestListLag(t *testing.T) {
+	t.Parallel()
+	for name, arrange := range map[string]func(*bed){
+		"config":          func(b *bed) { b.em.cfg.ListLag = time.Minute },
+		"fault on create": func(b *bed) { b.em.AddFault(Fault{Operation: OpCreate, Effect: EffectListLag, Delay: time.Minute}) },
+		"fault on list":   func(b *bed) { b.em.AddFault(Fault{Operation: OpList, Effect: EffectListLag, Delay: time.Minute}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBed(t)
+			arrange(b)
+			made := b.create("a")
+			b.clock.advance(time.Minute - 1)
+			b.get("/connections/"+made.ID).want(t, 200)
+			if got := b.names(query("name==a")); len(got) != 0 {
+				t.Errorf("listed too early: %q", got)
+			}
+			b.clock.advance(1)
+			if got := b.names(query("name==a")); len(got) != 1 {
+				t.Errorf("not listed after the lag: %q", got)
+			}
+		})
+	}
+}
+
+func TestInitializing(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.em.AddFault(Fault{Effect: EffectInitializing, Delay: time.Minute})
+	made := b.create("a")
+	one := "/connections/" + made.ID
+	b.do("DELETE", one, "", nil).want(t, 400).wantCode(t, "1417-400")
+	b.do("PATCH", one, `[]`, map[string]string{"If-Match": made.Etag}).want(t, 400).wantCode(t, "1417-400")
+	if got := b.names(query("state==initializing")); len(got) != 1 {
+		t.Errorf("initializing connections: %q, want one", got)
+	}
+	b.clock.advance(time.Minute)
+	if got := b.names(query("state==enabled")); len(got) != 1 {
+		t.Errorf("enabled connections: %q, want one", got)
+	}
+	b.do("DELETE", one, "", nil).want(t, 204)
+}
+
+// TestLatency shows that every latency is waited for, once each, and before what.
+func TestLatency(t *testing.T) {
+	t.Parallel()
+	type nap struct {
+		For    time.Duration
+		Stored int
+	}
+	naps := make(chan nap, 2)
+	var b *bed
+	b = newBed(t, func(c *Config) {
+		c.Latency = time.Second
+		c.Sleep = func(_ context.Context, d time.Duration) error {
+			naps <- nap{d, len(b.em.Connections())}
+			return nil
+		}
+	})
+	b.em.SetFaults(
+		Fault{Effect: EffectLatency, Delay: 2 * time.Second},
+		Fault{Effect: EffectLatency, Delay: 5 * time.Second, When: StageAfter},
+	)
+	b.create("a")
+	if diff := cmp.Diff([]nap{{3 * time.Second, 0}, {5 * time.Second, 1}}, []nap{<-naps, <-naps}); diff != "" {
+		t.Errorf("naps (-want +got):\n%s", diff)
+	}
+}
+
+// TestLatencyOutlivesClient shows that a client that gives up does not stop the work.
+func TestLatencyOutlivesClient(t *testing.T) {
+	t.Parallel()
+	b := newBed(t)
+	b.em.AddFault(Fault{Effect: EffectLatency, Delay: time.Hour})
+	ctx, leave := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		_, err := b.try(ctx, http.MethodPost, "/connections", createJSON("a", ""), nil)
+		done <- err
+	}()
+	b.wait(func(e *Emulator) bool { return e.Count(OpCreate) == 1 })
+	leave()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("err = %v, want it cancelled", err)
+	}
+	b.wait(func(e *Emulator) bool { return len(e.Connections()) == 1 })
 }

@@ -3,9 +3,12 @@ package flowtest
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
 // scope keeps the connections of one sandbox of one organization apart from all others.
@@ -34,8 +37,8 @@ type conn struct {
 	lastOp      string
 }
 
-// shelf holds the connections of one scope, in the order of creation.
-type shelf struct {
+// listing holds the connections of one scope, in the order of creation.
+type listing struct {
 	all   []*conn
 	names map[string][]*conn // :: name → connections
 }
@@ -47,7 +50,7 @@ type store struct {
 	seq    uint64
 	writes uint32 // counted for etags
 	byID   map[string]*conn
-	scopes map[scope]*shelf
+	scopes map[scope]*listing
 }
 
 func newStore(d *dice) *store {
@@ -59,7 +62,7 @@ func newStore(d *dice) *store {
 func (s *store) clear() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.byID, s.scopes = map[string]*conn{}, map[scope]*shelf{}
+	s.byID, s.scopes = map[string]*conn{}, map[scope]*listing{}
 }
 
 // nextEtag returns a new etag, which includes its quotes, in the form that Flow Service uses.
@@ -73,18 +76,18 @@ func (s *store) nextEtag(now time.Time) string {
 func (s *store) add(c conn, unique bool) *conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sh := s.scopes[c.in]; unique && sh != nil && len(sh.names[c.name]) > 0 {
+	if l := s.scopes[c.in]; unique && l != nil && len(l.names[c.name]) > 0 {
 		return nil
 	}
 	s.seq++
 	c.seq, c.id, c.etag = s.seq, s.dice.uuid(), s.nextEtag(c.created)
 	s.byID[c.id] = &c
-	sh := s.scopes[c.in]
-	if sh == nil {
-		sh = &shelf{names: map[string][]*conn{}}
-		s.scopes[c.in] = sh
+	l := s.scopes[c.in]
+	if l == nil {
+		l = &listing{names: map[string][]*conn{}}
+		s.scopes[c.in] = l
 	}
-	sh.insert(&c)
+	l.insert(&c)
 	return &c
 }
 
@@ -111,9 +114,9 @@ func (s *store) update(old *conn, now time.Time, change func(*conn)) (*conn, boo
 	change(&c)
 	c.updated, c.etag = now, s.nextEtag(now)
 	s.byID[c.id] = &c
-	sh := s.scopes[c.in]
-	sh.remove(old)
-	sh.insert(&c)
+	l := s.scopes[c.in]
+	l.remove(old)
+	l.insert(&c)
 	return &c, true
 }
 
@@ -134,13 +137,13 @@ func (s *store) remove(old *conn) bool {
 func (s *store) chunk(in scope, byName *string, before uint64, n int) []*conn {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	sh := s.scopes[in]
-	if sh == nil {
+	l := s.scopes[in]
+	if l == nil {
 		return nil
 	}
-	list := sh.all
+	list := l.all
 	if byName != nil {
-		list = sh.names[*byName]
+		list = l.names[*byName]
 	}
 	end := len(list)
 	if before > 0 {
@@ -165,15 +168,15 @@ func (s *store) everything() []*conn {
 
 func compareSeq(c *conn, seq uint64) int { return cmp.Compare(c.seq, seq) }
 
-func (sh *shelf) insert(c *conn) {
-	sh.all = insertSeq(sh.all, c)
-	sh.names[c.name] = insertSeq(sh.names[c.name], c)
+func (l *listing) insert(c *conn) {
+	l.all = insertSeq(l.all, c)
+	l.names[c.name] = insertSeq(l.names[c.name], c)
 }
 
-func (sh *shelf) remove(c *conn) {
-	sh.all = removeSeq(sh.all, c)
-	if sh.names[c.name] = removeSeq(sh.names[c.name], c); len(sh.names[c.name]) == 0 {
-		delete(sh.names, c.name)
+func (l *listing) remove(c *conn) {
+	l.all = removeSeq(l.all, c)
+	if l.names[c.name] = removeSeq(l.names[c.name], c); len(l.names[c.name]) == 0 {
+		delete(l.names, c.name)
 	}
 }
 
@@ -188,4 +191,70 @@ func removeSeq(list []*conn, c *conn) []*conn {
 		return list
 	}
 	return slices.Delete(list, i, i+1)
+}
+
+// Stored is a connection as the emulator keeps it.
+type Stored struct {
+	ID            string    `json:"id"`
+	Etag          string    `json:"etag"`
+	OrgID         string    `json:"orgId"`
+	Sandbox       string    `json:"sandbox"`
+	Name          string    `json:"name"`
+	Description   string    `json:"description"`
+	SpecID        string    `json:"specId"`
+	SpecVersion   string    `json:"specVersion"`
+	AuthSpec      string    `json:"authSpec"`
+	State         string    `json:"state"`
+	CreatedAt     time.Time `json:"createdAt"`
+	UpdatedAt     time.Time `json:"updatedAt"`
+	CreatedClient string    `json:"createdClient"`
+	// Params are the params with "xxxx" for every secret.
+	Params map[string]any `json:"params"`
+	// Secrets are the true values of those, by param.
+	Secrets map[string]provision.Sensitive `json:"-"`
+	// AccessToken is Secrets["accessToken"].
+	AccessToken provision.Sensitive `json:"-"`
+}
+
+// Connections returns all connections of all organizations and sandboxes, listed or not, oldest first.
+func (e *Emulator) Connections() []Stored {
+	now := e.cfg.Clock()
+	all := e.store.everything()
+	out := make([]Stored, 0, len(all))
+	for _, c := range all {
+		out = append(out, c.stored(now))
+	}
+	return out
+}
+
+func (c *conn) stored(now time.Time) Stored {
+	s := Stored{
+		ID: c.id, Etag: c.etag, OrgID: c.in.org, Sandbox: c.in.sandbox, Name: c.name, Description: c.description,
+		SpecID: c.specID, SpecVersion: c.specVersion, AuthSpec: c.specName, State: c.state(now),
+		CreatedAt: c.created, UpdatedAt: c.updated, CreatedClient: c.creator,
+		Params: c.maskedParams(), Secrets: map[string]provision.Sensitive{},
+	}
+	for _, name := range c.secret {
+		if text, ok := c.params[name].(string); ok {
+			s.Secrets[name] = provision.NewSensitive(text)
+		}
+	}
+	s.AccessToken = s.Secrets["accessToken"]
+	return s
+}
+
+var markPattern = regexp.MustCompile(regexp.QuoteMeta(provision.MarkPrefix) + `[0-9a-f]+\]`)
+
+// Marks returns for every flow-worker mark, such as "[flow-worker 0a1b…]", the ids of the connections
+// whose description holds it, oldest first. More than one id means duplicates.
+func (e *Emulator) Marks() map[string][]string {
+	out := map[string][]string{}
+	for _, c := range e.store.everything() {
+		marks := markPattern.FindAllString(c.description, -1)
+		slices.Sort(marks)
+		for _, mark := range slices.Compact(marks) {
+			out[mark] = append(out[mark], c.id)
+		}
+	}
+	return out
 }

@@ -60,7 +60,7 @@ func TestTokenWithoutClients(t *testing.T) {
 func TestTokenWithClients(t *testing.T) {
 	t.Parallel()
 	b := newBed(t)
-	b.em.AddClient(Client{OrgID: testOrg, ClientID: "id", ClientSecret: provision.NewSensitive("s3cret"), SecondSecret: provision.NewSensitive("s3cret-2"), Scopes: "openid,session"})
+	b.em.AddClient(Client{OrgID: testOrg, ClientID: "id", ClientSecret: provision.NewSensitive("s3cret"), Scopes: "openid,session"})
 	b.em.AddClient(Client{OrgID: testOrg, ClientID: "one-secret", ClientSecret: provision.NewSensitive("s3cret")})
 	for name, tt := range map[string]struct {
 		pairs  []string
@@ -68,11 +68,10 @@ func TestTokenWithClients(t *testing.T) {
 		err    string
 	}{
 		"good":               {[]string{"client_id", "id", "client_secret", "s3cret", "scope", "openid"}, 200, ""},
-		"second secret":      {[]string{"client_id", "id", "client_secret", "s3cret-2", "scope", "session,openid"}, 200, ""},
+		"both scopes":        {[]string{"client_id", "id", "client_secret", "s3cret", "scope", "session,openid"}, 200, ""},
 		"any scope":          {[]string{"client_id", "one-secret", "client_secret", "s3cret", "scope", "x"}, 200, ""},
 		"unknown client":     {[]string{"client_id", "other", "client_secret", "s3cret"}, 400, "invalid_client"},
 		"wrong secret":       {[]string{"client_id", "id", "client_secret", "S3CRET"}, 400, "invalid_client"},
-		"no second secret":   {[]string{"client_id", "one-secret", "client_secret", "s3cret-2"}, 400, "invalid_client"},
 		"empty secret":       {[]string{"client_id", "one-secret", "client_secret", ""}, 400, "invalid_request"},
 		"blanks for commas":  {[]string{"client_id", "id", "client_secret", "s3cret", "scope", "openid session"}, 400, "invalid_scope"},
 		"scope not entitled": {[]string{"client_id", "id", "client_secret", "s3cret", "scope", "openid,admin"}, 400, "invalid_scope"},

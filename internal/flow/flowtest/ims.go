@@ -1,6 +1,9 @@
 package flowtest
 
 import (
+	"mime"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -13,9 +16,8 @@ import (
 type Client struct {
 	OrgID    string // such as "1234567890ABCDEF12345678@AdobeOrg"
 	ClientID string // also the API key
-	// ClientSecret and SecondSecret are equally good, as during a rotation. An empty one fits nothing.
+	// ClientSecret fits nothing where it is empty.
 	ClientSecret provision.Sensitive
-	SecondSecret provision.Sensitive
 	// Scopes are what may be asked for, comma-separated. Empty means anything.
 	Scopes string
 }
@@ -124,20 +126,15 @@ func (i *identities) admit(id, secret, scope string) (grant, *answer) {
 	}
 	c, ok := i.clients[id]
 	if !ok {
-		return grant{}, imsRefusal("invalid_client", "invalid client_id parameter")
+		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_client", "invalid client_id parameter"))
 	}
-	if secret != c.ClientSecret.Reveal() && (c.SecondSecret.IsZero() || secret != c.SecondSecret.Reveal()) || secret == "" {
-		return grant{}, imsRefusal("invalid_client", "invalid client_secret parameter")
+	if secret != c.ClientSecret.Reveal() || secret == "" {
+		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_client", "invalid client_secret parameter"))
 	}
 	if !scopesWithin(scope, c.Scopes) {
-		return grant{}, imsRefusal("invalid_scope", "Requested scopes are not a subset of the credential's scopes.")
+		return grant{}, refuse(imsAnswer(http.StatusBadRequest, "invalid_scope", "Requested scopes are not a subset of the credential's scopes."))
 	}
 	return grant{orgID: c.OrgID, apiKey: id}, nil
-}
-
-func imsRefusal(code, description string) *answer {
-	a := imsAnswer(400, code, description)
-	return &a
 }
 
 // scopesWithin reports whether every scope that is asked for is allowed. Scopes joined by blanks, as
@@ -153,4 +150,46 @@ func scopesWithin(asked, allowed string) bool {
 		}
 	}
 	return true
+}
+
+// token answers POST /ims/token/v3, the client credentials grant. Adobe does not publish its error
+// answers; 400 with an OAuth error code is what users report.
+func (x *exchange) token() answer {
+	form, refusal := x.tokenForm()
+	if refusal != nil {
+		return *refusal
+	}
+	if g := form.Get("grant_type"); g != "client_credentials" {
+		return imsAnswer(http.StatusBadRequest, "unsupported_grant_type", "grant_type must be client_credentials")
+	}
+	if form.Get("client_id") == "" || form.Get("client_secret") == "" {
+		return imsAnswer(http.StatusBadRequest, "invalid_request", "client_id and client_secret are required")
+	}
+	g, refusal := x.em.idents.admit(form.Get("client_id"), form.Get("client_secret"), form.Get("scope"))
+	if refusal != nil {
+		return *refusal
+	}
+	life := max(x.em.cfg.ExpiresIn, 0).Truncate(time.Second)
+	g.expires = x.now.Add(life)
+	return jsonAnswer(http.StatusOK, struct {
+		Token   string `json:"access_token"`
+		Type    string `json:"token_type"`
+		Expires int    `json:"expires_in"`
+	}{x.em.idents.issue(g, x.now), "bearer", int(life / time.Second)}).with("Cache-Control", "no-store")
+}
+
+// tokenForm returns the parameters of body and query, the body's first.
+func (x *exchange) tokenForm() (url.Values, *answer) {
+	kind, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type"))
+	if len(x.body) > 0 && (err != nil || kind != "application/x-www-form-urlencoded") {
+		return nil, refuse(imsAnswer(http.StatusBadRequest, "invalid_request", "Content-Type must be application/x-www-form-urlencoded"))
+	}
+	form, err := url.ParseQuery(string(x.body))
+	if err != nil || x.queryErr != nil {
+		return nil, refuse(imsAnswer(http.StatusBadRequest, "invalid_request", "the form cannot be read"))
+	}
+	for key, values := range x.query {
+		form[key] = append(form[key], values...)
+	}
+	return form, nil
 }

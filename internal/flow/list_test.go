@@ -275,7 +275,7 @@ func TestFindGivesUpOnEndlessPages(t *testing.T) {
 	if _, err := newRig(t, addr).find(t, staticAccount(), provision.Query{}); err == nil || err.Verdict != provision.VerdictUnknown {
 		t.Errorf("%v: want an error", err)
 	}
-	hits.want(t, listCall, maxBarren)
+	hits.want(t, listCall, maxStale)
 }
 
 func TestFindRepeatsWhatMayPass(t *testing.T) {
@@ -422,16 +422,16 @@ func TestFindBearsRepeatedPages(t *testing.T) {
 	addr, hits := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		i := n.Add(1)
 		next := fmt.Sprintf(`"next":{"href":"?continuationToken=%d"}`, i)
-		if i == 5*maxBarren {
+		if i == 5*maxStale {
 			next = ""
 		}
-		reply(w, 200, fmt.Sprintf(`{"items":[{"id":"%d"}],"_links":{%s}}`, i/maxBarren, next))
+		reply(w, 200, fmt.Sprintf(`{"items":[{"id":"%d"}],"_links":{%s}}`, i/maxStale, next))
 	})
 	found, err := newRig(t, addr).find(t, staticAccount(), provision.Query{})
 	if err != nil || len(found) != 6 {
 		t.Errorf("%d found, %v", len(found), err)
 	}
-	hits.want(t, listCall, 5*maxBarren)
+	hits.want(t, listCall, 5*maxStale)
 }
 
 func TestGet(t *testing.T) {
