@@ -14,6 +14,7 @@ import (
 type fleet struct {
 	w      *world
 	binary string
+	which  func(n int) string // which binary the n-th worker is, from 1; nil means binary
 
 	mu      sync.Mutex
 	started int
@@ -44,7 +45,11 @@ func (f *fleet) launch() (*process, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.started++
-	p, err := launch(f.w.dir, fmt.Sprintf("worker-%d", f.started), f.w.env, f.binary, "run")
+	binary := f.binary
+	if f.which != nil {
+		binary = f.which(f.started)
+	}
+	p, err := launch(f.w.dir, fmt.Sprintf("worker-%d", f.started), f.w.env, binary, "run")
 	if err == nil {
 		f.running, f.all = append(f.running, p), append(f.all, p)
 	}
