@@ -3,15 +3,11 @@ package event
 import (
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
-	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
@@ -44,31 +40,26 @@ type dataCheck struct {
 	allowed []string // domains
 	secrets provision.Layout
 	tenant  string
-	data    *node
 	bad     *violations
 }
 
-// run adds all violations. The rules in code go first, for they speak more clearly; the schema adds
-// only what they were silent about.
+// run adds all violations.
 func (c dataCheck) run(data *node) {
-	if data.kind == kindString {
+	switch data.kind {
+	case kindString:
 		c.asText(data.text)
 		return
-	}
-	c.data = data
-	if data.kind == kindArray {
+	case kindArray:
 		c.bad.add(atData, "%s", hintBatch)
 	}
-	c.walk(data, createSchema(), atData)
-	var invalid *jsonschema.ValidationError
-	if err := createSchema().Validate(data.plain()); errors.As(err, &invalid) {
-		c.schema(invalid)
-	}
+	c.walk(data, createSchema(), atData, true)
 }
 
 // walk visits all values that have a place in the schema; below an unknown field (s is nil) it keeps
-// the field's own pointer, so that nothing from inside it is told.
-func (c dataCheck) walk(n *node, s *jsonschema.Schema, at string) {
+// the field's own pointer, so that nothing from inside it is reported. The rules in code go first, for they speak
+// more clearly; the schema adds only what they were silent about. It is asked of a value that counts, which is the
+// last of its name.
+func (c dataCheck) walk(n *node, s *schema, at string, counts bool) {
 	if n.flaw != "" {
 		c.bad.add(at, "%s", n.flaw)
 	}
@@ -81,22 +72,43 @@ func (c dataCheck) walk(n *node, s *jsonschema.Schema, at string) {
 		}
 	}
 	for _, each := range n.members {
-		child, below := childOf(s, each.name), at
-		if s != nil {
-			below = under(at, each.name)
+		below, place := s.below(each.name), at
+		if below != nil {
+			place = below.at
+		} else if s != nil {
+			place = under(at, each.name)
 		}
-		c.walk(each.value, child, below)
+		c.walk(each.value, below, place, counts && n.member(each.name) == each.value)
 	}
 	for _, each := range n.items {
-		c.walk(each, nil, at)
+		c.walk(each, nil, at, false)
+	}
+	if s != nil && counts {
+		c.schema(n, s)
 	}
 }
 
-func childOf(s *jsonschema.Schema, name string) *jsonschema.Schema {
-	if s == nil {
-		return nil
+// schema adds what the schema has against a value.
+func (c dataCheck) schema(n *node, s *schema) {
+	if wrong := s.wrong(n); wrong != "" {
+		if !c.bad.has(s.at) {
+			c.bad.add(s.at, "%s%s", wrong, meantValue(n, s))
+		}
+		return
 	}
-	return s.Properties[name]
+	if n.kind != kindObject || s.Properties == nil {
+		return
+	}
+	for _, name := range s.Required {
+		if n.member(name) == nil {
+			c.bad.add(under(s.at, name), "required")
+		}
+	}
+	for _, each := range n.members {
+		if s.Properties[each.name] == nil {
+			c.bad.add(under(s.at, each.name), "unknown field")
+		}
+	}
 }
 
 // token judges the accessToken: what is no reference is taken for the secret itself.
@@ -107,6 +119,9 @@ func (c dataCheck) token(n *node) {
 	ref, err := provision.ParseSecretRef(n.text)
 	if err == nil {
 		err = c.secrets.Check(c.tenant, ref)
+	}
+	if err == nil && n.kind == kindString && !scrub.HoldsToken(n.text) {
+		return
 	}
 	meant := ""
 	if m := c.secrets.Meant(c.tenant, n.text); m != "" && !scrub.HoldsToken(m) {
@@ -121,7 +136,7 @@ func (c dataCheck) token(n *node) {
 		c.bad.addAs(provision.ReasonSecretForbidden, atToken, err.Error()+meant)
 	case err != nil:
 		c.bad.add(atToken, "%s%s", err, meant)
-	case scrub.HoldsToken(n.text):
+	default:
 		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, "the reference itself holds what looks like a token; name where the secret is")
 	}
 }
@@ -260,47 +275,14 @@ func (c dataCheck) description(text string) {
 	}
 }
 
-// schema adds the leaves of the validator's report.
-func (c dataCheck) schema(e *jsonschema.ValidationError) {
-	for _, cause := range e.Causes {
-		c.schema(cause)
-	}
-	if len(e.Causes) > 0 {
-		return
-	}
-	at := atData
-	for _, name := range e.InstanceLocation {
-		at = under(at, name)
-	}
-	switch k := e.ErrorKind.(type) {
-	case *kind.Required:
-		for _, name := range k.Missing {
-			c.bad.add(under(at, name), "required")
-		}
-	case *kind.AdditionalProperties:
-		for _, name := range k.Properties {
-			c.bad.add(under(at, name), "unknown field")
-		}
-	default:
-		if !c.bad.has(at) {
-			c.bad.add(at, "%s%s", describe(e.ErrorKind), meantValue(c.data, createSchema(), e.InstanceLocation))
-		}
-	}
-}
-
 // meantValue quotes the value to send for a string that has but the wrong case, or something around it, such as a
-// sandbox "Prod" or a UUID in braces. A short one, that is: it is told.
-func meantValue(n *node, s *jsonschema.Schema, path []string) string {
-	for _, name := range path {
-		if n, s = n.member(name), childOf(s, name); n == nil || s == nil {
-			return ""
-		}
-	}
+// sandbox "Prod" or a UUID in braces.
+func meantValue(n *node, s *schema) string {
 	text := strings.TrimPrefix(strings.Trim(strings.ToLower(n.text), " \t\r\n\"'{}"), "urn:uuid:")
 	if bareUUID.MatchString(text) {
 		text = text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
 	}
-	fits := s.Pattern != nil && s.Pattern.MatchString(text) || s.Enum != nil && slices.Contains(s.Enum.Values, any(text))
+	fits := s.Pattern != nil && s.Pattern.MatchString(text) || s.lists(&node{kind: kindString, text: text})
 	if n.kind != kindString || len(text) > maxNameLen || !fits || scrub.HoldsToken(text) {
 		return ""
 	}
@@ -308,37 +290,6 @@ func meantValue(n *node, s *jsonschema.Schema, path []string) string {
 }
 
 var bareUUID = regexp.MustCompile(`^[0-9a-f]{32}$`)
-
-// describe puts a finding of the validator into words without the value it is about, which the
-// validator's own words may quote.
-func describe(found jsonschema.ErrorKind) string {
-	switch k := found.(type) {
-	case *kind.Type:
-		if k.Got == "null" {
-			return "required; null is the same as leaving it out"
-		}
-		return "got " + k.Got + ", want " + strings.Join(k.Want, " or ")
-	case *kind.Pattern:
-		return "must match " + k.Want
-	case *kind.MinLength:
-		return fmt.Sprintf("%d characters long; want at least %d", k.Got, k.Want)
-	case *kind.MaxLength:
-		return fmt.Sprintf("%d characters long; want at most %d", k.Got, k.Want)
-	case *kind.Enum:
-		return "want one of " + quoted(k.Want)
-	}
-	return "violates " + strings.Join(found.KeywordPath(), "/")
-}
-
-func quoted(values []any) string {
-	var words []string
-	for _, v := range values {
-		if v != nil { // which is the same as leaving the field out
-			words = append(words, strconv.Quote(fmt.Sprint(v)))
-		}
-	}
-	return strings.Join(words, ", ")
-}
 
 // decodeData reads data that has no violations, so that every name in it is known and has a string.
 func decodeData(n *node) (provision.Data, error) {

@@ -38,7 +38,7 @@ func (d *Decoder) Decode(tenant string, in map[string][]string, body []byte, met
 	salt += unreadable
 	m.checkAttributes()
 	if m.data != nil {
-		m.data.dropNulls(createSchema())
+		createSchema().dropNulls(m.data)
 	}
 	id, source := m.identity(meta)
 	request := provision.Request{

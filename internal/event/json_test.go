@@ -15,10 +15,10 @@ import (
 // checkPlaces fails unless every node's place in src holds just that node's value.
 func checkPlaces(t testing.TB, src []byte, n *node) {
 	t.Helper()
-	if string(src[n.start:n.end]) != string(n.raw) || !json.Valid(n.raw) {
+	if string(src[n.start:n.end]) != n.raw || !json.Valid([]byte(n.raw)) {
 		t.Fatalf("place %d to %d of %s holds %q", n.start, n.end, src, n.raw)
 	}
-	again, err := parse(n.raw)
+	again, err := parse([]byte(n.raw))
 	if err != nil || again.kind != n.kind || again.text != n.text {
 		t.Fatalf("%q read alone is another value: %v", n.raw, err)
 	}
@@ -28,6 +28,31 @@ func checkPlaces(t testing.TB, src []byte, n *node) {
 	for _, item := range n.items {
 		checkPlaces(t, src, item)
 	}
+}
+
+// plain returns the value as encoding/json does, but with 0 for every number.
+func (n *node) plain() any {
+	switch n.kind {
+	case kindObject:
+		m := make(map[string]any, len(n.members))
+		for _, each := range n.members {
+			m[each.name] = each.value.plain()
+		}
+		return m
+	case kindArray:
+		items := make([]any, len(n.items))
+		for i, each := range n.items {
+			items[i] = each.plain()
+		}
+		return items
+	case kindString:
+		return n.text
+	case kindNull:
+		return nil
+	case kindTrue, kindFalse:
+		return n.kind == kindTrue
+	}
+	return float64(0)
 }
 
 // withoutNumbers replaces numbers by 0, as node.plain does.
@@ -121,6 +146,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"a":1,"a":2}`))
 	f.Add([]byte("1" + strings.Repeat("0", maxNumber)))
 	f.Add([]byte("[1" + strings.Repeat(",1", maxValues) + "]"))
+	whole := strict(f, "create")
 	f.Fuzz(func(t *testing.T, src []byte) {
 		n, err := parse(src)
 		tooMuch := errors.Is(err, errTooDeep) || errors.Is(err, errTooMany) || errors.Is(err, errLongNumber)
@@ -132,6 +158,7 @@ func FuzzParse(f *testing.F) {
 		}
 		checkPlain(t, src, n)
 		checkPlaces(t, src, n)
+		checkSchema(t, n, whole)
 	})
 }
 

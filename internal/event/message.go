@@ -166,7 +166,7 @@ func (m *message) openStructured() {
 	if !m.closed {
 		m.openData()
 	} else if data := m.root.member("data"); data != nil && data.flaw == "" {
-		m.dataRaw = data.raw
+		m.dataRaw = []byte(data.raw)
 	}
 }
 
@@ -199,11 +199,11 @@ func (m *message) openData() {
 	switch {
 	case data != nil && encoded != nil:
 		m.bad.add("/data_base64", "given beside /data; want one of them")
-		m.data, m.dataRaw, m.printed = data, m.root.raw, m.root
+		m.data, m.dataRaw, m.printed = data, []byte(m.root.raw), m.root
 	case data != nil && data.flaw == flawTwice:
-		m.data, m.dataRaw, m.printed = data, m.root.raw, m.root
+		m.data, m.dataRaw, m.printed = data, []byte(m.root.raw), m.root
 	case data != nil:
-		m.data, m.dataRaw = data, data.raw
+		m.data, m.dataRaw = data, []byte(data.raw)
 	case encoded != nil:
 		m.openBase64(encoded)
 	default:
@@ -213,7 +213,7 @@ func (m *message) openData() {
 }
 
 func (m *message) openBase64(encoded *node) {
-	m.dataRaw = encoded.raw
+	m.dataRaw = []byte(encoded.raw)
 	raw, err := base64.StdEncoding.DecodeString(encoded.text)
 	if encoded.kind != kindString || encoded.flaw != "" || err != nil {
 		if _, secret := (dataCheck{}).inside(encoded.text); secret {

@@ -7,8 +7,6 @@ import (
 	"encoding/hex"
 	"strconv"
 
-	"github.com/santhosh-tekuri/jsonschema/v6"
-
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
 )
@@ -29,7 +27,7 @@ type redaction struct {
 
 // hide takes out a whole value.
 func (r *redaction) hide(n *node) {
-	if string(n.raw) != redactedJSON {
+	if n.raw != redactedJSON {
 		r.edits = append(r.edits, edit{n.start, n.end, redactedJSON})
 	}
 }
@@ -43,7 +41,7 @@ func (r *redaction) name(m member) {
 
 // data takes out of a request's data what has no place in the schema, the access token unless it is a
 // reference, and parameters that don't have their form. Every one of several equal names is looked at.
-func (r *redaction) data(n *node, s *jsonschema.Schema, at string) {
+func (r *redaction) data(n *node, s *schema, at string) {
 	switch {
 	case s == nil:
 		r.hide(n)
