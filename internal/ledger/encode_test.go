@@ -1,8 +1,11 @@
 package ledger
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -27,6 +30,33 @@ func createdRecord() provision.Record {
 			Request: provision.RequestID{ID: key.ID, Source: key.Source}, Tenant: key.Tenant, Sandbox: "prod", Name: name, ConnectionSpec: &spec,
 			Connection: &provision.Connection{ID: "5ac090ca-4ae2-4872-ae4d-963b78e4243f", Etag: `"1f00c0de-0000-0100-0000-65a0"`},
 			Attempts:   1, RequestedAt: at, StartedAt: at, CompletedAt: at}},
+	}
+}
+
+// Workers of other versions, which use encoding/json, share the bucket during a rolling update. (A byte that is no UTF-8
+// is the one difference: it becomes U+FFFD itself, not its escape.)
+func TestRecordsHaveTheFormOfEncodingJSON(t *testing.T) {
+	t.Parallel()
+	rec := createdRecord()
+	failed := rec
+	failed.State, failed.LastFail = provision.StateFailed, provision.Fail(provision.ReasonFlowRejected, "a \"quoted\" <text> & ünïcode\u2028\x01")
+	failed.Missing, failed.Attempts, failed.Secrets, failed.Final = nil, nil, map[string]int{"b": 2, "a": 1, "": 0}, nil
+	for _, rec := range []provision.Record{rec, failed, {Key: rec.Key, State: provision.StateClaimed, UpdatedAt: time.Date(2026, 1, 1, 1, 1, 1, 1e6, time.FixedZone("", 3600))}} {
+		want, err := json.Marshal(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := encode(rec.Key, rec)
+		if err != nil || string(got) != string(want) {
+			t.Errorf("%v\ngot  %s\nwant %s", err, got, want)
+		}
+		var old provision.Record
+		if err := json.Unmarshal(got, &old); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := decode(rec.Key, want, strict); err != nil || !cmp.Equal(again, old) {
+			t.Errorf("%v\n%s", err, cmp.Diff(old, again))
+		}
 	}
 }
 

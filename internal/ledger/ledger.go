@@ -7,16 +7,15 @@
 package ledger
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -198,7 +197,7 @@ func encode(key provision.Key, rec provision.Record) ([]byte, error) {
 	if rec.Key != key {
 		return nil, fmt.Errorf("ledger: store %s: the record is that of %s", key, rec.Key)
 	}
-	value, err := json.Marshal(rec)
+	value, err := json.Marshal(&rec, recordForm)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: encode %s: %w", key, err)
 	}
@@ -207,6 +206,9 @@ func encode(key provision.Key, rec provision.Record) ([]byte, error) {
 	}
 	return value, nil
 }
+
+// recordForm is the form that encoding/json gives a record, and reads: workers of other versions share the bucket.
+var recordForm = jsonv1.DefaultOptionsV1()
 
 // mode says what decode makes of a field it doesn't know.
 type mode bool
@@ -218,15 +220,8 @@ const (
 
 func decode(key provision.Key, value []byte, m mode) (provision.Record, error) {
 	var rec provision.Record
-	d := json.NewDecoder(bytes.NewReader(value))
-	if m == strict {
-		d.DisallowUnknownFields()
-	}
-	if err := d.Decode(&rec); err != nil {
+	if err := json.Unmarshal(value, &rec, recordForm, json.RejectUnknownMembers(bool(m))); err != nil {
 		return provision.Record{}, fmt.Errorf("%w: %s: %w; was it written by a newer version?", ErrUndecodable, key, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return provision.Record{}, fmt.Errorf("%w: %s: text after the record", ErrUndecodable, key)
 	}
 	if rec.Key != key {
 		return provision.Record{}, fmt.Errorf("%w: %s holds the record of %s", ErrUndecodable, key, rec.Key)
