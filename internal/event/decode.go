@@ -1,14 +1,31 @@
+// Package event is the wire: it reads connection requests, writes result events and dead letters,
+// and holds the JSON Schemas that are published for all of them.
+//
+// A request comes in one of three forms of CloudEvents 1.0 over NATS: structured (the whole event is
+// one JSON body), binary (attributes in ce-* headers, the body is the data) or bare (a JSON body
+// without attributes is the data). All are read by one strict reader, because two readers that
+// disagree about a message could make two different requests of it: duplicate keys, lone surrogates,
+// invalid UTF-8 and text after the JSON value are refused. The CloudEvents SDK is not used to read:
+// it trims blanks off ids, so that two identities could become one, and it reports one fault at a time.
+//
+// Headers are map[string][]string and their names are compared without case. Nothing here keeps
+// state; all functions are safe for concurrent use and none of them panics on any input.
 package event
 
 import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 // DefaultMaxBytes is the size limit of a message's body where a Decoder has none.
@@ -119,4 +136,116 @@ func (m *message) fingerprint() string {
 	}
 	sum := sha256.Sum256(out)
 	return hex.EncodeToString(sum[:])
+}
+
+// Unread returns the delivery of a message that Decode could not carry through, which is a bug: why
+// says so. Nothing of the message is believed, so the stand-ins name it, its fingerprint is that of the
+// body as it came, and a retry header is not looked at.
+func Unread(tenant string, in map[string][]string, body []byte, meta Meta, why *provision.Failure) provision.Delivery {
+	m := &message{headers: fold(in)}
+	sum := sha256.Sum256(body)
+	return provision.Delivery{
+		Request: provision.Request{
+			Key:         provision.Key{Tenant: tenant, Source: bareSource, ID: m.standIn(meta)},
+			Fingerprint: hex.EncodeToString(sum[:]),
+		},
+		Invalid:   why,
+		Seq:       meta.Seq,
+		Delivered: meta.Delivered,
+		EnteredAt: meta.Timestamp,
+	}
+}
+
+const (
+	maxViolations = 50 // told of one message
+	maxNameLen    = 64 // bytes of one name in a pointer
+)
+
+// violation is one thing wrong with a message. Its text never quotes a value that may be secret.
+type violation struct {
+	at     string // JSON pointer: /id for an attribute, /data/name for data
+	text   string
+	reason provision.Reason
+}
+
+// violations gathers all that is wrong with one message.
+type violations []violation
+
+func (v *violations) add(at, format string, args ...any) {
+	v.addAs(provision.ReasonInvalidRequest, at, fmt.Sprintf(format, args...))
+}
+
+func (v *violations) addAs(reason provision.Reason, at, text string) {
+	*v = append(*v, violation{at, text, reason})
+}
+
+// has reports whether something was said of that very place already.
+func (v violations) has(at string) bool {
+	return slices.ContainsFunc(v, func(each violation) bool { return each.at == at })
+}
+
+// failure returns all violations as one failure, or nil if there are none. A literal secret gives
+// the reason before a forbidden reference does, and that before anything else.
+func (v violations) failure() *provision.Failure {
+	if len(v) == 0 {
+		return nil
+	}
+	reason := provision.ReasonInvalidRequest
+	for _, r := range []provision.Reason{provision.ReasonSecretForbidden, provision.ReasonPlaintextSecret} {
+		if slices.ContainsFunc(v, func(each violation) bool { return each.reason == r }) {
+			reason = r
+		}
+	}
+	return provision.Fail(reason, "the request is not valid: "+v.String())
+}
+
+// String returns the violations ordered by place, so that the same message gives the same text.
+func (v violations) String() string {
+	sorted := slices.Clone(v)
+	slices.SortFunc(sorted, func(a, b violation) int {
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.text, b.text))
+	})
+	sorted = slices.Compact(sorted)
+	more := len(sorted) - maxViolations
+	if more > 0 {
+		sorted = sorted[:maxViolations]
+	}
+	parts := make([]string, len(sorted))
+	for i, each := range sorted {
+		parts[i] = each.at + ": " + each.text
+	}
+	text := strings.Join(parts, "; ")
+	if more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	return text
+}
+
+// pointerEscape escapes a name for a JSON pointer.
+var pointerEscape = strings.NewReplacer("~", "~0", "/", "~1")
+
+// under returns the JSON pointer of a name below at. Long names are cut and unprintable characters
+// or tokens are replaced: names come from outside and end in logs.
+func under(at, name string) string {
+	if plainName(name) {
+		return at + "/" + name
+	}
+	name = scrub.Scrubber{}.Text(name)
+	name = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '\uFFFD'
+		}
+		return r
+	}, name)
+	if len(name) > maxNameLen {
+		name = strings.ToValidUTF8(name[:maxNameLen], "") + "…"
+	}
+	return at + "/" + pointerEscape.Replace(name)
+}
+
+// plainName reports whether a pointer shows the name as it is.
+func plainName(name string) bool {
+	return len(name) <= maxNameLen && !scrub.HoldsToken(name) && !strings.ContainsFunc(name, func(r rune) bool {
+		return r <= ' ' || r >= 0x7f || r == '~' || r == '/'
+	})
 }
