@@ -65,19 +65,16 @@ var (
 
 // parse reads one JSON value with nothing behind it. Flaws that don't stop it from being read are
 // noted in the nodes. Its errors quote nothing of src.
-func parse(src []byte) (*node, error) {
-	if err := checkSyntax(src); err != nil {
-		return nil, err
-	}
-	return read(string(src), 0, 1, false)
-}
+func parse(src []byte) (*node, error) { return checked(src, false) }
 
 // parseTop is parse for the top level: objects and arrays below it become nodes without content.
-func parseTop(src []byte) (*node, error) {
+func parseTop(src []byte) (*node, error) { return checked(src, true) }
+
+func checked(src []byte, shallow bool) (*node, error) {
 	if err := checkSyntax(src); err != nil {
 		return nil, err
 	}
-	return read(string(src), 0, 1, true)
+	return read(string(src), 0, 1, shallow)
 }
 
 // parseWithin is parse for a value that parseTop passed over at the given depth. Places are those in the whole text.
@@ -214,9 +211,8 @@ func (r *reader) child(n *node, depth int) error {
 	return nil
 }
 
-// string reads the string that begins here.
-func (r *reader) string() (text, flaw string) {
-	start, escaped := r.pos, false
+// quoted passes over the string that begins here.
+func (r *reader) quoted() (escaped bool) {
 	for r.pos++; r.src[r.pos] != '"'; r.pos++ {
 		if r.src[r.pos] == '\\' {
 			escaped = true
@@ -224,7 +220,13 @@ func (r *reader) string() (text, flaw string) {
 		}
 	}
 	r.pos++
-	if !escaped {
+	return escaped
+}
+
+// string reads the string that begins here.
+func (r *reader) string() (text, flaw string) {
+	start := r.pos
+	if !r.quoted() {
 		return r.src[start+1 : r.pos-1], ""
 	}
 	out, err := jsontext.AppendUnquote(nil, r.src[start:r.pos])
@@ -264,11 +266,8 @@ func (r *reader) skip() {
 				return
 			}
 		case '"':
-			for r.pos++; r.src[r.pos] != '"'; r.pos++ {
-				if r.src[r.pos] == '\\' {
-					r.pos++
-				}
-			}
+			r.quoted()
+			r.pos--
 		}
 	}
 }
