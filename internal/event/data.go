@@ -68,8 +68,9 @@ func (c dataCheck) walk(n *node, s *schema, at string, counts bool) {
 		c.token(n)
 	} else if n.kind == kindString {
 		c.text(at, n.text)
-		if s != nil && s.Properties == nil {
-			c.literal(at, n.text)
+		if s != nil && s.Properties == nil && tokenAt(at, n.text) {
+			c.bad.addAs(provision.ReasonPlaintextSecret, at,
+				"holds what looks like a token or a password; write it to Vault and send its reference as "+atToken)
 		}
 	}
 	for _, each := range n.members {
@@ -196,14 +197,6 @@ func anyBase64(text string) ([]byte, bool) {
 // hintBatch is what to do with a batch, of events or of their data.
 const hintBatch = "got array, want object: a list, such as a batch of events; send each one as a message of its own, without the brackets around it"
 
-// literal refuses a secret in the place of something else.
-func (c dataCheck) literal(at, text string) {
-	if tokenAt(at, text) {
-		c.bad.addAs(provision.ReasonPlaintextSecret, at,
-			"holds what looks like a token or a password; write it to Vault and send its reference as "+atToken)
-	}
-}
-
 // tokenAt reports whether a known field holds a token. What is wrong with user info in a domain says the
 // domain's own rule.
 func tokenAt(at, text string) bool {
@@ -219,27 +212,32 @@ func (c dataCheck) text(at, text string) {
 		c.bad.add(at, "begins with %q; only %s may be a secret reference", provision.RefScheme, atToken)
 	}
 	if limit := byteLimits[at]; limit > 0 {
-		c.free(at, text, limit)
+		if len(text) > limit {
+			c.bad.add(at, "%d bytes long; at most %d are allowed", len(text), limit)
+		}
+		if holdsControl(at, text) {
+			c.bad.add(at, "holds a control character")
+		}
 	}
 	switch at {
 	case atName:
-		c.name(text)
+		if strings.TrimSpace(text) != text {
+			c.bad.add(at, "has blanks at its ends")
+		}
+		if strings.HasPrefix(text, "\ufeff") || strings.HasSuffix(text, "\ufeff") {
+			c.bad.add(at, "has a byte order mark (U+FEFF) at its ends; take it out")
+		}
+		if text != "" && !strings.ContainsFunc(text, visible) {
+			c.bad.add(at, "has no visible character")
+		}
 	case atDescription:
-		c.description(text)
+		if mark := strings.TrimSpace(provision.MarkPrefix); strings.Contains(text, mark) {
+			c.bad.add(at, "must not contain %q, which begins the worker's own mark", mark)
+		}
 	case atDomain:
 		if _, wrong := checkDomain(text, c.allowed); wrong != "" {
 			c.bad.add(at, "%s", wrong)
 		}
-	}
-}
-
-// free judges text that the schema knows no pattern for.
-func (c dataCheck) free(at, text string, limit int) {
-	if len(text) > limit {
-		c.bad.add(at, "%d bytes long; at most %d are allowed", len(text), limit)
-	}
-	if holdsControl(at, text) {
-		c.bad.add(at, "holds a control character")
 	}
 }
 
@@ -250,30 +248,11 @@ func holdsControl(at, text string) bool {
 	})
 }
 
-func (c dataCheck) name(text string) {
-	if strings.TrimSpace(text) != text {
-		c.bad.add(atName, "has blanks at its ends")
-	}
-	if strings.HasPrefix(text, "\ufeff") || strings.HasSuffix(text, "\ufeff") {
-		c.bad.add(atName, "has a byte order mark (U+FEFF) at its ends; take it out")
-	}
-	if text != "" && !strings.ContainsFunc(text, visible) {
-		c.bad.add(atName, "has no visible character")
-	}
-}
-
 // visible reports whether a character by itself puts ink on a page. Some letters and symbols don't.
 func visible(r rune) bool {
 	const brailleBlank = '\u2800'
 	return unicode.In(r, unicode.L, unicode.N, unicode.P, unicode.S) && r != brailleBlank &&
 		!unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
-}
-
-func (c dataCheck) description(text string) {
-	mark := strings.TrimSpace(provision.MarkPrefix)
-	if strings.Contains(text, mark) {
-		c.bad.add(atDescription, "must not contain %q, which begins the worker's own mark", mark)
-	}
 }
 
 // meantValue quotes the value to send for a string that has but the wrong case, or something around it, such as a

@@ -2,9 +2,7 @@ package event
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"net/url"
 	"regexp"
 	"slices"
@@ -84,7 +82,8 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 	out = map[string][]string{}
 	if values := m.headers[strings.ToLower(HeaderRetry)]; len(values) > 0 {
 		out[HeaderRetry] = values
-		if slices.ContainsFunc(values, notARetry) { // anything may be in it
+		noNumber := func(v string) bool { return len(v) > 20 || strings.Trim(v, "0123456789") != "" }
+		if slices.ContainsFunc(values, noNumber) { // anything may be in it
 			out[HeaderRetry], hidden = []string{provision.Redacted}, true
 		}
 	}
@@ -115,11 +114,6 @@ func (m *message) kept() (out map[string][]string, hidden bool) {
 		}
 	}
 	return out, hidden
-}
-
-// notARetry reports whether a header's value could not be a retry's number, however large.
-func notARetry(value string) bool {
-	return len(value) > 20 || strings.Trim(value, "0123456789") != ""
 }
 
 // formedHeader reports whether the ce- header of a known attribute can be read and has its form.
@@ -265,11 +259,10 @@ func (m *message) redacted(body []byte) (out []byte, changed, replaced bool) {
 
 // digestOf stands for a body that could not be parsed.
 func digestOf(body []byte) []byte {
-	sum := sha256.Sum256(body)
 	out, err := marshal(struct {
 		Bytes  int    `json:"bytes"`
 		SHA256 string `json:"sha256"`
-	}{len(body), hex.EncodeToString(sum[:])})
+	}{len(body), digestHex(body)})
 	if err != nil {
 		panic(err) // an int and hex digits
 	}

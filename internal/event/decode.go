@@ -117,11 +117,21 @@ func (m *message) retry() (n int, salt string) {
 		return n, ""
 	}
 	m.bad.add("header "+HeaderRetry, "want one whole number without sign, one more than the last retry")
-	h := sha256.New()
+	return 0, saltOf(values)
+}
+
+// saltOf makes the salt of a message that speaks of no try of its request, from the header that says so.
+func saltOf(values []string) string {
+	var text []byte
 	for _, v := range values {
-		h.Write([]byte(strconv.Quote(v)))
+		text = strconv.AppendQuote(text, v)
 	}
-	return 0, hex.EncodeToString(h.Sum(nil))
+	return digestHex(text)
+}
+
+func digestHex(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
 }
 
 // fingerprint returns the hex SHA-256 of the data's canonical form, or of the bytes as they came
@@ -134,8 +144,7 @@ func (m *message) fingerprint() string {
 			out = canonical
 		}
 	}
-	sum := sha256.Sum256(out)
-	return hex.EncodeToString(sum[:])
+	return digestHex(out)
 }
 
 // Unread returns the delivery of a message that Decode could not carry through, which is a bug: why
@@ -143,11 +152,10 @@ func (m *message) fingerprint() string {
 // body as it came, and a retry header is not looked at.
 func Unread(tenant string, in map[string][]string, body []byte, meta Meta, why *provision.Failure) provision.Delivery {
 	m := &message{headers: fold(in)}
-	sum := sha256.Sum256(body)
 	return provision.Delivery{
 		Request: provision.Request{
 			Key:         provision.Key{Tenant: tenant, Source: bareSource, ID: m.standIn(meta)},
-			Fingerprint: hex.EncodeToString(sum[:]),
+			Fingerprint: digestHex(body),
 		},
 		Invalid:   why,
 		Seq:       meta.Seq,

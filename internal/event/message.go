@@ -110,11 +110,10 @@ func (m *message) readData(passed *node, depth int) *node {
 // whichForm tells the forms apart. Identity headers on a retry name the request, they make no event
 // of a bare body: a dead letter comes back with them.
 func (m *message) whichForm() form {
-	mediaType := m.headers.mediaType()
 	found, event := m.headers.attributes()
 	_, retry := m.headers["flow-worker-retry"]
 	switch {
-	case strings.HasPrefix(mediaType, "application/cloudevents"), m.root.member("specversion") != nil:
+	case strings.HasPrefix(m.headers.mediaType(), "application/cloudevents"), m.root.member("specversion") != nil:
 		return formStructured
 	case event, found && !retry:
 		return formBinary
@@ -244,20 +243,20 @@ func (m *message) checkContentTypes() {
 	if _, _, err := m.headers.get(HeaderContentType); err != nil {
 		m.bad.add("/datacontenttype", "header %s: %s", HeaderContentType, err)
 	}
-	m.checkMedia(m.headers.mediaType(), "/datacontenttype")
+	m.checkMedia(m.headers.mediaType())
 	m.checkAttributeMedia()
 }
 
 func (m *message) checkAttributeMedia() {
 	if a, ok := m.attrs["datacontenttype"]; ok && a.fault == "" {
-		m.checkMedia((headers{"content-type": {a.value}}).mediaType(), "/datacontenttype")
+		m.checkMedia(mediaType(a.value))
 	}
 }
 
 // checkMedia refuses data that is said to be anything but JSON.
-func (m *message) checkMedia(mediaType, at string) {
-	if mediaType != "" && !jsonMedia(mediaType) {
-		m.bad.add(at, "the data must be JSON; want application/json")
+func (m *message) checkMedia(media string) {
+	if media != "" && !jsonMedia(media) {
+		m.bad.add("/datacontenttype", "the data must be JSON; want application/json")
 	}
 }
 
@@ -417,8 +416,12 @@ func (h headers) tooMany() bool {
 // mediaType returns the Content-Type without its parameters, in lower case.
 func (h headers) mediaType() string {
 	value, _, _ := h.get(HeaderContentType)
-	mediaType, _, _ := strings.Cut(value, ";")
-	return strings.ToLower(strings.TrimSpace(mediaType))
+	return mediaType(value)
+}
+
+func mediaType(contentType string) string {
+	media, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(media))
 }
 
 var errPercent = errors.New("not UTF-8 after percent-decoding; write each byte of UTF-8 that is not printable ASCII as %XX, and a percent sign as %25")
@@ -468,7 +471,6 @@ func EncodeHeader(value string) string {
 // encodes reports whether the CloudEvents binding percent-encodes the byte.
 func encodes(c byte) bool { return c <= ' ' || c >= 0x7f || c == '"' || c == '%' }
 
-// jsonMedia reports whether a media type is JSON.
-func jsonMedia(mediaType string) bool {
-	return mediaType == "application/json" || mediaType == "text/json" || strings.HasSuffix(mediaType, "+json")
+func jsonMedia(media string) bool {
+	return media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json")
 }

@@ -1,14 +1,11 @@
 package event
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -43,19 +40,6 @@ func EncodeRequest(d Draft) (Message, error) {
 	if root.kind != kindObject {
 		return Message{}, errors.New("event: the request is not a JSON object")
 	}
-	fields, err := d.fields(root)
-	if err != nil {
-		return Message{}, err
-	}
-	body, err := marshal(fields)
-	if err != nil {
-		return Message{}, fmt.Errorf("event: encode request: %w", err)
-	}
-	return Message{Headers: map[string][]string{HeaderContentType: {ContentType}}, Body: body}, nil
-}
-
-// fields returns the event's members by name.
-func (d Draft) fields(root *node) (map[string]any, error) {
 	fields := map[string]any{}
 	if root.member("specversion") == nil {
 		fields = map[string]any{"specversion": specVersion, "type": TypeCreate,
@@ -64,21 +48,10 @@ func (d Draft) fields(root *node) (map[string]any, error) {
 	}
 	for _, each := range root.members {
 		if each.value.flaw != "" {
-			return nil, fmt.Errorf("event: %s: %s", under("", each.name), each.value.flaw)
+			return Message{}, fmt.Errorf("event: %s: %s", under("", each.name), each.value.flaw)
 		}
 		fields[each.name] = json.RawMessage(each.value.raw)
 	}
-	d.override(fields)
-	for _, name := range []string{"id", "source"} {
-		if fields[name] == nil {
-			return nil, fmt.Errorf("event: the request has no %s; give it one", name)
-		}
-	}
-	return fields, nil
-}
-
-// override sets what the draft says beside its body.
-func (d Draft) override(fields map[string]any) {
 	for name, value := range map[string]string{"id": d.ID, "source": d.Source,
 		HeaderTraceParent: d.Trace.Parent, HeaderTraceState: d.Trace.State} {
 		if value != "" {
@@ -88,6 +61,16 @@ func (d Draft) override(fields map[string]any) {
 	if fields["time"] == nil && !d.Time.IsZero() {
 		fields["time"] = d.Time.UTC()
 	}
+	for _, name := range []string{"id", "source"} {
+		if fields[name] == nil {
+			return Message{}, fmt.Errorf("event: the request has no %s; give it one", name)
+		}
+	}
+	body, err := marshal(fields)
+	if err != nil {
+		return Message{}, fmt.Errorf("event: encode request: %w", err)
+	}
+	return Message{Headers: map[string][]string{HeaderContentType: {ContentType}}, Body: body}, nil
 }
 
 // TokenInAttribute returns a failure where a structured event has a token in an attribute that Decode passes over
@@ -181,11 +164,7 @@ func (m *message) resolution(retry int) (r *provision.Resolution, salt string) {
 		reason = provision.ReasonPlaintextSecret
 	}
 	m.bad.addAs(reason, "header "+HeaderResolve, err.Error())
-	h := sha256.New()
-	for _, v := range values {
-		h.Write([]byte(strconv.Quote(v)))
-	}
-	return nil, hex.EncodeToString(h.Sum(nil))
+	return nil, saltOf(values)
 }
 
 func parseResolution(values []string) (r provision.Resolution, err error) {
