@@ -137,7 +137,7 @@ func (m *message) identity(meta Meta) (id, source string) {
 	if source, ok = m.readable("source"); !ok {
 		source = bareSource
 	}
-	return id, source
+	return strings.Clone(id), strings.Clone(source) // they may be kept longer than the body that they are parts of
 }
 
 // standIn returns the Nats-Msg-Id header, else a name made of the message's place in its stream,

@@ -39,6 +39,7 @@ type message struct {
 	root    *node                // the body; nil where it could not be parsed
 	closed  bool                 // root, if any, is only the top level of a body that is not read further
 	data    *node                // nil where there is none, or none that could be parsed
+	body    []byte               // without a byte order mark
 	dataRaw []byte               // the bytes that data was to be read from
 	printed *node                // what has the fingerprint in place of data; nil for data itself
 	bad     violations
@@ -56,7 +57,7 @@ func opened(in map[string][]string, body []byte, max int) *message {
 	text, err := PlainText(body)
 	var root *node
 	if err == nil {
-		m.dataRaw = text
+		m.body, m.dataRaw = text, text
 		root, err = parseTop(text)
 	}
 	if err != nil {
@@ -169,7 +170,7 @@ func (m *message) openStructured() {
 	if !m.closed {
 		m.openData()
 	} else if data := m.root.member("data"); data != nil && data.flaw == "" {
-		m.dataRaw = []byte(data.raw)
+		m.dataRaw = m.body[data.start:data.end]
 	}
 }
 
@@ -202,11 +203,11 @@ func (m *message) openData() {
 	switch {
 	case data != nil && encoded != nil:
 		m.bad.add("/data_base64", "given beside /data; want one of them")
-		m.data, m.dataRaw, m.printed = data, []byte(m.root.raw), m.root
+		m.data, m.dataRaw, m.printed = data, m.body[m.root.start:m.root.end], m.root
 	case data != nil && data.flaw == flawTwice:
-		m.data, m.dataRaw, m.printed = data, []byte(m.root.raw), m.root
+		m.data, m.dataRaw, m.printed = data, m.body[m.root.start:m.root.end], m.root
 	case data != nil:
-		m.data, m.dataRaw = data, []byte(data.raw)
+		m.data, m.dataRaw = data, m.body[data.start:data.end]
 	case encoded != nil:
 		m.openBase64(encoded)
 	default:
@@ -216,7 +217,7 @@ func (m *message) openData() {
 }
 
 func (m *message) openBase64(encoded *node) {
-	m.dataRaw = []byte(encoded.raw)
+	m.dataRaw = m.body[encoded.start:encoded.end]
 	raw, err := base64.StdEncoding.DecodeString(encoded.text)
 	if encoded.kind != kindString || encoded.flaw != "" || err != nil {
 		if _, secret := (dataCheck{}).inside(encoded.text); secret {
