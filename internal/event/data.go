@@ -42,6 +42,7 @@ type dataCheck struct {
 	secrets provision.Layout
 	tenant  string
 	bad     *violations
+	params  *provision.Params // gets the domain and the token that were found to be right
 }
 
 // run adds all violations.
@@ -123,6 +124,7 @@ func (c dataCheck) token(n *node) {
 		err = c.secrets.Check(c.tenant, ref)
 	}
 	if err == nil && n.kind == kindString && !scrub.HoldsToken(n.text) {
+		c.params.AccessToken = ref
 		return
 	}
 	meant := ""
@@ -175,7 +177,7 @@ func (c dataCheck) inside(text string) (hint string, secret bool) {
 				n = n.member("data")
 			}
 			if n != nil {
-				dataCheck{allowed: c.allowed, secrets: c.secrets, tenant: c.tenant, bad: &inner}.run(n)
+				dataCheck{allowed: c.allowed, secrets: c.secrets, tenant: c.tenant, bad: &inner, params: &provision.Params{}}.run(n)
 			}
 			break
 		}
@@ -235,7 +237,8 @@ func (c dataCheck) text(at, text string) {
 			c.bad.add(at, "must not contain %q, which begins the worker's own mark", mark)
 		}
 	case atDomain:
-		if _, wrong := checkDomain(text, c.allowed); wrong != "" {
+		url, wrong := checkDomain(text, c.allowed)
+		if c.params.Domain = url; wrong != "" {
 			c.bad.add(at, "%s", wrong)
 		}
 	}
@@ -271,26 +274,21 @@ func meantValue(n *node, s *schema) string {
 
 var bareUUID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// decodeData reads data that has no violations, so that every name in it is known and has a string.
-func decodeData(n *node) (provision.Data, error) {
+// dataOf reads data that has no violations, so that every name in it is known and has a string.
+func dataOf(n *node, checked provision.Params) provision.Data {
 	auth, spec := n.member("auth"), n.member("connectionSpec")
 	params := auth.member("params")
-	ref, err := provision.ParseSecretRef(params.string("accessToken"))
-	domain, ok := provision.WorkspaceURL(params.string("domain"))
-	if !ok {
-		err = errors.New("a domain that was not checked")
-	}
 	return provision.Data{
 		Sandbox:     n.string("sandbox"),
 		Name:        n.string("name"),
 		Description: n.string("description"),
 		Auth: provision.Auth{SpecName: auth.string("specName"), Params: provision.Params{
-			Domain: domain, ClusterID: params.string("clusterId"), AccessToken: ref,
+			Domain: checked.Domain, ClusterID: params.string("clusterId"), AccessToken: checked.AccessToken,
 			Database: params.string("database"), Catalog: params.string("catalog"),
 		}},
 		ConnectionSpec: provision.ConnectionSpec{ID: spec.string("id"), Version: spec.string("version")},
 		IfExists:       provision.IfExists(n.string("ifExists")),
-	}, err
+	}
 }
 
 // hostPattern admits host names of letters, digits and "-" only; no trailing dot, no other script.

@@ -85,16 +85,12 @@ func (d *Decoder) data(tenant string, m *message) provision.Data {
 	if m.data == nil || !m.ofOurType() {
 		return provision.Data{}
 	}
-	dataCheck{allowed: d.AllowedDomains, secrets: d.Secrets, tenant: tenant, bad: &m.bad}.run(m.data)
+	var params provision.Params
+	dataCheck{allowed: d.AllowedDomains, secrets: d.Secrets, tenant: tenant, bad: &m.bad, params: &params}.run(m.data)
 	if len(m.bad) > 0 {
 		return provision.Data{}
 	}
-	data, err := decodeData(m.data)
-	if err != nil { // the schema and the types disagree
-		m.bad.add(atData, "does not fit a request")
-		return provision.Data{}
-	}
-	return data
+	return dataOf(m.data, params)
 }
 
 var retryPattern = regexp.MustCompile(`^(0|[1-9][0-9]{0,8})$`)
