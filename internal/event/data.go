@@ -114,7 +114,7 @@ func (c dataCheck) schema(n *node, s *schema) {
 	}
 }
 
-// token judges the accessToken: what is no reference is taken for the secret itself.
+// token checks the accessToken: what is no reference is taken for the secret itself.
 func (c dataCheck) token(n *node) {
 	if n.kind == kindNull {
 		return
@@ -145,7 +145,7 @@ func (c dataCheck) token(n *node) {
 	}
 }
 
-// asText judges data that is a string: mostly the JSON of the data, encoded once too often, as text or in base64.
+// asText checks data that is a string: mostly the JSON of the data, encoded once too often, as text or in base64.
 func (c dataCheck) asText(text string) {
 	hint, secret := c.inside(text)
 	if secret {
@@ -208,7 +208,7 @@ func tokenAt(at, text string) bool {
 	return scrub.HoldsToken(text)
 }
 
-// text judges any other string.
+// text checks any other string.
 func (c dataCheck) text(at, text string) {
 	if strings.HasPrefix(text, provision.RefScheme) {
 		c.bad.add(at, "begins with %q; only %s may be a secret reference", provision.RefScheme, atToken)

@@ -66,7 +66,7 @@ func (d *Decoder) DeadLetter(l Letter) Message {
 	return Message{Subject: subject, Headers: out, Body: body}
 }
 
-// msgID is the same for every telling of one failure, and another for every retry. A failure of the
+// msgID is the same whenever one failure is published, and another for every retry. A failure of the
 // message alone must not be taken for one of the request that it names.
 func (l Letter) msgID() string {
 	kind := "deadletter"

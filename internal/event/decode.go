@@ -161,7 +161,7 @@ func Unread(tenant string, in map[string][]string, body []byte, meta Meta, why *
 }
 
 const (
-	maxViolations = 50 // told of one message
+	maxViolations = 50 // reported of one message
 	maxNameLen    = 64 // bytes of one name in a pointer
 )
 

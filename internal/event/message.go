@@ -108,7 +108,7 @@ func (m *message) readData(passed *node, depth int) *node {
 	return data
 }
 
-// whichForm tells the forms apart. Identity headers on a retry name the request, they make no event
+// whichForm distinguishes the forms. Identity headers on a retry name the request, they make no event
 // of a bare body: a dead letter comes back with them.
 func (m *message) whichForm() form {
 	found, event := m.headers.attributes()
@@ -288,7 +288,7 @@ func (m *message) headerAttribute(name string) attribute {
 	return readAttribute(name, value)
 }
 
-// faultToken is of an attribute that is as good as unreadable: nothing of it may be told.
+// faultToken is of an attribute that is as good as unreadable: nothing of it may be shown.
 const faultToken = "holds what looks like a token or a password; no attribute is for secrets"
 
 // readAttribute refuses what a CloudEvents string may not hold, and a token in an attribute that we know.

@@ -133,7 +133,7 @@ func checkResolution(r provision.Resolution) error {
 	return checkPart("why", r.Why, MaxResolveWhy)
 }
 
-// checkPart judges what a person wrote. A token is one however long it is.
+// checkPart checks what a person wrote. A token is one however long it is.
 func checkPart(name, value string, most int) error {
 	hidden := func(c rune) bool { return !unicode.IsPrint(c) }
 	switch {

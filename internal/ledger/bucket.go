@@ -196,20 +196,20 @@ func (s *Setup) kept(what string, value any) {
 // the server could not make, whatever the cause.
 const streamCreateFailed jetstream.ErrorCode = 10049
 
-// anewAfter is how long a bucket that was there has to be missed before it is made anew. While a server
+// recreateAfter is how long a bucket that was there has to be missed before it is created again. While a server
 // (2.15.2) is still deleting a stream it already says that there is none, and makes another one from the
 // files of the first: that has the old state, its files are then deleted below it, and it never
 // confirms a message.
-const anewAfter = time.Second
+const recreateAfter = time.Second
 
-// find looks for the bucket's stream, once more after anewAfter if it was there before and may be made anew.
+// find looks for the bucket's stream, once more after recreateAfter if it was there before and may be created again.
 func find(ctx context.Context, js jetstream.JetStream, cfg Config) (jetstream.Stream, error) {
 	stream, err := js.Stream(ctx, streamPrefix+cfg.Bucket)
 	if !errors.Is(err, jetstream.ErrStreamNotFound) || !cfg.Manage || cfg.Guard == nil || cfg.Guard.reached(0) == 0 {
 		return stream, err
 	}
 	select {
-	case <-time.After(anewAfter):
+	case <-time.After(recreateAfter):
 		return js.Stream(ctx, streamPrefix+cfg.Bucket)
 	case <-ctx.Done():
 		return nil, fmt.Errorf("%w: %w", err, ctx.Err())

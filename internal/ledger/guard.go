@@ -17,7 +17,7 @@ import (
 // there, so that other processes have to find it out themselves.
 var ErrNotNoted = errors.New("ledger: the note on what was lost can't be written")
 
-// Guard notices that a bucket that is there has lost records: that it was purged, or made anew, or that
+// Guard notices that a bucket that is there has lost records: that it was purged, or created again, or that
 // its last writes went with the power. It keeps a note in the bucket, which goes with the records and
 // tells later processes, and it looks whether the last write of this process is still there. It notices
 // neither the loss of single records nor a purge of some subjects, unless they are that note or that
@@ -26,9 +26,9 @@ var ErrNotNoted = errors.New("ledger: the note on what was lost can't be written
 // A process has one Guard, which outlives every Ledger it is given to. The zero value has seen nothing
 // yet. Its methods are safe for concurrent use.
 type Guard struct {
-	checking sync.Mutex // held during a Check
-	seen     uint64     // revision of the note that was seen last; guarded by checking
-	rest     time.Time  // until when no write of the note is tried; guarded by checking
+	checking  sync.Mutex // held during a Check
+	seen      uint64     // revision of the note that was seen last; guarded by checking
+	noteAfter time.Time  // no write of the note is tried before; guarded by checking
 
 	clock func() time.Time // nil means time.Now; set by tests only
 
@@ -49,7 +49,7 @@ type written struct {
 // Limits of a Check.
 const (
 	noteTries   = 4           // writes of the note that others may be quicker with
-	noteRest    = time.Minute // between tries where it can't be written
+	noteBackoff = time.Minute // between tries where it can't be written
 	witnessLife = DefaultTTL / 2
 )
 
@@ -78,7 +78,7 @@ func (g *Guard) reached(rev uint64) uint64 {
 }
 
 // stored remembers the latest record that was written, in a bucket that had reached the revision before
-// when the write began. Revisions only grow, so one that isn't higher is of a bucket that was made anew,
+// when the write began. Revisions only grow, so one that isn't higher is of a bucket that was created again,
 // or has lost its last writes.
 func (g *Guard) stored(key provision.Key, rec provision.Record, before, rev uint64) {
 	g.mu.Lock()
@@ -93,7 +93,7 @@ func (g *Guard) stored(key provision.Key, rec provision.Record, before, rev uint
 }
 
 // Check looks at the bucket that l has open, and keeps the note in it: a bucket that has none gets one,
-// an old one is written anew. It takes two short reads where all is well. LostAt is right where its
+// an old one is written again. It takes two short reads where all is well. LostAt is right where its
 // error is nil or ErrNotNoted; any other means that nothing was found out, as a rule because the bucket
 // can't be read.
 func (g *Guard) Check(ctx context.Context, l *Ledger) error {
@@ -109,7 +109,7 @@ func (g *Guard) Check(ctx context.Context, l *Ledger) error {
 			f.lostAt = g.now()
 		}
 		if !f.gone && f.note.says(f.lostAt, g.now()) {
-			g.know(f.note.revision, f.lostAt)
+			g.remember(f.note.revision, f.lostAt)
 			return nil
 		}
 		err = g.write(ctx, l, f)
@@ -140,7 +140,7 @@ func (g *Guard) Prove(ctx context.Context, l *Ledger) error {
 	case err != nil:
 		return fmt.Errorf("ledger: write %s: %w", noteKey, explain(err))
 	}
-	g.know(rev, f.lostAt)
+	g.remember(rev, f.lostAt)
 	return nil
 }
 
@@ -155,7 +155,7 @@ func (g *Guard) look(ctx context.Context, l *Ledger) (f findings, err error) {
 	if f.note, err = l.readNote(ctx); err != nil {
 		return f, err
 	}
-	if f.lostAt, err = g.judge(ctx, l, f.note); err != nil {
+	if f.lostAt, err = g.lossBefore(ctx, l, f.note); err != nil {
 		return f, err
 	}
 	f.gone, err = g.witnessGone(ctx, l)
@@ -165,27 +165,27 @@ func (g *Guard) look(ctx context.Context, l *Ledger) (f findings, err error) {
 // write notes and remembers what was found, unless there is a conflict. Where it can't be noted, it can't
 // be made sure of either that a witness is gone: that it is, is the careful side.
 func (g *Guard) write(ctx context.Context, l *Ledger, f findings) error {
-	err := fmt.Errorf("the last try was less than %v ago", noteRest)
-	if g.now().After(g.rest) {
+	err := fmt.Errorf("the last try was less than %v ago", noteBackoff)
+	if g.now().After(g.noteAfter) {
 		var rev uint64
 		if rev, err = l.writeNote(ctx, f.note, noteValue{LostAt: f.lostAt}); isConflict(err) {
 			return err
 		} else if err == nil {
-			g.know(rev, f.lostAt)
+			g.remember(rev, f.lostAt)
 			return nil
 		}
-		g.rest = g.now().Add(noteRest)
+		g.noteAfter = g.now().Add(noteBackoff)
 	}
 	if f.gone {
 		f.lostAt = g.now()
 	}
-	g.know(f.note.revision, f.lostAt)
+	g.remember(f.note.revision, f.lostAt)
 	return fmt.Errorf("%w: %w; the worker needs the right to publish to %s%s.>", ErrNotNoted, explain(err), subjectPrefix, l.kv.Bucket())
 }
 
-// know remembers what a look came to. What was lost once stays lost, whatever the note says, and what
+// remember keeps what a look came to. What was lost once stays lost, whatever the note says, and what
 // was written before proves nothing any more.
-func (g *Guard) know(rev uint64, lostAt time.Time) {
+func (g *Guard) remember(rev uint64, lostAt time.Time) {
 	g.seen = rev
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -195,9 +195,9 @@ func (g *Guard) know(rev uint64, lostAt time.Time) {
 	}
 }
 
-// judge returns when records were last lost, as far as the note, the bucket and the memory of this
-// process tell.
-func (g *Guard) judge(ctx context.Context, l *Ledger, n note) (time.Time, error) {
+// lossBefore returns when records were last lost, as far as the note, the bucket and the memory of this
+// process show.
+func (g *Guard) lossBefore(ctx context.Context, l *Ledger, n note) (time.Time, error) {
 	now, lostAt := g.now(), later(g.LostAt(), n.LostAt)
 	switch {
 	case n.state == noteOdd, n.state == noteDeleted, n.revision < g.seen:
@@ -252,7 +252,7 @@ const noteKey = "_flow-worker.complete"
 
 // How long things about the note may take.
 const (
-	noteRefresh = 24 * time.Hour  // it is written anew that often, for the bucket forgets what is old
+	noteRefresh = 24 * time.Hour  // it is written again that often, for the bucket forgets what is old
 	newborn     = 2 * time.Minute // a bucket this young that was never written to has lost nothing
 )
 
@@ -281,7 +281,7 @@ type noteValue struct {
 }
 
 // says reports whether the note is there, says that records were lost at lostAt, and need not be written
-// anew yet.
+// again yet.
 func (n note) says(lostAt, now time.Time) bool {
 	return n.state == noteThere && n.LostAt.Equal(lostAt) && now.Sub(n.storedAt) < noteRefresh
 }

@@ -3,7 +3,7 @@
 // Every write is a compare-and-set on the record's own subject. Reads go to the leader of the bucket's
 // stream, not to whichever replica is near, so that what was written is seen by the next read. The
 // package never retries a call: any error of Store may hide a write that was stored all the same, and
-// only the hub can tell, by the nonce in the record.
+// only the hub can find out, by the nonce in the record.
 package ledger
 
 import (
@@ -46,7 +46,7 @@ type Config struct {
 	TTL      time.Duration // records live at least that long after their last write; 0 means DefaultTTL
 	MaxBytes int64         // of a bucket that is made, and the least of one that has a limit; 0 means none
 	Manage   bool          // create the bucket, or upgrade it; otherwise it must be there and be good enough
-	Guard    *Guard        // is told of every record that is stored; nil means nobody is
+	Guard    *Guard        // gets every record that is stored; nil means none
 
 	// ByMessage has List and Watch read record by record, for users who may not make consumers. List then
 	// yields in no order, and Watch looks twice a second.
@@ -104,7 +104,7 @@ func (l *Ledger) Setup() Setup { return l.setup }
 // it.
 func (l *Ledger) Created() time.Time { return *l.created.Load() }
 
-// Refresh asks the server again when the bucket came to be: it may have been deleted and made anew.
+// Refresh asks the server again when the bucket came to be: it may have been deleted and created again.
 // Its error says that the bucket is not to be had.
 func (l *Ledger) Refresh(ctx context.Context) error {
 	info, err := l.stream.Info(ctx)
@@ -171,7 +171,7 @@ func (l *Ledger) Store(ctx context.Context, key provision.Key, rec provision.Rec
 	return got, nil
 }
 
-// isConflict knows a lost compare-and-set by its code: replicated streams report another one than
+// isConflict recognizes a lost compare-and-set by its code: replicated streams report another one than
 // single streams, and the client maps only some of them.
 func isConflict(err error) bool {
 	var api *jetstream.APIError

@@ -15,7 +15,7 @@ type Next struct {
 	At   time.Time // when; zero where nothing is due, or nobody knows
 }
 
-// WhatNext tells what comes next for a request, as far as its record says. A worker that has it in hand
+// WhatNext returns what comes next for a request, as far as its record says. A worker that has it in flight
 // may be ahead of its record.
 func WhatNext(rec provision.Record, now time.Time) Next {
 	rests, resting := restsUntil(rec)
@@ -29,7 +29,7 @@ func WhatNext(rec provision.Record, now time.Time) Next {
 	case resting:
 		return Next{"it is due: the next free worker " + nextStep(rec), rests}
 	case rec.Held && now.Before(rec.HeldUntil):
-		return inHand(rec, now)
+		return inFlight(rec, now)
 	case rec.Held:
 		return Next{"its worker gave no sign of life: as soon as the queue delivers it again, another one " + nextStep(rec), rec.HeldUntil}
 	}
@@ -58,7 +58,7 @@ func posting(rec provision.Record, now time.Time) Next {
 	return Next{"as soon as the queue delivers it again, a worker looks up whether the POST made a connection", over}
 }
 
-func inHand(rec provision.Record, now time.Time) Next {
+func inFlight(rec provision.Record, now time.Time) Next {
 	if rec.NotBefore.After(now) {
 		return Next{"its worker waits, for that is what it was asked to do, then " + nextStep(rec), rec.NotBefore}
 	}
@@ -123,7 +123,7 @@ func Timeline(rec provision.Record) []Event {
 	}
 	for i, a := range rec.Attempts {
 		if rec.Final != nil && a.Step == "final" && i == len(rec.Attempts)-1 {
-			break // told below, in more words
+			break // it follows, in more words
 		}
 		events = append(events, eventOf(a))
 	}

@@ -1,6 +1,6 @@
 // Package story tells people what happened to a request, from its ledger record.
 //
-// A record holds no secret's value, so neither does anything told here.
+// A record holds no secret's value, so neither does anything here.
 package story
 
 import (
@@ -35,7 +35,7 @@ type Line struct {
 // News returns what happened between two versions of a record, in order. An old record without a key
 // means that there was none.
 func News(old, rec provision.Record) []Line {
-	lines := tellAll(newAttempts(old, rec))
+	lines := linesOf(newAttempts(old, rec))
 	if rec.State == provision.StatePosting && !rec.PostedAt.Equal(old.PostedAt) {
 		lines = append(lines, Line{rec.PostedAt, Plain, fmt.Sprintf("POST %d is announced in the ledger and sent", rec.Posts)})
 	}
@@ -45,9 +45,9 @@ func News(old, rec provision.Record) []Line {
 	return lines
 }
 
-// tellAll tells attempts in words: those that went alike one after another in one line, and the final
+// linesOf puts attempts into words: those that went alike one after another in one line, and the final
 // one not at all, for Ending says more.
-func tellAll(attempts []provision.Attempt) []Line {
+func linesOf(attempts []provision.Attempt) []Line {
 	var lines []Line
 	for i := 0; i < len(attempts); {
 		a, n := attempts[i], 1
@@ -58,7 +58,7 @@ func tellAll(attempts []provision.Attempt) []Line {
 		if a.Step == "final" {
 			continue
 		}
-		line := tell(a)
+		line := lineOf(a)
 		if n > 1 {
 			line.Text += fmt.Sprintf(" (%d times)", n)
 		}
@@ -132,7 +132,7 @@ func phraseOf(a provision.Attempt) (Line, bool) {
 	return line, known
 }
 
-func tell(a provision.Attempt) Line {
+func lineOf(a provision.Attempt) Line {
 	line, known := phraseOf(a)
 	if !known {
 		line.Text = a.Step + ": " + a.Result
@@ -214,7 +214,7 @@ func Head(rec provision.Record) [][]string {
 	return rows
 }
 
-// posts says how many POSTs there were. A retry's count begins anew, while the story goes on.
+// posts says how many POSTs there were. A retry's count begins again, while the story goes on.
 func posts(rec provision.Record) string {
 	if rec.Retry > 0 {
 		return strconv.Itoa(rec.Posts) + " of this retry"

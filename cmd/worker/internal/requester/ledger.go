@@ -45,7 +45,7 @@ func (f Filter) at(rec provision.Record) time.Time {
 }
 
 // List returns the records that match f, oldest request first, or the one that ended first. Records that this version can't read
-// are left out and told in the error, beside the others.
+// are left out and named in the error, beside the others.
 func (c *Client) List(ctx context.Context, f Filter) ([]provision.Record, error) {
 	recs, _, err := c.ListSome(ctx, f)
 	return recs, err
@@ -183,7 +183,7 @@ func (a Asker) Find(ctx context.Context, f Filter) ([]provision.Record, error) {
 	return recs, nil
 }
 
-// Follow implements Reader. Of changes that come faster than it asks it tells the last one.
+// Follow implements Reader. Of changes that come faster than it asks it reports the last one.
 func (a Asker) Follow(ctx context.Context, key provision.Key, f func(provision.Record) bool) error {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()

@@ -47,7 +47,7 @@ type Retries struct {
 	More    int     // how many more could be sent, but for Selection.Limit
 }
 
-// Retries finds the requests that s selects and judges each by its ledger record. Only the dead letter
+// Retries finds the requests that s selects and assesses each by its ledger record. Only the dead letter
 // of a request's latest failure counts. Its error is ErrAmbiguous, beside the candidates, where an id
 // names several requests. It sends nothing.
 func (c *Client) Retries(ctx context.Context, s Selection) (Retries, error) {
@@ -62,7 +62,7 @@ func (c *Client) Retries(ctx context.Context, s Selection) (Retries, error) {
 	}
 	for key, letters := range found {
 		rec, _, err := c.ledger.Load(ctx, key)
-		if r, ok := s.judge(rec, err, letters); ok {
+		if r, ok := s.assess(rec, err, letters); ok {
 			out.List = append(out.List, r)
 		}
 	}
@@ -139,8 +139,8 @@ func ambiguous(found map[provision.Key]letters, ids []string) (twice []Retry) {
 	return twice
 }
 
-// judge says what can be done about one request, or that it isn't meant after all.
-func (s Selection) judge(rec provision.Record, err error, of letters) (r Retry, meant bool) {
+// assess says what can be done about one request, or that it isn't meant after all.
+func (s Selection) assess(rec provision.Record, err error, of letters) (r Retry, meant bool) {
 	own := of.own(rec)
 	r = Retry{DeadLetter: of[len(of)-1]}
 	switch {
@@ -185,7 +185,7 @@ func (of letters) last(ok func(DeadLetter) bool) *DeadLetter {
 	return nil
 }
 
-// own returns the letter of the failure that the record tells of, nil if there is none. Others are of
+// own returns the letter of the failure that the record names, nil if there is none. Others are of
 // earlier tries, or of messages that only used the request's name.
 func (of letters) own(rec provision.Record) *DeadLetter {
 	reason, at := failureOf(rec)
@@ -200,7 +200,7 @@ func failureOf(rec provision.Record) (provision.Reason, time.Time) {
 	return rec.Final.Result.Error.Reason, rec.Final.Result.CompletedAt
 }
 
-// withoutRecord judges a request whose ledger record is gone: a worker accepts any number then, and
+// withoutRecord assesses a request whose ledger record is gone: a worker accepts any number then, and
 // looks for the request's mark before its first POST.
 func (of letters) withoutRecord() Retry {
 	l := of.last(isOwnKind)
@@ -225,7 +225,7 @@ func noLetter(rec provision.Record) string {
 		event.HeaderRetry, rec.Retry+1)
 }
 
-// withoutLetter judges the requests with this id that have no dead letter.
+// withoutLetter assesses the requests with this id that have no dead letter.
 func (c *Client) withoutLetter(ctx context.Context, s Selection, id string) []Retry {
 	recs, err := c.List(ctx, Filter{Filter: ledger.Filter{ID: id, Tenant: s.Tenant, Source: s.Source}})
 	if err != nil || len(recs) == 0 {
@@ -265,7 +265,7 @@ func (c *Client) deadLetters(ctx context.Context, tenant string, since time.Time
 	return func(yield func(DeadLetter, error) bool) {
 		const what = "the stream of dead letters (" + DeadLetterStream + ")"
 		stream, err := jsread.Open(ctx, c.js, DeadLetterStream)
-		subject, from := deadLetterSubject(tenant), uint64(0)
+		subject, from := "connections.deadletters."+cmp.Or(tenant, "*"), uint64(0)
 		if err == nil && !since.IsZero() {
 			from, err = jsread.Since(ctx, stream, subject, since)
 		}
@@ -283,15 +283,6 @@ func (c *Client) deadLetters(ctx context.Context, tenant string, since time.Time
 			}
 		}
 	}
-}
-
-// deadLetterSubject is built like the worker's own; no tenant means the wildcard.
-func deadLetterSubject(tenant string) string {
-	const prefix = "connections.deadletters."
-	if tenant == "" {
-		return prefix + "*"
-	}
-	return prefix + tenant
 }
 
 func deadLetterOf(h nats.Header, seq uint64) DeadLetter {

@@ -1,6 +1,7 @@
 package requester
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +20,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/story"
 )
 
-// Progress is told what happens to requests that are waited for; nil functions are left out. It is
-// called from one goroutine at a time.
+// Progress are called for what happens to requests that are waited for, one at a time; nil functions are left out.
 type Progress struct {
 	Published func(m Message, seq uint64)
 	News      func(m Message, line story.Line)
@@ -31,7 +31,7 @@ type Progress struct {
 const inFlight = 64
 
 // grace is how long a result event is waited for after the ledger has the outcome. A repeated
-// request gets none where the stream still knows the first telling.
+// request gets none where the stream still has the first one.
 const grace = time.Second
 
 // SubmitAndWait publishes messages of one tenant and waits until each has its outcome or ctx ends.
@@ -92,7 +92,7 @@ func (w *waiters) enter(key provision.Key) <-chan provision.Result {
 	return ch
 }
 
-func (w *waiters) tell(f func(Progress)) {
+func (w *waiters) notify(f func(Progress)) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f(w.progress)
@@ -105,68 +105,31 @@ func (c *Client) submitOne(ctx context.Context, w *waiters, m Message) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	results := w.enter(m.Key)
-	records := make(chan provision.Record)
-	failed := make(chan error, 1)
-	go func() { failed <- c.Follow(ctx, m.Key, send(ctx, records)) }()
-
-	waiting := &wait{client: c, w: w, m: m}
+	results, records, failed := w.enter(m.Key), make(chan provision.Record), make(chan error, 1)
+	go func() {
+		failed <- c.Follow(ctx, m.Key, func(rec provision.Record) bool {
+			select {
+			case records <- rec:
+				return true
+			case <-ctx.Done():
+				return false
+			}
+		})
+	}()
+	t := &wait{client: c, w: w, m: m}
 	select {
-	case waiting.rec = <-records: // as it was before
+	case t.rec = <-records: // as it was before
 	case err := <-failed:
-		return orCause(ctx, err)
+		return cmp.Or(context.Cause(ctx), err)
 	case <-ctx.Done(): // the end of a watch may be long in coming
 		return context.Cause(ctx)
 	}
-	if err := waiting.publish(ctx); err != nil {
+	if err := t.publish(ctx); err != nil {
 		return err
 	}
-	return waiting.run(ctx, records, results, failed)
-}
-
-func send(ctx context.Context, to chan<- provision.Record) func(provision.Record) bool {
-	return func(rec provision.Record) bool {
-		select {
-		case to <- rec:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-}
-
-func orCause(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return err
-}
-
-// wait is the wait for one message. It belongs to one goroutine.
-type wait struct {
-	client *Client
-	w      *waiters
-	m      Message
-	seq    uint64
-	rec    provision.Record // the latest
-}
-
-func (t *wait) publish(ctx context.Context) (err error) {
-	if t.seq, err = t.client.Publish(ctx, t.m); err != nil {
-		return err
-	}
-	t.w.tell(func(p Progress) {
-		if p.Published != nil {
-			p.Published(t.m, t.seq)
-		}
-	})
-	return nil
-}
-
-func (t *wait) run(ctx context.Context, records <-chan provision.Record, results <-chan provision.Result, failed <-chan error) error {
 	tick := time.NewTicker(grace)
 	defer tick.Stop()
-	settled := 0 // ticks since the outcome could be told without an event
+	settled := 0 // ticks since the ledger has the outcome
 	for {
 		select {
 		case rec := <-records:
@@ -185,11 +148,32 @@ func (t *wait) run(ctx context.Context, records <-chan provision.Record, results
 				return t.done(r)
 			}
 		case err := <-failed:
-			return orCause(ctx, err)
+			return cmp.Or(context.Cause(ctx), err)
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// wait is the wait for one message. It belongs to one goroutine.
+type wait struct {
+	client *Client
+	w      *waiters
+	m      Message
+	seq    uint64
+	rec    provision.Record // the latest
+}
+
+func (t *wait) publish(ctx context.Context) (err error) {
+	if t.seq, err = t.client.Publish(ctx, t.m); err != nil {
+		return err
+	}
+	t.w.notify(func(p Progress) {
+		if p.Published != nil {
+			p.Published(t.m, t.seq)
+		}
+	})
+	return nil
 }
 
 func (t *wait) news(rec provision.Record) {
@@ -198,7 +182,7 @@ func (t *wait) news(rec provision.Record) {
 	if rec.Fingerprint != t.m.Fingerprint {
 		return // of another message with this identity
 	}
-	t.w.tell(func(p Progress) {
+	t.w.notify(func(p Progress) {
 		for _, line := range story.News(old, rec) {
 			if p.News != nil {
 				p.News(t.m, line)
@@ -208,7 +192,7 @@ func (t *wait) news(rec provision.Record) {
 }
 
 func (t *wait) done(r provision.Result) error {
-	t.w.tell(func(p Progress) {
+	t.w.notify(func(p Progress) {
 		if p.Result != nil {
 			p.Result(t.m, r)
 		}
@@ -216,7 +200,7 @@ func (t *wait) done(r provision.Result) error {
 	return nil
 }
 
-// ours tells the result of this very message from that of another one with the same identity. It
+// ours distinguishes the result of this very message from that of another one with the same identity. It
 // returns the latest record too.
 func (t *wait) ours(ctx context.Context, r provision.Result) (provision.Record, bool) {
 	rec, _, err := t.client.ledger.Load(ctx, t.m.Key)
@@ -228,7 +212,7 @@ func (t *wait) ours(ctx context.Context, r provision.Result) (provision.Record, 
 	return rec, sameData == ofRecord
 }
 
-// recorded returns the outcome as far as the ledger tells it.
+// recorded returns the outcome as far as the ledger has it.
 func (t *wait) recorded(ctx context.Context) (provision.Result, bool) {
 	switch {
 	case t.rec.Final != nil && t.rec.Fingerprint == t.m.Fingerprint:
@@ -304,14 +288,23 @@ func refused(ctx context.Context, nc *nats.Conn, do func() error) (bool, error) 
 	return after != before && errors.Is(after, nats.ErrPermissionViolation), nil //nolint:errorlint // another one, or the same
 }
 
-// listen gets the tenant's results as they are told, which needs no right but to their subjects. What
-// is told while the connection is down is missed.
+// listen receives the tenant's results as they are published, which needs no right but to their subjects. What
+// is published while the connection is down is missed.
 func (c *Client) listen(ctx context.Context, tenant string) (<-chan provision.Result, func(), error) {
 	nc, subject := c.js.Conn(), resultSubjects(tenant)
 	results := make(chan provision.Result)
 	var sub *nats.Subscription
 	denied, err := refused(ctx, nc, func() (err error) {
-		sub, err = nc.Subscribe(subject, func(msg *nats.Msg) { pass(ctx, msg.Data, results) })
+		sub, err = nc.Subscribe(subject, func(msg *nats.Msg) {
+			r, err := event.DecodeResult(msg.Data)
+			if err != nil {
+				return // what else is published there is not ours
+			}
+			select {
+			case results <- r:
+			case <-ctx.Done():
+			}
+		})
 		return err
 	})
 	switch {
@@ -321,18 +314,6 @@ func (c *Client) listen(ctx context.Context, tenant string) (<-chan provision.Re
 		return nil, nil, fmt.Errorf("this user may not read the results: grant it to subscribe to %s, or leave --wait out", subject)
 	}
 	return results, func() { _ = sub.Unsubscribe() }, nil
-}
-
-// pass decodes a result and passes it on. What is no result is not ours to judge.
-func pass(ctx context.Context, body []byte, results chan<- provision.Result) {
-	r, err := event.DecodeResult(body)
-	if err != nil {
-		return
-	}
-	select {
-	case results <- r:
-	case <-ctx.Done():
-	}
 }
 
 // submitBlind publishes m and waits for the next result of its identity. Where workers answer questions it
@@ -346,7 +327,7 @@ func (c *Client) submitBlind(ctx context.Context, w *waiters, m Message) error {
 	tick := time.NewTicker(askAgain)
 	defer tick.Stop()
 	ask := tick.C
-	settled := 0 // ticks since the outcome could be told without an event
+	settled := 0 // ticks since a worker named the outcome
 	for {
 		select {
 		case r := <-results:
