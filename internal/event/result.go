@@ -1,11 +1,12 @@
 package event
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -40,7 +41,7 @@ func EncodeResult(r provision.Result) ([]byte, error) {
 		return nil, err
 	}
 	r.RequestedAt, r.StartedAt, r.CompletedAt = r.RequestedAt.UTC(), r.StartedAt.UTC(), r.CompletedAt.UTC()
-	body, err := stable(envelope{
+	body, err := marshal(&envelope{
 		SpecVersion:     specVersion,
 		ID:              r.EventID,
 		Source:          "/flow-worker/" + r.Tenant,
@@ -58,20 +59,6 @@ func EncodeResult(r provision.Result) ([]byte, error) {
 	return body, nil
 }
 
-// stable encodes e as it would be encoded after a stay in the ledger. encoding/json writes a byte
-// that is no UTF-8 as an escaped U+FFFD, but one that went through JSON before as the character.
-func stable(e envelope) ([]byte, error) {
-	body, err := marshal(e)
-	if err != nil || !bytes.Contains(body, []byte(`\ufffd`)) {
-		return body, err
-	}
-	var settled envelope
-	if err := json.Unmarshal(body, &settled); err != nil {
-		return nil, err
-	}
-	return marshal(settled)
-}
-
 func resultType(outcome string) (string, error) {
 	switch outcome {
 	case provision.OutcomeCreated:
@@ -86,7 +73,7 @@ func resultType(outcome string) (string, error) {
 // ignored.
 func DecodeResult(body []byte) (provision.Result, error) {
 	var e envelope
-	if err := json.Unmarshal(body, &e); err != nil {
+	if err := json.Unmarshal(body, &e, wireForm...); err != nil {
 		return provision.Result{}, fmt.Errorf("event: decode result: %w", err)
 	}
 	switch e.Type {
@@ -108,13 +95,8 @@ func DecodeResult(body []byte) (provision.Result, error) {
 	return e.Data, nil
 }
 
-// marshal is json.Marshal without the escapes that only HTML needs.
-func marshal(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	return []byte(strings.TrimSuffix(b.String(), "\n")), nil
-}
+// wireForm is that of encoding/json without the escapes that only HTML needs. A byte that is no UTF-8 is written as
+// U+FFFD, so that what is encoded again after a stay in the ledger has the same bytes.
+var wireForm = []json.Options{jsonv1.DefaultOptionsV1(), jsontext.EscapeForHTML(false)}
+
+func marshal(v any) ([]byte, error) { return json.Marshal(v, wireForm...) }

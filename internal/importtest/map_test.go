@@ -20,7 +20,7 @@ var allowed = map[string][]string{
 	// The hub knows no technology.
 	"internal/provision": {backoff, "golang.org/x/text"},
 	// The spokes know the hub and the wire format, never each other.
-	"internal/event":    {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2", jsonText},
+	"internal/event":    {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2", "github.com/go-json-experiment/json"},
 	"internal/ledger":   {"internal/provision", "internal/jsread", natsClient, backoff, "github.com/go-json-experiment/json"},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff, "golang.org/x/net"},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics, jsonText},
