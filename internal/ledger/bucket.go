@@ -28,23 +28,16 @@ type Setup struct {
 // prepare makes the bucket what cfg asks for, or checks that it is.
 func prepare(ctx context.Context, js jetstream.JetStream, cfg Config) (Setup, error) {
 	stream, err := find(ctx, js, cfg)
-	switch {
-	case err == nil:
-		return upgrade(ctx, js, stream.CachedInfo().Config, cfg)
-	case !errors.Is(err, jetstream.ErrStreamNotFound):
-		return Setup{}, err
-	case !cfg.Manage:
-		return Setup{}, fmt.Errorf("it does not exist; create it with \"worker init\": %w", err)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !cfg.Manage {
+			return Setup{}, fmt.Errorf("it does not exist; create it with \"worker init\": %w", err)
+		}
+		err = createStream(ctx, js, newBucket(cfg))
+		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			return Setup{Created: err == nil}, err
+		}
+		stream, err = js.Stream(ctx, streamPrefix+cfg.Bucket) // another worker was quicker
 	}
-	err = createStream(ctx, js, newBucket(cfg))
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another worker was quicker
-		return prepareExisting(ctx, js, cfg)
-	}
-	return Setup{Created: err == nil}, err
-}
-
-func prepareExisting(ctx context.Context, js jetstream.JetStream, cfg Config) (Setup, error) {
-	stream, err := js.Stream(ctx, streamPrefix+cfg.Bucket)
 	if err != nil {
 		return Setup{}, err
 	}
@@ -56,12 +49,16 @@ func prepareExisting(ctx context.Context, js jetstream.JetStream, cfg Config) (S
 // bucket with a message that says "Nats-Rollup: all". What doesn't work without them is to purge a key,
 // which nothing here does; to delete one does.
 func newBucket(cfg Config) jetstream.StreamConfig {
+	size := cfg.MaxBytes
+	if size <= 0 {
+		size = -1
+	}
 	return jetstream.StreamConfig{
 		Name:              streamPrefix + cfg.Bucket,
 		Description:       "flow-worker: what is known of every request",
 		Subjects:          []string{subjectPrefix + cfg.Bucket + ".>"},
 		MaxMsgsPerSubject: 1,
-		MaxBytes:          sizeOf(cfg),
+		MaxBytes:          size,
 		MaxMsgs:           -1,
 		MaxMsgSize:        -1,
 		MaxConsumers:      -1,
@@ -72,13 +69,6 @@ func newBucket(cfg Config) jetstream.StreamConfig {
 		Duplicates:        min(2*time.Minute, cfg.TTL),
 		DenyDelete:        true,
 	}
-}
-
-func sizeOf(cfg Config) int64 {
-	if cfg.MaxBytes > 0 {
-		return cfg.MaxBytes
-	}
-	return -1
 }
 
 // upgrade raises what have lacks, where cfg allows to, and fails on what can't be raised.

@@ -155,7 +155,7 @@ func (g *Guard) look(ctx context.Context, l *Ledger) (f findings, err error) {
 	if f.note, err = l.readNote(ctx); err != nil {
 		return f, err
 	}
-	if f.lostAt, err = g.lossBefore(ctx, l, f.note); err != nil {
+	if f.lostAt, err = g.lastLoss(ctx, l, f.note); err != nil {
 		return f, err
 	}
 	f.gone, err = g.witnessGone(ctx, l)
@@ -195,9 +195,9 @@ func (g *Guard) remember(rev uint64, lostAt time.Time) {
 	}
 }
 
-// lossBefore returns when records were last lost, as far as the note, the bucket and the memory of this
+// lastLoss returns when records were last lost, as far as the note, the bucket and the memory of this
 // process show.
-func (g *Guard) lossBefore(ctx context.Context, l *Ledger, n note) (time.Time, error) {
+func (g *Guard) lastLoss(ctx context.Context, l *Ledger, n note) (time.Time, error) {
 	now, lostAt := g.now(), later(g.LostAt(), n.LostAt)
 	switch {
 	case n.state == noteOdd, n.state == noteDeleted, n.revision < g.seen:
@@ -230,13 +230,9 @@ func (g *Guard) witnessGone(ctx context.Context, l *Ledger) (bool, error) {
 	case deletes(msg):
 		return false, nil
 	}
-	return msg.Sequence < w.revision || msg.Sequence == w.revision && !w.wrote(msg.Data), nil
-}
-
-// wrote reports whether value is what w stands for.
-func (w written) wrote(value []byte) bool {
-	rec, err := decode(w.key, value, lenient)
-	return err == nil && rec.Nonce == w.nonce
+	rec, err := decode(w.key, msg.Data, lenient)
+	other := err != nil || rec.Nonce != w.nonce
+	return msg.Sequence < w.revision || msg.Sequence == w.revision && other, nil
 }
 
 func later(a, b time.Time) time.Time {
