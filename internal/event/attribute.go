@@ -114,13 +114,6 @@ var (
 	dateBlank  = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2}) `)
 )
 
-// ofOurType reports whether the data is to be held against our schema. Where the type is missing it
-// is; where it is another one, complaints about the data would only mislead.
-func (m *message) ofOurType() bool {
-	a, ok := m.attrs["type"]
-	return !ok || a.fault != "" || a.value == TypeCreate
-}
-
 // readable returns the attribute if it can be part of an identity.
 func (m *message) readable(name string) (string, bool) {
 	a, ok := m.attrs[name]

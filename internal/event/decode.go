@@ -66,7 +66,15 @@ func (d *Decoder) Decode(tenant string, in map[string][]string, body []byte, met
 		Trace:       m.trace(),
 		Resolution:  resolution,
 	}
-	request.Data = d.data(tenant, m)
+	if typ, ok := m.attrs["type"]; m.data != nil && (!ok || typ.fault != "" || typ.value == TypeCreate) {
+		// Where the type is missing it is taken for ours; where it is another one, complaints about the data would
+		// only mislead.
+		var params provision.Params
+		dataCheck{allowed: d.AllowedDomains, secrets: d.Secrets, tenant: tenant, bad: &m.bad, params: &params}.run(m.data)
+		if len(m.bad) == 0 {
+			request.Data = dataOf(m.data, params)
+		}
+	}
 	return provision.Delivery{
 		Request:   request,
 		Invalid:   m.bad.failure(),
@@ -79,19 +87,6 @@ func (d *Decoder) Decode(tenant string, in map[string][]string, body []byte, met
 }
 
 func (d *Decoder) maxBytes() int { return cmp.Or(d.MaxBytes, DefaultMaxBytes) }
-
-// data checks the message's data and returns it if the whole message is valid.
-func (d *Decoder) data(tenant string, m *message) provision.Data {
-	if m.data == nil || !m.ofOurType() {
-		return provision.Data{}
-	}
-	var params provision.Params
-	dataCheck{allowed: d.AllowedDomains, secrets: d.Secrets, tenant: tenant, bad: &m.bad, params: &params}.run(m.data)
-	if len(m.bad) > 0 {
-		return provision.Data{}
-	}
-	return dataOf(m.data, params)
-}
 
 var retryPattern = regexp.MustCompile(`^(0|[1-9][0-9]{0,8})$`)
 

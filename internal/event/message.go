@@ -161,10 +161,18 @@ func (m *message) openStructured() {
 		return
 	}
 	for i, each := range m.root.members {
-		if each.name != "data" {
-			m.openMember(each)
-		} else if data := m.readData(each.value, 2); data != nil {
-			m.root.members[i].value = data
+		switch {
+		case each.name == "data":
+			if data := m.readData(each.value, 2); data != nil {
+				m.root.members[i].value = data
+			}
+		case !readsAttribute(each.name), each.value.absent(): // the JSON format says that null is the same as absent
+		case each.value.flaw != "":
+			m.attrs[each.name] = attribute{fault: each.value.flaw}
+		case each.value.kind == kindString:
+			m.attrs[each.name] = readAttribute(each.name, each.value.text)
+		default:
+			m.attrs[each.name] = attribute{fault: "must be a string"}
 		}
 	}
 	if !m.closed {
@@ -172,22 +180,6 @@ func (m *message) openStructured() {
 	} else if data := m.root.member("data"); data != nil && data.flaw == "" {
 		m.dataRaw = m.body[data.start:data.end]
 	}
-}
-
-// openMember reads one member of a structured event as an attribute, if it is one that the worker reads. The JSON
-// format says that null is the same as absent.
-func (m *message) openMember(each member) {
-	if !readsAttribute(each.name) || each.value.kind == kindNull && each.value.flaw == "" {
-		return
-	}
-	a := attribute{fault: "must be a string"}
-	if each.value.kind == kindString {
-		a = readAttribute(each.name, each.value.text)
-	}
-	if each.value.flaw != "" {
-		a = attribute{fault: each.value.flaw}
-	}
-	m.attrs[each.name] = a
 }
 
 // openData finds the data of a structured event. Of data and data_base64 one may be null, as some libraries

@@ -36,9 +36,14 @@ func RequestSubject(tenant string) string { return "connections.requests." + ten
 // EncodeResult returns a result as a structured CloudEvent of ContentType. Equal results give equal
 // bytes. It fails on an outcome that is none and on times that RFC 3339 can't write.
 func EncodeResult(r provision.Result) ([]byte, error) {
-	typ, err := resultType(r.Outcome)
-	if err != nil {
-		return nil, err
+	var typ string
+	switch r.Outcome {
+	case provision.OutcomeCreated:
+		typ = TypeCreated
+	case provision.OutcomeFailed:
+		typ = TypeFailed
+	default:
+		return nil, fmt.Errorf("event: %q is no outcome of a request", r.Outcome)
 	}
 	r.RequestedAt, r.StartedAt, r.CompletedAt = r.RequestedAt.UTC(), r.StartedAt.UTC(), r.CompletedAt.UTC()
 	body, err := marshal(&envelope{
@@ -57,16 +62,6 @@ func EncodeResult(r provision.Result) ([]byte, error) {
 		return nil, fmt.Errorf("event: encode result: %w", err)
 	}
 	return body, nil
-}
-
-func resultType(outcome string) (string, error) {
-	switch outcome {
-	case provision.OutcomeCreated:
-		return TypeCreated, nil
-	case provision.OutcomeFailed:
-		return TypeFailed, nil
-	}
-	return "", fmt.Errorf("event: %q is no outcome of a request", outcome)
 }
 
 // DecodeResult reads what EncodeResult wrote, now or in a later version: fields it doesn't know are
