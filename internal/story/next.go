@@ -18,7 +18,10 @@ type Next struct {
 // WhatNext returns what comes next for a request, as far as its record says. A worker that has it in flight
 // may be ahead of its record.
 func WhatNext(rec provision.Record, now time.Time) Next {
-	rests, resting := restsUntil(rec)
+	rests, resting := time.Time{}, false
+	if n := len(rec.Attempts); n > 0 && !rec.Held {
+		rests, resting = restOf(rec.Attempts[n-1])
+	}
 	switch {
 	case rec.Final != nil:
 		return afterFinal(rec.Final.Result)
@@ -28,8 +31,10 @@ func WhatNext(rec provision.Record, now time.Time) Next {
 		return Next{"it rests in the queue, then " + nextStep(rec), rests}
 	case resting:
 		return Next{"it is due: the next free worker " + nextStep(rec), rests}
+	case rec.Held && now.Before(rec.HeldUntil) && rec.NotBefore.After(now):
+		return Next{"its worker waits, for that is what it was asked to do, then " + nextStep(rec), rec.NotBefore}
 	case rec.Held && now.Before(rec.HeldUntil):
-		return inFlight(rec, now)
+		return Next{"a worker has it in hand and " + nextStep(rec), time.Time{}}
 	case rec.Held:
 		return Next{"its worker gave no sign of life: as soon as the queue delivers it again, another one " + nextStep(rec), rec.HeldUntil}
 	}
@@ -58,13 +63,6 @@ func posting(rec provision.Record, now time.Time) Next {
 	return Next{"as soon as the queue delivers it again, a worker looks up whether the POST made a connection", over}
 }
 
-func inFlight(rec provision.Record, now time.Time) Next {
-	if rec.NotBefore.After(now) {
-		return Next{"its worker waits, for that is what it was asked to do, then " + nextStep(rec), rec.NotBefore}
-	}
-	return Next{"a worker has it in hand and " + nextStep(rec), time.Time{}}
-}
-
 // nextStep says what a worker does with a request in this state, as the end of a sentence.
 func nextStep(rec provision.Record) string {
 	switch {
@@ -78,16 +76,6 @@ func nextStep(rec provision.Record) string {
 		return "sends the POST again: the last one made nothing for certain"
 	}
 	return "gets the secrets and sends the first POST"
-}
-
-// restsUntil returns until when the request was last given back to the stream. It is false where the
-// last thing that happened is something else.
-func restsUntil(rec provision.Record) (time.Time, bool) {
-	if len(rec.Attempts) == 0 || rec.Held {
-		return time.Time{}, false
-	}
-	last := rec.Attempts[len(rec.Attempts)-1]
-	return restOf(last)
 }
 
 // restOf returns until when an attempt that gave the request back let it rest.

@@ -111,6 +111,10 @@ var (
 // Find returns the one record that f matches, or all candidates with ErrAmbiguous, or ErrUnknown.
 func (c *Client) Find(ctx context.Context, f Filter) ([]provision.Record, error) {
 	recs, err := c.List(ctx, f)
+	return theOne(recs, err)
+}
+
+func theOne(recs []provision.Record, err error) ([]provision.Record, error) {
 	switch {
 	case err != nil:
 		return nil, err
@@ -172,15 +176,7 @@ func (a Asker) Find(ctx context.Context, f Filter) ([]provision.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	recs, err := inquiry.Ask(ctx, a.nc, f.Tenant, inquiry.Question{ID: f.ID, Source: f.Source})
-	switch {
-	case err != nil:
-		return nil, err
-	case len(recs) == 0:
-		return nil, ErrUnknown
-	case len(recs) > 1:
-		return recs, ErrAmbiguous
-	}
-	return recs, nil
+	return theOne(recs, err)
 }
 
 // Follow implements Reader. Of changes that come faster than it asks it reports the last one.
