@@ -372,23 +372,12 @@ var encodings = []struct{ begin, name, iconv string }{
 	{"\x00.", "UTF-16 (big-endian)", "UTF-16BE"},
 }
 
-// EncodingError is of a text in another encoding than UTF-8.
-type EncodingError struct {
-	Name  string // such as "UTF-16 (little-endian)"
-	iconv string
-}
-
-// Error says what the text is, and how it becomes UTF-8.
-func (e *EncodingError) Error() string {
-	return fmt.Sprintf("in %s; want UTF-8, as JSON must be. Save it as UTF-8 or convert it: iconv -f %s -t UTF-8 (PowerShell writes UTF-8 with Set-Content -Encoding utf8)", e.Name, e.iconv)
-}
-
-// PlainText returns the text without the byte order mark that it may begin with. It fails with an *EncodingError
-// on UTF-16 and UTF-32, with or without a mark, and on nothing else: whether the rest is UTF-8 is for others to say.
+// PlainText returns the text without the byte order mark that it may begin with. It fails on
+// UTF-16 and UTF-32, with or without a mark, and on nothing else: whether the rest is UTF-8 is for others to say.
 func PlainText(text []byte) ([]byte, error) {
 	for _, e := range encodings {
 		if begins(text, e.begin) {
-			return nil, &EncodingError{e.name, e.iconv}
+			return nil, fmt.Errorf("in %s; want UTF-8, as JSON must be. Save it as UTF-8 or convert it: iconv -f %s -t UTF-8 (PowerShell writes UTF-8 with Set-Content -Encoding utf8)", e.name, e.iconv)
 		}
 	}
 	return bytes.TrimPrefix(text, byteOrderMark), nil

@@ -2,10 +2,9 @@ package event
 
 import (
 	"bytes"
-	"embed"
+	_ "embed" // the schema
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,18 +13,10 @@ import (
 	"unicode/utf8"
 )
 
-//go:embed schema/*.json
-var schemaFiles embed.FS
-
-// Schemas returns the published JSON Schemas (2020-12) of the events' data, as files named
-// connection-create.v1.json, connection-created.v1.json and connection-failed.v1.json.
-func Schemas() fs.FS {
-	sub, err := fs.Sub(schemaFiles, "schema")
-	if err != nil {
-		panic(err) // the name is a constant
-	}
-	return sub
-}
+// createText is the published schema (2020-12) of a request's data. Those of results are beside it.
+//
+//go:embed schema/connection-create.v1.json
+var createText []byte
 
 // schema is the part of JSON Schema that the schema of a request's data is written in. One with another keyword does
 // not load. Objects allow no other than their properties.
@@ -64,15 +55,11 @@ func (t *types) UnmarshalJSON(text []byte) error {
 
 // createSchema is the schema of a request's data. It is never changed.
 var createSchema = sync.OnceValue(func() *schema {
-	text, err := fs.ReadFile(schemaFiles, "schema/connection-create.v1.json")
-	if err != nil {
-		panic(err) // it is a part of the program
-	}
 	s := &schema{}
-	d := json.NewDecoder(bytes.NewReader(text))
+	d := json.NewDecoder(bytes.NewReader(createText))
 	d.DisallowUnknownFields()
 	if err := d.Decode(s); err != nil {
-		panic(err)
+		panic(err) // it is a part of the program
 	}
 	s.place(atData)
 	return s
