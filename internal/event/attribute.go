@@ -3,11 +3,13 @@ package event
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/scrub"
 )
 
 const (
@@ -23,99 +25,72 @@ const (
 	maxIDLen    = provision.MaxKeyPart // bytes of an id or a source
 )
 
-// knownAttribute reports whether a dead letter may keep the attribute's value.
-func knownAttribute(name string) bool {
-	switch name {
-	case "specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema",
-		"expirytime", HeaderTraceParent, HeaderTraceState:
-		return true
-	}
-	return false
-}
+// keptAttributes are those whose value a dead letter may keep. The worker reads all of them but subject, time and
+// dataschema; what another one is called and holds costs no request anything.
+var keptAttributes = append([]string{"subject", "time", "dataschema"}, readAttributes...)
 
-// readsAttribute reports whether the worker reads the attribute. What another one is called and holds costs no
-// request anything.
-func readsAttribute(name string) bool {
-	switch name {
-	case "specversion", "id", "source", "type", "datacontenttype", "expirytime", HeaderTraceParent, HeaderTraceState:
-		return true
-	}
-	return false
-}
+var readAttributes = []string{"specversion", "id", "source", "type", "datacontenttype", "expirytime", HeaderTraceParent, HeaderTraceState}
 
-// checkAttributes looks at everything that a CloudEvent of ours must have. A bare message has no
+func knownAttribute(name string) bool { return slices.Contains(keptAttributes, name) }
+
+func readsAttribute(name string) bool { return slices.Contains(readAttributes, name) }
+
+// checkAttributes checks everything that a CloudEvent of ours must have. A bare message has no
 // attributes but those that name it.
 func (m *message) checkAttributes() {
 	for name, a := range m.attrs {
-		if a.fault != "" && !traceAttribute(name) {
-			m.bad.addAs(reasonOf(a.fault), under("", name), a.fault)
+		switch {
+		case a.fault == faultToken && !traceAttribute(name):
+			m.bad.addAs(provision.ReasonPlaintextSecret, under("", name), a.fault)
+		case a.fault != "" && !traceAttribute(name):
+			m.bad.add(under("", name), "%s", a.fault)
 		}
 	}
 	if m.form == formBare || m.form == formStructured && (m.root == nil || m.root.kind != kindObject) {
 		return
 	}
-	m.need("specversion", func(v string) string {
-		return unless(v == specVersion, "unsupported version; want "+specVersion)
-	})
-	m.need("type", checkType)
-	m.need("id", checkIDLen)
-	m.need("source", checkIDLen)
-	m.check("expirytime", checkTime)
-}
-
-func reasonOf(fault string) provision.Reason {
-	if fault == faultToken {
-		return provision.ReasonPlaintextSecret
-	}
-	return provision.ReasonInvalidRequest
-}
-
-func unless(ok bool, text string) string {
-	if ok {
-		return ""
-	}
-	return text
-}
-
-// need checks an attribute that must be there.
-func (m *message) need(name string, verdict func(string) string) {
-	if _, ok := m.attrs[name]; !ok {
-		text := "required"
-		switch sent := m.root.misspelled(name); {
-		case m.form != formStructured:
-		case sent != "":
-			text = fmt.Sprintf("required; it was sent as %q, but names of attributes are in small letters", sent)
-		case name == "specversion":
-			text = `required; it is missing: every event has "specversion":"` + specVersion + `"`
+	for _, name := range []string{"specversion", "type", "id", "source", "expirytime"} {
+		a, ok := m.attrs[name]
+		wrong := ""
+		switch {
+		case ok && a.fault == "":
+			wrong = wrongAttribute(name, a.value)
+		case !ok && name != "expirytime":
+			wrong = m.missingAttribute(name)
 		}
-		m.bad.add("/"+name, "%s", text)
-	}
-	m.check(name, verdict)
-}
-
-// check adds what verdict says of an attribute that could be read.
-func (m *message) check(name string, verdict func(string) string) {
-	a, ok := m.attrs[name]
-	if !ok || a.fault != "" {
-		return
-	}
-	if text := verdict(a.value); text != "" {
-		m.bad.add("/"+name, "%s", text)
+		if wrong != "" {
+			m.bad.add("/"+name, "%s", wrong)
+		}
 	}
 }
 
-func checkType(v string) string {
-	if strings.HasPrefix(v, "flowworker.connection.create.") && v != TypeCreate {
+// missingAttribute says how an attribute that is required is missing.
+func (m *message) missingAttribute(name string) string {
+	switch sent := m.root.misspelled(name); {
+	case m.form != formStructured:
+	case sent != "":
+		return fmt.Sprintf("required; it was sent as %q, but names of attributes are in small letters", sent)
+	case name == "specversion":
+		return `required; it is missing: every event has "specversion":"` + specVersion + `"`
+	}
+	return "required"
+}
+
+// wrongAttribute says what is wrong with an attribute's value, empty if nothing is.
+func wrongAttribute(name, value string) string {
+	switch {
+	case name == "specversion" && value != specVersion:
+		return "unsupported version; want " + specVersion
+	case name == "type" && value != TypeCreate && strings.HasPrefix(value, "flowworker.connection.create."):
 		return "unsupported version of this type; want " + TypeCreate
+	case name == "type" && value != TypeCreate:
+		return "unsupported type; want " + TypeCreate
+	case (name == "id" || name == "source") && !validID(value):
+		return fmt.Sprintf("%d bytes long; want 1 to %d", len(value), maxIDLen)
+	case name == "expirytime":
+		return checkTime(value)
 	}
-	return unless(v == TypeCreate, "unsupported type; want "+TypeCreate)
-}
-
-func checkIDLen(v string) string {
-	if validID(v) {
-		return ""
-	}
-	return fmt.Sprintf("%d bytes long; want 1 to %d", len(v), maxIDLen)
+	return ""
 }
 
 func validID(v string) bool { return v != "" && len(v) <= maxIDLen }
@@ -139,13 +114,6 @@ var (
 	dateBlank  = regexp.MustCompile(`^([0-9]{4}-[0-9]{2}-[0-9]{2}) `)
 )
 
-// ofOurType reports whether the data is to be held against our schema. Where the type is missing it
-// is; where it is another one, complaints about the data would only mislead.
-func (m *message) ofOurType() bool {
-	a, ok := m.attrs["type"]
-	return !ok || a.fault != "" || a.value == TypeCreate
-}
-
 // readable returns the attribute if it can be part of an identity.
 func (m *message) readable(name string) (string, bool) {
 	a, ok := m.attrs[name]
@@ -162,7 +130,7 @@ func (m *message) identity(meta Meta) (id, source string) {
 	if source, ok = m.readable("source"); !ok {
 		source = bareSource
 	}
-	return id, source
+	return strings.Clone(id), strings.Clone(source) // they may be kept longer than the body that they are parts of
 }
 
 // standIn returns the Nats-Msg-Id header, else a name made of the message's place in its stream,
@@ -191,4 +159,61 @@ func (m *message) expiry() time.Time {
 		t = t.Add(1) // the zero time would mean that there is none
 	}
 	return t
+}
+
+var (
+	traceParent = regexp.MustCompile(`^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-[\x20-\x7e]*)?$`)
+	stateMember = regexp.MustCompile(`^[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]$`)
+)
+
+const maxTraceLen = 512
+
+// validTraceState follows W3C Trace Context: a list of key=value, which may have empty members. A token is
+// never a part of it, for it is carried far.
+func validTraceState(s string) bool {
+	members := 0
+	for each := range strings.SplitSeq(s, ",") {
+		if each = strings.Trim(each, " \t"); each == "" {
+			continue
+		}
+		if members++; !stateMember.MatchString(each) {
+			return false
+		}
+	}
+	return members > 0 && members <= 32 && len(s) <= maxTraceLen && !scrub.HoldsToken(s)
+}
+
+// validTraceParent follows W3C Trace Context: version ff and all-zero ids are invalid, and only
+// versions after 00 may have more parts.
+func validTraceParent(s string) bool {
+	if len(s) > maxTraceLen || scrub.HoldsToken(s) {
+		return false
+	}
+	m := traceParent.FindStringSubmatch(s)
+	if m == nil || strings.HasPrefix(s, "ff") || strings.HasPrefix(s, "00") && m[3] != "" {
+		return false
+	}
+	return strings.Trim(m[1], "0") != "" && strings.Trim(m[2], "0") != ""
+}
+
+// traceAttribute reports whether name is one of the trace context. A dead letter leaves a malformed one
+// out as it does a header that it doesn't keep: the worker never looked at it, so the request is whole
+// without it and can be retried.
+func traceAttribute(name string) bool { return name == HeaderTraceParent || name == HeaderTraceState }
+
+// trace returns the trace context from the headers, else from the event's attributes. One that is
+// malformed is dropped: it is no reason to refuse a request.
+func (m *message) trace() provision.Trace {
+	parent, _, err := m.headers.get(HeaderTraceParent)
+	state := strings.Join(m.headers[HeaderTraceState], ",")
+	if err != nil || !validTraceParent(parent) {
+		parent, state = m.attrs[HeaderTraceParent].value, m.attrs[HeaderTraceState].value
+	}
+	switch {
+	case !validTraceParent(parent):
+		return provision.Trace{}
+	case !validTraceState(state):
+		return provision.Trace{Parent: parent}
+	}
+	return provision.Trace{Parent: parent, State: state}
 }

@@ -3,15 +3,12 @@ package event
 import (
 	"encoding/base64"
 	"errors"
-	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
-
-	"github.com/santhosh-tekuri/jsonschema/v6"
-	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/scrub"
@@ -44,31 +41,27 @@ type dataCheck struct {
 	allowed []string // domains
 	secrets provision.Layout
 	tenant  string
-	data    *node
 	bad     *violations
+	params  *provision.Params // gets the domain and the token that were found to be right
 }
 
-// run adds all violations. The rules in code go first, for they speak more clearly; the schema adds
-// only what they were silent about.
+// run adds all violations.
 func (c dataCheck) run(data *node) {
-	if data.kind == kindString {
+	switch data.kind {
+	case kindString:
 		c.asText(data.text)
 		return
-	}
-	c.data = data
-	if data.kind == kindArray {
+	case kindArray:
 		c.bad.add(atData, "%s", hintBatch)
 	}
-	c.walk(data, createSchema(), atData)
-	var invalid *jsonschema.ValidationError
-	if err := createSchema().Validate(data.plain()); errors.As(err, &invalid) {
-		c.schema(invalid)
-	}
+	c.walk(data, createSchema(), atData, true)
 }
 
 // walk visits all values that have a place in the schema; below an unknown field (s is nil) it keeps
-// the field's own pointer, so that nothing from inside it is told.
-func (c dataCheck) walk(n *node, s *jsonschema.Schema, at string) {
+// the field's own pointer, so that nothing from inside it is reported. The rules in code go first, for they speak
+// more clearly; the schema adds only what they were silent about. It is asked of a value that counts, which is the
+// last of its name.
+func (c dataCheck) walk(n *node, s *schema, at string, counts bool) {
 	if n.flaw != "" {
 		c.bad.add(at, "%s", n.flaw)
 	}
@@ -76,30 +69,52 @@ func (c dataCheck) walk(n *node, s *jsonschema.Schema, at string) {
 		c.token(n)
 	} else if n.kind == kindString {
 		c.text(at, n.text)
-		if s != nil && s.Properties == nil {
-			c.literal(at, n.text)
+		if s != nil && s.Properties == nil && tokenAt(at, n.text) {
+			c.bad.addAs(provision.ReasonPlaintextSecret, at,
+				"holds what looks like a token or a password; write it to Vault and send its reference as "+atToken)
 		}
 	}
 	for _, each := range n.members {
-		child, below := childOf(s, each.name), at
-		if s != nil {
-			below = under(at, each.name)
+		below, place := s.below(each.name), at
+		if below != nil {
+			place = below.at
+		} else if s != nil {
+			place = under(at, each.name)
 		}
-		c.walk(each.value, child, below)
+		c.walk(each.value, below, place, counts && n.member(each.name) == each.value)
 	}
 	for _, each := range n.items {
-		c.walk(each, nil, at)
+		c.walk(each, nil, at, false)
+	}
+	if s != nil && counts {
+		c.schema(n, s)
 	}
 }
 
-func childOf(s *jsonschema.Schema, name string) *jsonschema.Schema {
-	if s == nil {
-		return nil
+// schema adds what the schema has against a value.
+func (c dataCheck) schema(n *node, s *schema) {
+	if wrong := s.wrong(n); wrong != "" {
+		if !c.bad.has(s.at) {
+			c.bad.add(s.at, "%s%s", wrong, meantValue(n, s))
+		}
+		return
 	}
-	return s.Properties[name]
+	if n.kind != kindObject || s.Properties == nil {
+		return
+	}
+	for _, name := range s.Required {
+		if n.member(name) == nil {
+			c.bad.add(under(s.at, name), "required")
+		}
+	}
+	for _, each := range n.members {
+		if s.Properties[each.name] == nil {
+			c.bad.add(under(s.at, each.name), "unknown field")
+		}
+	}
 }
 
-// token judges the accessToken: what is no reference is taken for the secret itself.
+// token checks the accessToken: what is no reference is taken for the secret itself.
 func (c dataCheck) token(n *node) {
 	if n.kind == kindNull {
 		return
@@ -107,6 +122,10 @@ func (c dataCheck) token(n *node) {
 	ref, err := provision.ParseSecretRef(n.text)
 	if err == nil {
 		err = c.secrets.Check(c.tenant, ref)
+	}
+	if err == nil && n.kind == kindString && !scrub.HoldsToken(n.text) {
+		c.params.AccessToken = ref
+		return
 	}
 	meant := ""
 	if m := c.secrets.Meant(c.tenant, n.text); m != "" && !scrub.HoldsToken(m) {
@@ -121,12 +140,12 @@ func (c dataCheck) token(n *node) {
 		c.bad.addAs(provision.ReasonSecretForbidden, atToken, err.Error()+meant)
 	case err != nil:
 		c.bad.add(atToken, "%s%s", err, meant)
-	case scrub.HoldsToken(n.text):
+	default:
 		c.bad.addAs(provision.ReasonPlaintextSecret, atToken, "the reference itself holds what looks like a token; name where the secret is")
 	}
 }
 
-// asText judges data that is a string: mostly the JSON of the data, encoded once too often, as text or in base64.
+// asText checks data that is a string: mostly the JSON of the data, encoded once too often, as text or in base64.
 func (c dataCheck) asText(text string) {
 	hint, secret := c.inside(text)
 	if secret {
@@ -158,7 +177,7 @@ func (c dataCheck) inside(text string) (hint string, secret bool) {
 				n = n.member("data")
 			}
 			if n != nil {
-				dataCheck{allowed: c.allowed, secrets: c.secrets, tenant: c.tenant, bad: &inner}.run(n)
+				dataCheck{allowed: c.allowed, secrets: c.secrets, tenant: c.tenant, bad: &inner, params: &provision.Params{}}.run(n)
 			}
 			break
 		}
@@ -180,14 +199,6 @@ func anyBase64(text string) ([]byte, bool) {
 // hintBatch is what to do with a batch, of events or of their data.
 const hintBatch = "got array, want object: a list, such as a batch of events; send each one as a message of its own, without the brackets around it"
 
-// literal refuses a secret in the place of something else.
-func (c dataCheck) literal(at, text string) {
-	if tokenAt(at, text) {
-		c.bad.addAs(provision.ReasonPlaintextSecret, at,
-			"holds what looks like a token or a password; write it to Vault and send its reference as "+atToken)
-	}
-}
-
 // tokenAt reports whether a known field holds a token. What is wrong with user info in a domain says the
 // domain's own rule.
 func tokenAt(at, text string) bool {
@@ -197,33 +208,39 @@ func tokenAt(at, text string) bool {
 	return scrub.HoldsToken(text)
 }
 
-// text judges any other string.
+// text checks any other string.
 func (c dataCheck) text(at, text string) {
 	if strings.HasPrefix(text, provision.RefScheme) {
 		c.bad.add(at, "begins with %q; only %s may be a secret reference", provision.RefScheme, atToken)
 	}
 	if limit := byteLimits[at]; limit > 0 {
-		c.free(at, text, limit)
+		if len(text) > limit {
+			c.bad.add(at, "%d bytes long; at most %d are allowed", len(text), limit)
+		}
+		if holdsControl(at, text) {
+			c.bad.add(at, "holds a control character")
+		}
 	}
 	switch at {
 	case atName:
-		c.name(text)
+		if strings.TrimSpace(text) != text {
+			c.bad.add(at, "has blanks at its ends")
+		}
+		if strings.HasPrefix(text, "\ufeff") || strings.HasSuffix(text, "\ufeff") {
+			c.bad.add(at, "has a byte order mark (U+FEFF) at its ends; take it out")
+		}
+		if text != "" && !strings.ContainsFunc(text, visible) {
+			c.bad.add(at, "has no visible character")
+		}
 	case atDescription:
-		c.description(text)
+		if mark := strings.TrimSpace(provision.MarkPrefix); strings.Contains(text, mark) {
+			c.bad.add(at, "must not contain %q, which begins the worker's own mark", mark)
+		}
 	case atDomain:
-		if _, wrong := checkDomain(text, c.allowed); wrong != "" {
+		url, wrong := checkDomain(text, c.allowed)
+		if c.params.Domain = url; wrong != "" {
 			c.bad.add(at, "%s", wrong)
 		}
-	}
-}
-
-// free judges text that the schema knows no pattern for.
-func (c dataCheck) free(at, text string, limit int) {
-	if len(text) > limit {
-		c.bad.add(at, "%d bytes long; at most %d are allowed", len(text), limit)
-	}
-	if holdsControl(at, text) {
-		c.bad.add(at, "holds a control character")
 	}
 }
 
@@ -234,18 +251,6 @@ func holdsControl(at, text string) bool {
 	})
 }
 
-func (c dataCheck) name(text string) {
-	if strings.TrimSpace(text) != text {
-		c.bad.add(atName, "has blanks at its ends")
-	}
-	if strings.HasPrefix(text, "\ufeff") || strings.HasSuffix(text, "\ufeff") {
-		c.bad.add(atName, "has a byte order mark (U+FEFF) at its ends; take it out")
-	}
-	if text != "" && !strings.ContainsFunc(text, visible) {
-		c.bad.add(atName, "has no visible character")
-	}
-}
-
 // visible reports whether a character by itself puts ink on a page. Some letters and symbols don't.
 func visible(r rune) bool {
 	const brailleBlank = '\u2800'
@@ -253,54 +258,14 @@ func visible(r rune) bool {
 		!unicode.Is(unicode.Other_Default_Ignorable_Code_Point, r)
 }
 
-func (c dataCheck) description(text string) {
-	mark := strings.TrimSpace(provision.MarkPrefix)
-	if strings.Contains(text, mark) {
-		c.bad.add(atDescription, "must not contain %q, which begins the worker's own mark", mark)
-	}
-}
-
-// schema adds the leaves of the validator's report.
-func (c dataCheck) schema(e *jsonschema.ValidationError) {
-	for _, cause := range e.Causes {
-		c.schema(cause)
-	}
-	if len(e.Causes) > 0 {
-		return
-	}
-	at := atData
-	for _, name := range e.InstanceLocation {
-		at = under(at, name)
-	}
-	switch k := e.ErrorKind.(type) {
-	case *kind.Required:
-		for _, name := range k.Missing {
-			c.bad.add(under(at, name), "required")
-		}
-	case *kind.AdditionalProperties:
-		for _, name := range k.Properties {
-			c.bad.add(under(at, name), "unknown field")
-		}
-	default:
-		if !c.bad.has(at) {
-			c.bad.add(at, "%s%s", describe(e.ErrorKind), meantValue(c.data, createSchema(), e.InstanceLocation))
-		}
-	}
-}
-
 // meantValue quotes the value to send for a string that has but the wrong case, or something around it, such as a
-// sandbox "Prod" or a UUID in braces. A short one, that is: it is told.
-func meantValue(n *node, s *jsonschema.Schema, path []string) string {
-	for _, name := range path {
-		if n, s = n.member(name), childOf(s, name); n == nil || s == nil {
-			return ""
-		}
-	}
+// sandbox "Prod" or a UUID in braces.
+func meantValue(n *node, s *schema) string {
 	text := strings.TrimPrefix(strings.Trim(strings.ToLower(n.text), " \t\r\n\"'{}"), "urn:uuid:")
 	if bareUUID.MatchString(text) {
 		text = text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
 	}
-	fits := s.Pattern != nil && s.Pattern.MatchString(text) || s.Enum != nil && slices.Contains(s.Enum.Values, any(text))
+	fits := s.Pattern != nil && s.Pattern.MatchString(text) || s.lists(&node{kind: kindString, text: text})
 	if n.kind != kindString || len(text) > maxNameLen || !fits || scrub.HoldsToken(text) {
 		return ""
 	}
@@ -309,55 +274,112 @@ func meantValue(n *node, s *jsonschema.Schema, path []string) string {
 
 var bareUUID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
-// describe puts a finding of the validator into words without the value it is about, which the
-// validator's own words may quote.
-func describe(found jsonschema.ErrorKind) string {
-	switch k := found.(type) {
-	case *kind.Type:
-		if k.Got == "null" {
-			return "required; null is the same as leaving it out"
-		}
-		return "got " + k.Got + ", want " + strings.Join(k.Want, " or ")
-	case *kind.Pattern:
-		return "must match " + k.Want
-	case *kind.MinLength:
-		return fmt.Sprintf("%d characters long; want at least %d", k.Got, k.Want)
-	case *kind.MaxLength:
-		return fmt.Sprintf("%d characters long; want at most %d", k.Got, k.Want)
-	case *kind.Enum:
-		return "want one of " + quoted(k.Want)
-	}
-	return "violates " + strings.Join(found.KeywordPath(), "/")
-}
-
-func quoted(values []any) string {
-	var words []string
-	for _, v := range values {
-		if v != nil { // which is the same as leaving the field out
-			words = append(words, strconv.Quote(fmt.Sprint(v)))
-		}
-	}
-	return strings.Join(words, ", ")
-}
-
-// decodeData reads data that has no violations, so that every name in it is known and has a string.
-func decodeData(n *node) (provision.Data, error) {
+// dataOf reads data that has no violations, so that every name in it is known and has a string.
+func dataOf(n *node, checked provision.Params) provision.Data {
 	auth, spec := n.member("auth"), n.member("connectionSpec")
 	params := auth.member("params")
-	ref, err := provision.ParseSecretRef(params.string("accessToken"))
-	domain, ok := provision.WorkspaceURL(params.string("domain"))
-	if !ok {
-		err = errors.New("a domain that was not checked")
-	}
 	return provision.Data{
 		Sandbox:     n.string("sandbox"),
 		Name:        n.string("name"),
 		Description: n.string("description"),
 		Auth: provision.Auth{SpecName: auth.string("specName"), Params: provision.Params{
-			Domain: domain, ClusterID: params.string("clusterId"), AccessToken: ref,
+			Domain: checked.Domain, ClusterID: params.string("clusterId"), AccessToken: checked.AccessToken,
 			Database: params.string("database"), Catalog: params.string("catalog"),
 		}},
 		ConnectionSpec: provision.ConnectionSpec{ID: spec.string("id"), Version: spec.string("version")},
 		IfExists:       provision.IfExists(n.string("ifExists")),
-	}, err
+	}
+}
+
+// hostPattern admits host names of letters, digits and "-" only; no trailing dot, no other script.
+var hostPattern = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
+
+// anyScheme is what stands before the host of a URL, or should.
+var anyScheme = regexp.MustCompile(`^(?i:https?:/*|[a-z][a-z0-9+.:-]*://+|//+)`)
+
+const (
+	maxHostLen = 253
+	maxMeant   = 4 << 10 // bytes of a text that is looked through for the host that it means
+)
+
+// checkDomain returns a domain parameter as it is posted, or what is wrong with it. The worker sends the tenant's
+// token there by way of the Flow Service, so the host must be one of allowed or below one of them.
+func checkDomain(domain string, allowed []string) (url, wrong string) {
+	url, wrong = checkHost(domain)
+	if wrong == "" && !allowedHost(strings.TrimPrefix(url, "https://"), allowed) {
+		return "", "the host must be one of these or below one of them: " + strings.Join(allowed, ", ")
+	}
+	if wrong != "" {
+		if meant := meantDomain(domain, allowed); meant != "" {
+			wrong += "; send " + strconv.Quote(meant)
+		}
+	}
+	return url, wrong
+}
+
+// checkHost returns a domain parameter as it is posted, wherever it leads, or what is wrong with it.
+func checkHost(domain string) (url, wrong string) {
+	url, ok := provision.WorkspaceURL(domain)
+	host := strings.TrimPrefix(url, "https://")
+	switch {
+	case !ok:
+		wrong = "want https://<host> without path, query, port or user info"
+	case len(host) > maxHostLen || !hostPattern.MatchString(host):
+		wrong = "not a host name of letters, digits, \"-\" and \".\""
+	case isAddress(host):
+		wrong = "an IP address; want a host name"
+	case strings.Contains("."+host, ".xn--"):
+		wrong = "internationalized host names are refused"
+	default:
+		return url, ""
+	}
+	return "", wrong
+}
+
+// meantDomain returns the value to send where it is plain which host was meant and that is allowed, or nothing. It
+// quotes a host name and nothing else of the text, which may hold a password.
+func meantDomain(text string, allowed []string) string {
+	if len(text) > maxMeant {
+		return ""
+	}
+	text = strings.Trim(text, " \t\r\n\"'<>")
+	text = anyScheme.ReplaceAllString(text, "")
+	authority := text
+	if end := strings.IndexAny(text, "/?#;"); end >= 0 {
+		authority = text[:end]
+	}
+	if strings.Contains(text, "\\") {
+		return "" // some read it as "/"
+	}
+	host := authority[strings.LastIndexByte(authority, '@')+1:]
+	host, port, _ := strings.Cut(host, ":")
+	url, ok := provision.WorkspaceURL("https://" + strings.TrimSuffix(host, "."))
+	if !ok || strings.Trim(port, "0123456789") != "" || scrub.HoldsToken(url) {
+		return ""
+	}
+	if _, wrong := checkHost(url); wrong != "" || !allowedHost(strings.TrimPrefix(url, "https://"), allowed) {
+		return ""
+	}
+	return url
+}
+
+// isAddress reports whether host is an IP address in any spelling that a resolver may take for one,
+// such as 2130706433 or 0x7f.1: those are exactly the names whose last label is a number.
+func isAddress(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	last := strings.ToLower(host[strings.LastIndexByte(host, '.')+1:])
+	hex, isHex := strings.CutPrefix(last, "0x")
+	return strings.Trim(last, "0123456789") == "" || isHex && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+func allowedHost(host string, allowed []string) bool {
+	for _, each := range allowed {
+		each = strings.ToLower(strings.TrimPrefix(strings.TrimSpace(each), "."))
+		if each != "" && (host == each || strings.HasSuffix(host, "."+each)) {
+			return true
+		}
+	}
+	return false
 }

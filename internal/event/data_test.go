@@ -2,8 +2,12 @@ package event
 
 import (
 	"fmt"
+	"net/netip"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -203,5 +207,177 @@ func TestCheckDomain(t *testing.T) {
 	}
 	if _, wrong := checkDomain("https://a.azuredatabricks.net", nil); wrong == "" {
 		t.Error("no allowed domain, and yet one is allowed")
+	}
+}
+
+// leadsTo returns where a URL leads by net/url, which is what HTTP clients go by, and what is wrong
+// with it for a place to send a token to.
+func leadsTo(domain string) (host, wrong string) {
+	u, err := url.Parse(domain)
+	switch {
+	case err != nil:
+		return "", err.Error()
+	case u.Scheme != "https" || u.Opaque != "":
+		return "", "not https://"
+	case u.User != nil || u.Port() != "" || u.Path != "" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return "", "more than a host"
+	case u.Host != u.Hostname() || u.String() != domain:
+		return "", "reads otherwise than it is written"
+	}
+	if _, err := netip.ParseAddr(u.Host); err == nil {
+		return "", "an address"
+	}
+	return strings.ToLower(u.Host), ""
+}
+
+// FuzzDomain holds what is let through against what net/url makes of it.
+func FuzzDomain(f *testing.F) {
+	for _, s := range []string{"https://adb-1.7.azuredatabricks.net", "https://evilazuredatabricks.net", "https://azuredatabricks.net.evil.example",
+		"https://a@b.azuredatabricks.net", "https://evil.example\\.azuredatabricks.net", "https://evil.example#.azuredatabricks.net", "https:adb.azuredatabricks.net",
+		"https://adb\uff0eazuredatabricks.net", "https://xn--a.azuredatabricks.net", "https://adb.azuredatabricks.net.", "https://10.0.0.1", "https://0x7f.1",
+		"https://\tadb.azuredatabricks.net", "https://adb.azuredatabric\u212as.net", "https://[::1].azuredatabricks.net", "https://%65vil.azuredatabricks.net",
+		"HTTPS://ADB-1.azuredatabricks.net:443/?o=12", "https://adb.azuredatabricks.net/?o=1#x", "https://evil.example?o=1/.azuredatabricks.net", "https://evil.example\\@adb.azuredatabricks.net",
+		"adb.azuredatabricks.net@evil.example", "jdbc:databricks://adb.azuredatabricks.net:443/x;y"} {
+		f.Add(s, "azuredatabricks.net")
+	}
+	f.Fuzz(func(t *testing.T, domain, allowed string) {
+		written := domain
+		domain, verdict := checkDomain(domain, []string{allowed})
+		if _, send, quoted := strings.Cut(verdict, "; send "); quoted && domain == "" {
+			domain, _ = strconv.Unquote(send) // what is quoted must be as good as what is taken
+		} else if verdict != "" {
+			return
+		}
+		if again, wrong := checkDomain(domain, []string{allowed}); again != domain || wrong != "" {
+			t.Fatalf("%q becomes %q, and that %q: %s", written, domain, again, wrong)
+		}
+		host, wrong := leadsTo(domain)
+		if wrong != "" {
+			t.Fatalf("%q: %s", domain, wrong)
+		}
+		for i := range len(host) {
+			if c := host[i]; c != '.' && c != '-' && (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+				t.Fatalf("%q: byte %q", domain, c)
+			}
+		}
+		under := strings.ToLower(strings.TrimPrefix(strings.TrimSpace(allowed), "."))
+		above, ok := strings.CutSuffix(host, under)
+		if under == "" || !ok || above != "" && !strings.HasSuffix(above, ".") {
+			t.Fatalf("%q leads to %q, which is not under %q", domain, host, allowed)
+		}
+		if strings.Contains("."+host, ".xn--") || len(host) > 253 || strings.Contains(host, "..") {
+			t.Fatalf("%q is no host of ours", domain)
+		}
+	})
+}
+
+func TestDecodeRefusesControlCharacters(t *testing.T) {
+	t.Parallel()
+	for at, pointer := range map[string]string{"name": "/data/name", "description": "/data/description",
+		"auth.specName": "/data/auth/specName", "auth.params.clusterId": "/data/auth/params/clusterId",
+		"auth.params.database": "/data/auth/params/database", "auth.params.catalog": "/data/auth/params/catalog",
+		"connectionSpec.version": "/data/connectionSpec/version"} {
+		for _, c := range []string{"\x00", "\n", "\x7f", "\u0085"} {
+			if c == "\n" && at == "description" {
+				continue
+			}
+			d := decode(nil, with(t, goodData, map[string]any{at: "a" + c + "b"}))
+			wantInvalid(t, d, provision.ReasonInvalidRequest, pointer+": holds a control character")
+		}
+		wantValid(t, decode(nil, with(t, goodData, map[string]any{at: "ä b"})))
+	}
+	ref := with(t, goodData, map[string]any{"auth.params.accessToken": "vault:a\x00b#c"})
+	if decode(nil, ref).Invalid == nil {
+		t.Error("a reference may hold a control character")
+	}
+}
+
+func TestDecodeRefusesInvisibleNames(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"\u200b", "\u200b\u200d\ufeff", "\u00ad", "\u2060", "\u3164", "\u115f", "\uffa0", "\u2800", "\ufe0f", "\u202e", "\U000e0041"} {
+		d := decode(nil, with(t, goodData, map[string]any{"name": name}))
+		wantInvalid(t, d, provision.ReasonInvalidRequest, "/data/name: has no visible character")
+	}
+	for _, name := range []string{"a", "ä", "日本", "٣", "_", "👩\u200d🚀", "ن\u200c", "क्ष", "€"} {
+		wantValid(t, decode(nil, with(t, goodData, map[string]any{"name": name})))
+	}
+}
+
+func TestDecodeRefusesOtherMedia(t *testing.T) {
+	t.Parallel()
+	for _, media := range []string{"text/xml", "text/xml; charset=utf-8", "application/jsonx", "json", "application/octet-stream"} {
+		for name, d := range map[string]provision.Delivery{
+			"header":     decode(binary(map[string]string{"Content-Type": media}), goodData),
+			"attribute":  decode(binary(map[string]string{"ce-datacontenttype": media}), goodData),
+			"structured": decode(nil, structured(t, goodData, map[string]any{"datacontenttype": media})),
+		} {
+			if d.Invalid == nil {
+				t.Errorf("%s %q: valid", name, media)
+				continue
+			}
+			wantInvalid(t, d, provision.ReasonInvalidRequest, "/datacontenttype: the data must be JSON")
+		}
+	}
+	twice := binary(nil)
+	twice["Content-Type"] = []string{"text/xml", "application/json"}
+	wantInvalid(t, decode(twice, goodData), provision.ReasonInvalidRequest, "/datacontenttype: header Content-Type: given more than once")
+	for _, media := range []string{"-", "application/json; charset=utf-8", "application/vnd.x+json", "Application/JSON"} {
+		wantValid(t, decode(binary(map[string]string{"Content-Type": media}), goodData))
+	}
+}
+
+func TestViolationsAreOrderedAndToldOnce(t *testing.T) {
+	t.Parallel()
+	var v violations
+	if v.failure() != nil {
+		t.Error("nothing wrong, and yet a failure")
+	}
+	v.add("/b", "two")
+	v.add("/a", "z")
+	v.add("/b", "two")
+	v.add("/a", "y")
+	if got, want := v.failure().Message, "the request is not valid: /a: y; /a: z; /b: two"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if v[0].at != "/b" || !v.has("/a") || v.has("/c") {
+		t.Errorf("telling them changed them: %v", v)
+	}
+}
+
+func TestFailureReason(t *testing.T) {
+	t.Parallel()
+	const a, b, c = provision.ReasonInvalidRequest, provision.ReasonSecretForbidden, provision.ReasonPlaintextSecret
+	for _, each := range []struct {
+		in   []provision.Reason
+		want provision.Reason
+	}{{[]provision.Reason{a}, a}, {[]provision.Reason{a, b}, b}, {[]provision.Reason{b, a}, b}, {[]provision.Reason{c, b, a}, c}, {[]provision.Reason{a, b, c}, c}} {
+		var v violations
+		for _, r := range each.in {
+			v.addAs(r, "/x", string(r))
+		}
+		f := v.failure()
+		if f.Reason != each.want || f.Retryable {
+			t.Errorf("%v: got %s, want %s", each.in, f.Reason, each.want)
+		}
+		for _, r := range each.in {
+			if !strings.Contains(f.Message, string(r)) {
+				t.Errorf("%v: %s is not told", each.in, r)
+			}
+		}
+	}
+}
+
+func TestUnder(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{
+		"name": "/data/name", "a/b~c": "/data/a~1b~0c", "": "/data/", "a\x00\n\u2028": "/data/a\uFFFD\uFFFD\uFFFD", "日本": "/data/日本",
+		strings.Repeat("a", 65): "/data/" + strings.Repeat("a", 64) + "…",
+		strings.Repeat("é", 64): "/data/" + strings.Repeat("é", 32) + "…",
+		strings.Repeat("日", 64): "/data/" + strings.Repeat("日", 21) + "…",
+	} {
+		got := under("/data", name)
+		if got != want || !utf8.ValidString(got) {
+			t.Errorf("%q: got %q, want %q", name, got, want)
+		}
 	}
 }

@@ -1,8 +1,14 @@
 package event
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"mime"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -285,5 +291,123 @@ func TestFingerprint(t *testing.T) {
 	none := map[string]any{"data": absent{}}
 	if a, b := print(nil, structured(t, goodData, none)), print(nil, structured(t, goodData, map[string]any{"data": absent{}, "time": absent{}})); a != b {
 		t.Error("absent data has more than one fingerprint")
+	}
+}
+
+func TestUnreadIsNamedByTheStandIns(t *testing.T) {
+	t.Parallel()
+	why := provision.Fail(provision.ReasonInternal, "a bug")
+	meta := Meta{Seq: 7, Timestamp: entered, Delivered: 3}
+	for name, c := range map[string]struct {
+		headers map[string][]string
+		id      string
+	}{
+		"no header":         {nil, "seq-1795316400000000123-7"},
+		"message id":        {head("nats-msg-id", "m-1"), "m-1"},
+		"its own is unread": {head("ce-id", "own", "ce-source", "/own", "Flow-Worker-Retry", "2"), "seq-1795316400000000123-7"},
+		"unusable":          {head("Nats-Msg-Id", "a\x01"), "seq-1795316400000000123-7"},
+	} {
+		sum := sha256.Sum256([]byte(goodData))
+		want := provision.Delivery{
+			Request: provision.Request{Key: provision.Key{Tenant: "acme", Source: "nats", ID: c.id}, Fingerprint: hex.EncodeToString(sum[:])},
+			Invalid: why, Seq: 7, Delivered: 3, EnteredAt: entered,
+		}
+		if diff := cmp.Diff(want, Unread("acme", c.headers, []byte(goodData), meta, why)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// Every field of Data arrives: one that is new in the type must be read, too.
+func TestDecodeDataReadsEveryField(t *testing.T) {
+	t.Parallel()
+	body := with(t, goodData, map[string]any{"auth.params.catalog": "main", "ifExists": "adopt"})
+	got := decode(nil, body).Request.Data
+	var want provision.Data
+	if err := json.Unmarshal([]byte(body), &want); err != nil {
+		t.Fatal(err)
+	}
+	want.Auth.Params.AccessToken = provision.SecretRef{Path: "databricks/acme", Field: "accessToken"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	everyFieldSet(t, "data", reflect.ValueOf(got))
+}
+
+func everyFieldSet(t *testing.T, at string, v reflect.Value) {
+	t.Helper()
+	for i := range v.NumField() {
+		name, field := at+"."+v.Type().Field(i).Name, v.Field(i)
+		switch {
+		case field.Kind() == reflect.Struct && field.Type() != reflect.TypeFor[provision.SecretRef]():
+			everyFieldSet(t, name, field)
+		case field.IsZero():
+			t.Errorf("%s is not read", name)
+		}
+	}
+}
+
+func TestMediaTypeAgreesWithMime(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{"", "application/json", " Application/CloudEvents+JSON ; charset=UTF-8", "text/plain;a=b;a=c",
+		"text/plain; a", "application/json;", ";", "no type", "a/b/c", "application/json; charset=\"", "\tTEXT/json\t;v=1"} {
+		want, _, err := mime.ParseMediaType(value)
+		if got := (headers{"content-type": {value}}).mediaType(); err == nil && got != want {
+			t.Errorf("%q: got %q, want %q", value, got, want)
+		}
+	}
+}
+
+// BenchmarkDecode reads a request as a portal would send it.
+func BenchmarkDecode(b *testing.B) {
+	body, headers := []byte(structured(b, goodData, nil)), head(HeaderContentType, ContentType)
+	b.ReportAllocs()
+	for b.Loop() {
+		if d := decoder.Decode("acme", headers, body, meta); d.Invalid != nil {
+			b.Fatal(d.Invalid)
+		}
+	}
+}
+
+// otherBindings returns a binary event's headers as a bridge from Kafka, AMQP or JMS leaves them.
+func otherBindings() map[string]map[string][]string {
+	out := map[string]map[string][]string{}
+	for _, prefix := range []string{"ce_", "Ce_", "CE_", "cloudEvents_"} {
+		out[prefix] = map[string][]string{}
+		for name, values := range binary(nil) {
+			if attr, ok := strings.CutPrefix(strings.ToLower(name), attributePrefix); ok {
+				name = prefix + attr
+			}
+			out[prefix][name] = values
+		}
+	}
+	return out
+}
+
+// A request that comes over a bridge from another broker keeps its identity, and so does its dead letter.
+func TestHeadersOfOtherBindings(t *testing.T) {
+	t.Parallel()
+	want := decode(binary(map[string]string{"ce-id": "order%20100%25"}), goodData)
+	for prefix, headers := range otherBindings() {
+		headers[prefix+"id"] = []string{"order%20100%25"}
+		got := decode(headers, goodData)
+		if diff := cmp.Diff(want, got); diff != "" || got.Invalid != nil || got.Request.Key.ID != "order 100%" {
+			t.Errorf("%s: %s", prefix, diff)
+		}
+		kept := decoder.DeadLetter(letter(headers, goodData)).Headers
+		if kept["ce-id"] == nil || kept["ce-source"] == nil || kept["ce-type"] == nil || kept["ce-specversion"] == nil || kept[HeaderRedacted] != nil {
+			t.Errorf("%s: a dead letter keeps %v", prefix, kept)
+		}
+		both := maps.Clone(headers)
+		maps.Copy(both, binary(map[string]string{"ce-id": "order%20100%25"}))
+		if diff := cmp.Diff(want, decode(both, goodData)); diff != "" {
+			t.Errorf("%s and ce-, the same: %s", prefix, diff)
+		}
+		maps.Copy(both, binary(map[string]string{"ce-id": "other"}))
+		wantInvalid(t, decode(both, goodData), provision.ReasonInvalidRequest, "/id: given more than once", prefix+"id", "ce-id")
+		retry := map[string][]string{HeaderRetry: {"2"}, prefix + "id": {"a"}, prefix + "source": {"b"}}
+		if got := decode(retry, goodData).Request; got.Key.ID != "a" || got.Key.Source != "b" || got.Retry != 2 {
+			t.Errorf("%s: a retry is %+v", prefix, got)
+		}
 	}
 }

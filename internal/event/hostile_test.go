@@ -112,7 +112,7 @@ func TestTopLevelPassesOverNestedText(t *testing.T) {
 	}
 	var got []string
 	for _, each := range root.members {
-		got = append(got, each.name, string(each.value.raw))
+		got = append(got, each.name, each.value.raw)
 	}
 	want := []string{"a", `{"x]}":["\"}]",{"y":"{"}]}`, "id", `"r-1"`, "b", "[[]]", "c", "{}"}
 	if diff := cmp.Diff(want, got); diff != "" {

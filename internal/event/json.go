@@ -2,14 +2,15 @@ package event
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // Bounds of a message, far above what a request needs and low enough that none costs much to read.
@@ -35,7 +36,7 @@ const (
 type node struct {
 	kind       jsontext.Kind
 	start, end int    // its place in the text
-	raw        []byte // the text between them
+	raw        string // the text between them
 	text       string // of a string, decoded
 	members    []member
 	items      []*node
@@ -64,64 +65,82 @@ var (
 
 // parse reads one JSON value with nothing behind it. Flaws that don't stop it from being read are
 // noted in the nodes. Its errors quote nothing of src.
-func parse(src []byte) (*node, error) { return read(src, 0, 1, false) }
+func parse(src []byte) (*node, error) { return checked(src, false) }
 
-// parseTop is parse for the top level: objects and arrays below it are checked, and become nodes
-// without content.
-func parseTop(src []byte) (*node, error) { return read(src, 0, 1, true) }
+// parseTop is parse for the top level: objects and arrays below it become nodes without content.
+func parseTop(src []byte) (*node, error) { return checked(src, true) }
+
+func checked(src []byte, shallow bool) (*node, error) {
+	if err := checkSyntax(src); err != nil {
+		return nil, err
+	}
+	return read(string(src), 0, 1, shallow)
+}
 
 // parseWithin is parse for a value that parseTop passed over at the given depth. Places are those in the whole text.
 func parseWithin(n *node, depth int) (*node, error) { return read(n.raw, n.start, depth, false) }
 
-func read(src []byte, at, depth int, shallow bool) (*node, error) {
-	if len(bytes.TrimLeft(src, " \t\r\n")) == 0 {
-		return nil, errors.New("empty; want a JSON object")
+// anySyntax lets equal names and halves of surrogate pairs pass: they become flaws of a node, for what is wrong with
+// one part of a message must not keep it from being reported under its name, with all else that is wrong.
+var anySyntax = []jsontext.Options{jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)}
+
+func checkSyntax(src []byte) error {
+	switch {
+	case !utf8.Valid(src):
+		return errors.New("not valid UTF-8; want JSON in UTF-8")
+	case jsontext.Value(src).IsValid(anySyntax...):
+		return nil
+	case len(bytes.TrimLeft(src, " \t\r\n")) == 0:
+		return errors.New("empty; want a JSON object")
 	}
-	if !utf8.Valid(src) {
-		return nil, errors.New("not valid UTF-8; want JSON in UTF-8")
+	dec := jsontext.NewDecoder(bytes.NewBuffer(src), anySyntax...)
+	_, err := dec.ReadValue()
+	offset := int(dec.InputOffset())
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		offset = int(syntax.ByteOffset)
+	} else { // there is more behind the value
+		offset = len(src) - len(bytes.TrimLeft(src[offset:], " \t\r\n"))
 	}
-	// Equal names and halves of surrogate pairs are noted by the reader: what is wrong with one part of a
-	// message must not keep it from being told under its name, with all else that is wrong.
-	r := reader{src: src, at: at, shallow: shallow,
-		dec: jsontext.NewDecoder(bytes.NewBuffer(src), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))}
-	n, err := r.value(depth)
-	if err != nil {
-		return nil, r.explain(err)
-	}
-	end := int(r.dec.InputOffset())
-	if rest := bytes.TrimLeft(src[end:], " \t\r\n"); len(rest) > 0 {
-		return nil, syntaxError(len(src)-len(rest), src)
-	}
-	return n, nil
+	return fmt.Errorf("not JSON: syntax error at byte %d of %d", min(offset+1, len(src)), len(src)) // from one
 }
 
-// syntaxError tells the byte that can't stand where it does, counted from one.
-func syntaxError(offset int, src []byte) error {
-	return fmt.Errorf("not JSON: syntax error at byte %d of %d", min(offset+1, len(src)), len(src))
-}
-
-// reader makes nodes of what a jsontext.Decoder reads.
+// reader makes nodes of a text that is known to be JSON.
 type reader struct {
-	src     []byte
+	src     string
 	at      int // where src begins in the whole text
-	dec     *jsontext.Decoder
+	pos     int // in src
 	shallow bool
-	values  int // seen so far
+	values  int    // seen so far
+	nodes   []node // to be used next
 }
 
-// explain says what is wrong with the syntax as it is found by reading all at once, at whatever depth it is.
-func (r *reader) explain(err error) error {
-	if _, ok := errors.AsType[*jsontext.SyntacticError](err); !ok {
-		return err
-	}
-	r.dec.Reset(bytes.NewBuffer(r.src), r.dec.Options())
-	_, again := r.dec.ReadValue()
-	if syntax, ok := errors.AsType[*jsontext.SyntacticError](again); ok {
-		return syntaxError(int(syntax.ByteOffset), r.src)
-	}
-	return errors.New("not JSON")
+func read(src string, at, depth int, shallow bool) (*node, error) {
+	r := reader{src: src, at: at, shallow: shallow}
+	r.blanks()
+	return r.value(depth)
 }
 
+func (r *reader) blanks() {
+	for r.pos < len(r.src) && r.src[r.pos] <= ' ' {
+		r.pos++
+	}
+}
+
+// more reports whether another member or item begins here, and moves to it, or else behind the end of its parent.
+func (r *reader) more() bool {
+	r.blanks()
+	if r.src[r.pos] == ',' {
+		r.pos++
+		r.blanks()
+	}
+	if c := r.src[r.pos]; c == '}' || c == ']' {
+		r.pos++
+		return false
+	}
+	return true
+}
+
+// value reads the value that begins here.
 func (r *reader) value(depth int) (*node, error) {
 	if r.values++; r.values > maxValues {
 		return nil, errTooMany
@@ -129,23 +148,38 @@ func (r *reader) value(depth int) (*node, error) {
 	if depth > maxDepth {
 		return nil, errTooDeep
 	}
-	kind := r.dec.PeekKind()
-	if (kind != kindObject && kind != kindArray) || r.shallow && depth > 1 {
-		return r.whole()
+	if len(r.nodes) == 0 {
+		r.nodes = make([]node, 12)
 	}
-	if _, err := r.dec.ReadToken(); err != nil {
-		return nil, err
-	}
-	n := &node{kind: kind, start: int(r.dec.InputOffset()) - 1}
-	for next := r.dec.PeekKind(); next != jsontext.KindEndObject && next != jsontext.KindEndArray; next = r.dec.PeekKind() {
-		if err := r.child(n, depth); err != nil {
-			return nil, err
+	n := &r.nodes[0]
+	r.nodes = r.nodes[1:]
+	start, err := r.pos, error(nil)
+	switch n.kind = jsontext.Kind(r.src[start]); n.kind {
+	case kindString:
+		n.text, n.flaw = r.string()
+	case kindTrue, kindFalse, kindNull:
+		r.pos += len("true")
+		if n.kind == kindFalse {
+			r.pos++
 		}
+	case kindObject, kindArray:
+		if r.shallow && depth > 1 {
+			r.skip()
+			break
+		}
+		for r.pos++; err == nil && r.more(); {
+			err = r.child(n, depth)
+		}
+	default:
+		n.kind = kindNumber
+		n.flaw, err = r.number()
 	}
-	if _, err := r.dec.ReadToken(); err != nil {
+	if err != nil {
 		return nil, err
 	}
-	return r.placed(n), nil
+	n.raw = r.src[start:r.pos]
+	n.start, n.end = start+r.at, r.pos+r.at
+	return n, nil
 }
 
 // child reads the next item of an array, or the next name and value of an object.
@@ -155,68 +189,99 @@ func (r *reader) child(n *node, depth int) error {
 		n.items = append(n.items, item)
 		return err
 	}
-	name, err := r.whole()
-	if err != nil {
-		return err
-	}
+	m := member{start: r.pos + r.at}
+	name, flaw := r.string()
+	m.name, m.end = name, r.pos+r.at
+	r.blanks()
+	r.pos++ // the colon
+	r.blanks()
 	value, err := r.value(depth + 1)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(n.members, func(m member) bool { return m.name == name.text }) { // of at most maxValues
+	if slices.ContainsFunc(n.members, func(m member) bool { return m.name == name }) { // of at most maxValues
 		value.flaw = flawTwice
-	} else if name.flaw != "" {
+	} else if flaw != "" {
 		value.flaw = flawName
 	}
-	n.members = append(n.members, member{name.text, name.start, name.end, value})
+	if m.value = value; n.members == nil {
+		n.members = make([]member, 0, 8)
+	}
+	n.members = append(n.members, m)
 	return nil
 }
 
-// whole reads the next value as it is, and decodes it if it is a scalar.
-func (r *reader) whole() (*node, error) {
-	raw, err := r.dec.ReadValue()
-	if err != nil {
-		return nil, err
-	}
-	n := r.placed(&node{kind: raw.Kind(), start: int(r.dec.InputOffset()) - len(raw)})
-	switch {
-	case n.kind == kindString:
-		text, err := jsontext.AppendUnquote(nil, n.raw)
-		if n.text = string(text); err != nil {
-			n.flaw = flawString
-		}
-	case n.kind != kindNumber:
-	case len(raw) > maxNumber && !r.shallow:
-		return nil, errLongNumber
-	case len(raw) > maxNumber:
-		n.flaw = flawNumber // nobody reads it here
-	default:
-		if _, err := strconv.ParseFloat(string(raw), 64); err != nil {
-			n.flaw = flawNumber
+// quoted passes over the string that begins here.
+func (r *reader) quoted() (escaped bool) {
+	for r.pos++; r.src[r.pos] != '"'; r.pos++ {
+		if r.src[r.pos] == '\\' {
+			escaped = true
+			r.pos++
 		}
 	}
-	return n, nil
+	r.pos++
+	return escaped
 }
 
-// placed gives a node that was read to its end its place.
-func (r *reader) placed(n *node) *node {
-	n.end = int(r.dec.InputOffset())
-	n.raw = r.src[n.start:n.end]
-	n.start, n.end = n.start+r.at, n.end+r.at
-	return n
+// string reads the string that begins here.
+func (r *reader) string() (text, flaw string) {
+	start := r.pos
+	if !r.quoted() {
+		return r.src[start+1 : r.pos-1], ""
+	}
+	out, err := jsontext.AppendUnquote(nil, r.src[start:r.pos])
+	if err != nil {
+		flaw = flawString
+	}
+	return string(out), flaw
+}
+
+// number reads the number that begins here. Nobody reads a long one where the reader is shallow.
+func (r *reader) number() (flaw string, err error) {
+	start := r.pos
+	for r.pos < len(r.src) && strings.IndexByte("+-.0123456789eE", r.src[r.pos]) >= 0 {
+		r.pos++
+	}
+	if r.pos-start > maxNumber {
+		if r.shallow {
+			return flawNumber, nil
+		}
+		return "", errLongNumber
+	}
+	if _, err := strconv.ParseFloat(r.src[start:r.pos], 64); err != nil {
+		flaw = flawNumber
+	}
+	return flaw, nil
+}
+
+// skip passes over the object or array that begins here.
+func (r *reader) skip() {
+	for depth := 0; ; r.pos++ {
+		switch r.src[r.pos] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			if depth--; depth == 0 {
+				r.pos++
+				return
+			}
+		case '"':
+			r.quoted()
+			r.pos--
+		}
+	}
 }
 
 // member returns the last value of that name, or nil.
 func (n *node) member(name string) *node {
-	var found *node
 	if n != nil {
-		for _, m := range n.members {
-			if m.name == name {
-				found = m.value
+		for i := len(n.members) - 1; i >= 0; i-- {
+			if n.members[i].name == name {
+				return n.members[i].value
 			}
 		}
 	}
-	return found
+	return nil
 }
 
 // string returns the text of the member of that name, empty if there is none.
@@ -230,28 +295,13 @@ func (n *node) string(name string) string {
 // absent reports whether n is a null that stands for nothing.
 func (n *node) absent() bool { return n != nil && n.kind == kindNull && n.flaw == "" }
 
-// dropNulls takes out null where it stands for an optional field.
-func (n *node) dropNulls(s *jsonschema.Schema) {
-	n.members = slices.DeleteFunc(n.members, func(m member) bool {
-		return m.value.absent() && s.Properties[m.name] != nil && !slices.Contains(s.Required, m.name)
-	})
-	for _, m := range n.members {
-		if below := s.Properties[m.name]; below != nil {
-			m.value.dropNulls(below)
-		}
-	}
-}
-
-// canonical returns n by RFC 8785, without what dropNulls took out. It reports false where there is no
-// such form: jsontext would write the nearest double for a number out of range, and make one request of
-// two.
+// canonical returns n by RFC 8785, without what dropNulls took out, and sorts its members so. It reports false where
+// there is no such form: the nearest double for a number out of range would make one request of two.
 func (n *node) canonical() (out []byte, ok bool) {
 	if n.flawed() {
 		return nil, false
 	}
-	v := jsontext.Value(n.appendTo(make([]byte, 0, len(n.raw))))
-	err := v.Canonicalize()
-	return v, err == nil
+	return n.appendCanonical(make([]byte, 0, len(n.raw))), true
 }
 
 func (n *node) flawed() bool {
@@ -259,44 +309,88 @@ func (n *node) flawed() bool {
 		slices.ContainsFunc(n.members, func(m member) bool { return m.value.flawed() })
 }
 
-// appendTo appends n as JSON, objects made up from their members.
-func (n *node) appendTo(b []byte) []byte {
-	if n.kind != kindObject || n.members == nil {
-		return append(b, n.raw...)
-	}
-	b = append(b, '{')
-	for i, m := range n.members {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b, _ = jsontext.AppendQuote(b, m.name) // valid UTF-8 by now
-		b = m.value.appendTo(append(b, ':'))
-	}
-	return append(b, '}')
-}
-
-// plain returns the value as jsonschema wants it. Numbers are all 0: the request's schema has none,
-// and a validator might spend minutes on 1e999999999.
-func (n *node) plain() any {
+func (n *node) appendCanonical(b []byte) []byte {
 	switch n.kind {
 	case kindObject:
-		m := make(map[string]any, len(n.members))
-		for _, each := range n.members {
-			m[each.name] = each.value.plain()
+		slices.SortFunc(n.members, func(a, b member) int { return compareUTF16(a.name, b.name) })
+		b = append(b, '{')
+		for i, m := range n.members {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b, _ = jsontext.AppendQuote(b, m.name) // it is valid UTF-8, or had a flaw
+			b = m.value.appendCanonical(append(b, ':'))
 		}
-		return m
+		return append(b, '}')
 	case kindArray:
-		items := make([]any, len(n.items))
-		for i, each := range n.items {
-			items[i] = each.plain()
+		b = append(b, '[')
+		for i, item := range n.items {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = item.appendCanonical(b)
 		}
-		return items
+		return append(b, ']')
 	case kindString:
-		return n.text
-	case kindNull:
-		return nil
-	case kindTrue, kindFalse:
-		return n.kind == kindTrue
+		b, _ = jsontext.AppendQuote(b, n.text) // likewise
+		return b
+	case kindNumber:
+		v := jsontext.Value(n.raw)
+		_ = v.Canonicalize() // it is a number
+		return append(b, v...)
 	}
-	return float64(0)
+	return append(b, n.raw...)
+}
+
+// compareUTF16 compares two strings by their UTF-16 code units, as RFC 8785 sorts names: what is beyond U+FFFF, and
+// begins with a byte from F0 on, is there made of surrogates, which come before U+E000 (EE 80 80).
+func compareUTF16(a, b string) int {
+	for i := range min(len(a), len(b)) {
+		if x, y := a[i], b[i]; x != y {
+			if x >= 0xee && y >= 0xee && (x >= 0xf0) != (y >= 0xf0) {
+				x, y = y, x
+			}
+			return cmp.Compare(x, y)
+		}
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// byteOrderMark is what some editors and libraries put before UTF-8.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
+// encodings are the ways in which JSON is written that is no UTF-8, by how a text begins: with a mark, or with
+// zero bytes around its first character, which is ASCII in JSON. "." stands for any byte but zero.
+var encodings = []struct{ begin, name, iconv string }{
+	{"\xff\xfe\x00\x00", "UTF-32 (little-endian)", "UTF-32"},
+	{"\x00\x00\xfe\xff", "UTF-32 (big-endian)", "UTF-32"},
+	{"\xff\xfe", "UTF-16 (little-endian)", "UTF-16"},
+	{"\xfe\xff", "UTF-16 (big-endian)", "UTF-16"},
+	{".\x00\x00\x00", "UTF-32 (little-endian)", "UTF-32LE"},
+	{"\x00\x00\x00.", "UTF-32 (big-endian)", "UTF-32BE"},
+	{".\x00", "UTF-16 (little-endian)", "UTF-16LE"},
+	{"\x00.", "UTF-16 (big-endian)", "UTF-16BE"},
+}
+
+// PlainText returns the text without the byte order mark that it may begin with. It fails on
+// UTF-16 and UTF-32, with or without a mark, and on nothing else: whether the rest is UTF-8 is for others to say.
+func PlainText(text []byte) ([]byte, error) {
+	for _, e := range encodings {
+		if begins(text, e.begin) {
+			return nil, fmt.Errorf("in %s; want UTF-8, as JSON must be. Save it as UTF-8 or convert it: iconv -f %s -t UTF-8 (PowerShell writes UTF-8 with Set-Content -Encoding utf8)", e.name, e.iconv)
+		}
+	}
+	return bytes.TrimPrefix(text, byteOrderMark), nil
+}
+
+func begins(text []byte, pattern string) bool {
+	if len(text) < len(pattern) {
+		return false
+	}
+	for i := range len(pattern) {
+		if pattern[i] == '.' && text[i] == 0 || pattern[i] != '.' && text[i] != pattern[i] {
+			return false
+		}
+	}
+	return true
 }

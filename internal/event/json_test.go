@@ -10,15 +10,16 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
 // checkPlaces fails unless every node's place in src holds just that node's value.
 func checkPlaces(t testing.TB, src []byte, n *node) {
 	t.Helper()
-	if string(src[n.start:n.end]) != string(n.raw) || !json.Valid(n.raw) {
+	if string(src[n.start:n.end]) != n.raw || !json.Valid([]byte(n.raw)) {
 		t.Fatalf("place %d to %d of %s holds %q", n.start, n.end, src, n.raw)
 	}
-	again, err := parse(n.raw)
+	again, err := parse([]byte(n.raw))
 	if err != nil || again.kind != n.kind || again.text != n.text {
 		t.Fatalf("%q read alone is another value: %v", n.raw, err)
 	}
@@ -28,6 +29,31 @@ func checkPlaces(t testing.TB, src []byte, n *node) {
 	for _, item := range n.items {
 		checkPlaces(t, src, item)
 	}
+}
+
+// plain returns the value as encoding/json does, but with 0 for every number.
+func (n *node) plain() any {
+	switch n.kind {
+	case kindObject:
+		m := make(map[string]any, len(n.members))
+		for _, each := range n.members {
+			m[each.name] = each.value.plain()
+		}
+		return m
+	case kindArray:
+		items := make([]any, len(n.items))
+		for i, each := range n.items {
+			items[i] = each.plain()
+		}
+		return items
+	case kindString:
+		return n.text
+	case kindNull:
+		return nil
+	case kindTrue, kindFalse:
+		return n.kind == kindTrue
+	}
+	return float64(0)
 }
 
 // withoutNumbers replaces numbers by 0, as node.plain does.
@@ -121,6 +147,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"a":1,"a":2}`))
 	f.Add([]byte("1" + strings.Repeat("0", maxNumber)))
 	f.Add([]byte("[1" + strings.Repeat(",1", maxValues) + "]"))
+	whole := strict(f, "create")
 	f.Fuzz(func(t *testing.T, src []byte) {
 		n, err := parse(src)
 		tooMuch := errors.Is(err, errTooDeep) || errors.Is(err, errTooMany) || errors.Is(err, errLongNumber)
@@ -132,6 +159,7 @@ func FuzzParse(f *testing.F) {
 		}
 		checkPlain(t, src, n)
 		checkPlaces(t, src, n)
+		checkSchema(t, n, whole)
 	})
 }
 
@@ -152,6 +180,64 @@ func TestNamesGivenTwiceAmongMany(t *testing.T) {
 					t.Errorf("%d names, the one at %d again: member %d has the flaw %q", size, i, j, m.value.flaw)
 				}
 			}
+		}
+	}
+}
+
+// The byte that can't stand where it does is told, counted from one.
+func TestSyntaxErrorsTellTheByte(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`{bad`:        "byte 2 of 4",
+		` {bad`:       "byte 3 of 5",
+		`x`:           "byte 1 of 1",
+		`[1 2]`:       "byte 4 of 5",
+		`{"a":1,}`:    "byte 8 of 8",
+		`{} x`:        "byte 4 of 4",
+		`{"a":`:       "byte 5 of 5", // it ends too early
+		"{\"é\": bad": "byte 8 of 10",
+	} {
+		if _, err := parse([]byte(text)); err == nil || !strings.HasSuffix(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// checkSchema fails unless our reading of the schema says the same of a value as a whole validator does.
+func checkSchema(t testing.TB, n *node, whole *jsonschema.Schema) {
+	t.Helper()
+	err := whole.Validate(n.plain())
+	if ours := fits(n, createSchema()); ours != (err == nil) {
+		t.Fatalf("%s: fits = %v, the validator says %v", n.raw, ours, err)
+	}
+}
+
+func fits(n *node, s *schema) bool {
+	var bad violations
+	dataCheck{bad: &bad}.schema(n, s)
+	if n.kind == kindObject {
+		for name, below := range s.Properties {
+			if value := n.member(name); value != nil && !fits(value, below) {
+				return false
+			}
+		}
+	}
+	return len(bad) == 0
+}
+
+func TestSchemaIsReadAsAValidatorReadsIt(t *testing.T) {
+	t.Parallel()
+	whole := strict(t, "create")
+	texts := append(printedTexts(t), jsonTexts...)
+	for _, path := range append(knownFields, "auth", "auth.params", "connectionSpec", "auth.params.accessToken", "more", "auth.more", "auth.params.more", "connectionSpec.more") {
+		for _, value := range []any{absent{}, nil, true, 0, 1.5, "", "a", "Prod", "vault:a", "adopt", "a\n", "日本", goodData, []any{}, []any{"a"}, map[string]any{}, map[string]any{"id": "a"},
+			"E9D7EC6B-0873-4E57-AD21-B3A7C65E310B"} {
+			texts = append(texts, with(t, goodData, map[string]any{path: value}))
+		}
+	}
+	for _, text := range texts {
+		if n, err := parse([]byte(text)); err == nil {
+			checkSchema(t, n, whole)
 		}
 	}
 }

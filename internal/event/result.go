@@ -1,11 +1,12 @@
 package event
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
-	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -35,12 +36,17 @@ func RequestSubject(tenant string) string { return "connections.requests." + ten
 // EncodeResult returns a result as a structured CloudEvent of ContentType. Equal results give equal
 // bytes. It fails on an outcome that is none and on times that RFC 3339 can't write.
 func EncodeResult(r provision.Result) ([]byte, error) {
-	typ, err := resultType(r.Outcome)
-	if err != nil {
-		return nil, err
+	var typ string
+	switch r.Outcome {
+	case provision.OutcomeCreated:
+		typ = TypeCreated
+	case provision.OutcomeFailed:
+		typ = TypeFailed
+	default:
+		return nil, fmt.Errorf("event: %q is no outcome of a request", r.Outcome)
 	}
 	r.RequestedAt, r.StartedAt, r.CompletedAt = r.RequestedAt.UTC(), r.StartedAt.UTC(), r.CompletedAt.UTC()
-	body, err := stable(envelope{
+	body, err := marshal(&envelope{
 		SpecVersion:     specVersion,
 		ID:              r.EventID,
 		Source:          "/flow-worker/" + r.Tenant,
@@ -58,35 +64,11 @@ func EncodeResult(r provision.Result) ([]byte, error) {
 	return body, nil
 }
 
-// stable encodes e as it would be encoded after a stay in the ledger. encoding/json writes a byte
-// that is no UTF-8 as an escaped U+FFFD, but one that went through JSON before as the character.
-func stable(e envelope) ([]byte, error) {
-	body, err := marshal(e)
-	if err != nil || !bytes.Contains(body, []byte(`\ufffd`)) {
-		return body, err
-	}
-	var settled envelope
-	if err := json.Unmarshal(body, &settled); err != nil {
-		return nil, err
-	}
-	return marshal(settled)
-}
-
-func resultType(outcome string) (string, error) {
-	switch outcome {
-	case provision.OutcomeCreated:
-		return TypeCreated, nil
-	case provision.OutcomeFailed:
-		return TypeFailed, nil
-	}
-	return "", fmt.Errorf("event: %q is no outcome of a request", outcome)
-}
-
 // DecodeResult reads what EncodeResult wrote, now or in a later version: fields it doesn't know are
 // ignored.
 func DecodeResult(body []byte) (provision.Result, error) {
 	var e envelope
-	if err := json.Unmarshal(body, &e); err != nil {
+	if err := json.Unmarshal(body, &e, wireForm...); err != nil {
 		return provision.Result{}, fmt.Errorf("event: decode result: %w", err)
 	}
 	switch e.Type {
@@ -108,13 +90,8 @@ func DecodeResult(body []byte) (provision.Result, error) {
 	return e.Data, nil
 }
 
-// marshal is json.Marshal without the escapes that only HTML needs.
-func marshal(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	return []byte(strings.TrimSuffix(b.String(), "\n")), nil
-}
+// wireForm is that of encoding/json without the escapes that only HTML needs. A byte that is no UTF-8 is written as
+// U+FFFD, so that what is encoded again after a stay in the ledger has the same bytes.
+var wireForm = []json.Options{jsonv1.DefaultOptionsV1(), jsontext.EscapeForHTML(false)}
+
+func marshal(v any) ([]byte, error) { return json.Marshal(v, wireForm...) }

@@ -20,9 +20,8 @@ var allowed = map[string][]string{
 	// The hub knows no technology.
 	"internal/provision": {backoff, "golang.org/x/text"},
 	// The spokes know the hub and the wire format, never each other.
-	"internal/event": {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2",
-		"github.com/santhosh-tekuri/jsonschema/v6", jsonText},
-	"internal/ledger":   {"internal/provision", "internal/jsread", natsClient, backoff},
+	"internal/event":    {"internal/provision", "internal/scrub", "github.com/cloudevents/sdk-go/v2", "github.com/go-json-experiment/json"},
+	"internal/ledger":   {"internal/provision", "internal/jsread", natsClient, backoff, "github.com/go-json-experiment/json"},
 	"internal/consumer": {"internal/provision", "internal/event", natsClient, metrics, backoff, "golang.org/x/net"},
 	"internal/flow":     {"internal/provision", "internal/scrub", backoff, "golang.org/x/oauth2", xsync, metrics, jsonText},
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, backoff, metrics},
@@ -73,6 +72,7 @@ var allowed = map[string][]string{
 // forTests are what every package's tests may import on top of its own line: stand-ins and test libraries.
 var forTests = []string{"internal/provision", "internal/natstest", "internal/flow/flowtest", "internal/vault/vaulttest", "internal/vault/vaultdev",
 	"internal/ledger/ledgertest", "internal/tracing/tracingtest", "internal/canary", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
-	"github.com/nats-io/nkeys", "github.com/nats-io/jwt/v2", "gopkg.in/yaml.v3", "golang.org/x/net", "github.com/prometheus/common", "github.com/prometheus/client_model"}
+	"github.com/nats-io/nkeys", "github.com/nats-io/jwt/v2", "gopkg.in/yaml.v3", "golang.org/x/net", "github.com/prometheus/common", "github.com/prometheus/client_model",
+	"github.com/santhosh-tekuri/jsonschema/v6"}
 
 var badNames = []string{"util", "utils", "common", "types", "errors", "logging", "helpers", "misc"}

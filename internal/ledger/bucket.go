@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -27,23 +28,16 @@ type Setup struct {
 // prepare makes the bucket what cfg asks for, or checks that it is.
 func prepare(ctx context.Context, js jetstream.JetStream, cfg Config) (Setup, error) {
 	stream, err := find(ctx, js, cfg)
-	switch {
-	case err == nil:
-		return upgrade(ctx, js, stream.CachedInfo().Config, cfg)
-	case !errors.Is(err, jetstream.ErrStreamNotFound):
-		return Setup{}, err
-	case !cfg.Manage:
-		return Setup{}, fmt.Errorf("it does not exist; create it with \"worker init\": %w", err)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if !cfg.Manage {
+			return Setup{}, fmt.Errorf("it does not exist; create it with \"worker init\": %w", err)
+		}
+		err = createStream(ctx, js, newBucket(cfg))
+		if !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			return Setup{Created: err == nil}, err
+		}
+		stream, err = js.Stream(ctx, streamPrefix+cfg.Bucket) // another worker was quicker
 	}
-	err = createStream(ctx, js, newBucket(cfg))
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another worker was quicker
-		return prepareExisting(ctx, js, cfg)
-	}
-	return Setup{Created: err == nil}, err
-}
-
-func prepareExisting(ctx context.Context, js jetstream.JetStream, cfg Config) (Setup, error) {
-	stream, err := js.Stream(ctx, streamPrefix+cfg.Bucket)
 	if err != nil {
 		return Setup{}, err
 	}
@@ -55,12 +49,16 @@ func prepareExisting(ctx context.Context, js jetstream.JetStream, cfg Config) (S
 // bucket with a message that says "Nats-Rollup: all". What doesn't work without them is to purge a key,
 // which nothing here does; to delete one does.
 func newBucket(cfg Config) jetstream.StreamConfig {
+	size := cfg.MaxBytes
+	if size <= 0 {
+		size = -1
+	}
 	return jetstream.StreamConfig{
 		Name:              streamPrefix + cfg.Bucket,
 		Description:       "flow-worker: what is known of every request",
 		Subjects:          []string{subjectPrefix + cfg.Bucket + ".>"},
 		MaxMsgsPerSubject: 1,
-		MaxBytes:          sizeOf(cfg),
+		MaxBytes:          size,
 		MaxMsgs:           -1,
 		MaxMsgSize:        -1,
 		MaxConsumers:      -1,
@@ -71,13 +69,6 @@ func newBucket(cfg Config) jetstream.StreamConfig {
 		Duplicates:        min(2*time.Minute, cfg.TTL),
 		DenyDelete:        true,
 	}
-}
-
-func sizeOf(cfg Config) int64 {
-	if cfg.MaxBytes > 0 {
-		return cfg.MaxBytes
-	}
-	return -1
 }
 
 // upgrade raises what have lacks, where cfg allows to, and fails on what can't be raised.
@@ -189,4 +180,44 @@ func (s *Setup) changed(what string, from, to any) {
 
 func (s *Setup) kept(what string, value any) {
 	s.Kept = append(s.Kept, fmt.Sprintf("%s %v", what, value))
+}
+
+// streamCreateFailed is JetStream's error code (JSStreamCreateErrF, with status 500) for a stream that
+// the server could not make, whatever the cause.
+const streamCreateFailed jetstream.ErrorCode = 10049
+
+// recreateAfter is how long a bucket that was there has to be missed before it is created again. While a server
+// (2.15.2) is still deleting a stream it already says that there is none, and makes another one from the
+// files of the first: that has the old state, its files are then deleted below it, and it never
+// confirms a message.
+const recreateAfter = time.Second
+
+// find looks for the bucket's stream, once more after recreateAfter if it was there before and may be created again.
+func find(ctx context.Context, js jetstream.JetStream, cfg Config) (jetstream.Stream, error) {
+	stream, err := js.Stream(ctx, streamPrefix+cfg.Bucket)
+	if !errors.Is(err, jetstream.ErrStreamNotFound) || !cfg.Manage || cfg.Guard == nil || cfg.Guard.reached(0) == 0 {
+		return stream, err
+	}
+	select {
+	case <-time.After(recreateAfter):
+		return js.Stream(ctx, streamPrefix+cfg.Bucket)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: %w", err, ctx.Err())
+	}
+}
+
+// createStream makes a stream, and tries again for a second or so where the server could not: one that
+// has just deleted an account's last stream is still removing that account's folder from below the new one
+// ("could not create storage directory" in the log of nats-server 2.15.2).
+func createStream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig) error {
+	pauses := backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(20*time.Millisecond), backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(time.Second))
+	return backoff.Retry(func() error {
+		_, err := js.CreateStream(ctx, cfg)
+		var api *jetstream.APIError
+		if err != nil && !(errors.As(err, &api) && api.ErrorCode == streamCreateFailed) {
+			return backoff.Permanent(err)
+		}
+		return err
+	}, backoff.WithContext(pauses, ctx))
 }

@@ -1,8 +1,13 @@
 package ledger
 
 import (
+	"encoding/json"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -30,6 +35,33 @@ func createdRecord() provision.Record {
 	}
 }
 
+// Workers of other versions, which use encoding/json, share the bucket during a rolling update. (A byte that is no UTF-8
+// is the one difference: it becomes U+FFFD itself, not its escape.)
+func TestRecordsHaveTheFormOfEncodingJSON(t *testing.T) {
+	t.Parallel()
+	rec := createdRecord()
+	failed := rec
+	failed.State, failed.LastFail = provision.StateFailed, provision.Fail(provision.ReasonFlowRejected, "a \"quoted\" <text> & ünïcode\u2028\x01")
+	failed.Missing, failed.Attempts, failed.Secrets, failed.Final = nil, nil, map[string]int{"b": 2, "a": 1, "": 0}, nil
+	for _, rec := range []provision.Record{rec, failed, {Key: rec.Key, State: provision.StateClaimed, UpdatedAt: time.Date(2026, 1, 1, 1, 1, 1, 1e6, time.FixedZone("", 3600))}} {
+		want, err := json.Marshal(rec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := encode(rec.Key, rec)
+		if err != nil || string(got) != string(want) {
+			t.Errorf("%v\ngot  %s\nwant %s", err, got, want)
+		}
+		var old provision.Record
+		if err := json.Unmarshal(got, &old); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := decode(rec.Key, want, strict); err != nil || !cmp.Equal(again, old) {
+			t.Errorf("%v\n%s", err, cmp.Diff(old, again))
+		}
+	}
+}
+
 func BenchmarkEncodeRecord(b *testing.B) {
 	rec := createdRecord()
 	b.ReportAllocs()
@@ -53,4 +85,24 @@ func BenchmarkDecodeRecord(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// deafWatcher is a watch that the client library never closes.
+type deafWatcher struct{ jetstream.KeyWatcher }
+
+func (deafWatcher) Stop() error                             { return nil }
+func (deafWatcher) Updates() <-chan jetstream.KeyValueEntry { return nil }
+
+// TestDiscardWaitsForNobody: whoever asked for a watch that never closes must not hang with it, and
+// nothing stays behind for ever (the bubble would not end).
+func TestDiscardWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		discard(deafWatcher{})
+		if time.Since(began) != 0 {
+			t.Errorf("waited %v", time.Since(began))
+		}
+		<-time.After(2 * discardWithin)
+	})
 }

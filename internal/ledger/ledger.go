@@ -3,20 +3,19 @@
 // Every write is a compare-and-set on the record's own subject. Reads go to the leader of the bucket's
 // stream, not to whichever replica is near, so that what was written is seen by the next read. The
 // package never retries a call: any error of Store may hide a write that was stored all the same, and
-// only the hub can tell, by the nonce in the record.
+// only the hub can find out, by the nonce in the record.
 package ledger
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"sync/atomic"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -47,7 +46,7 @@ type Config struct {
 	TTL      time.Duration // records live at least that long after their last write; 0 means DefaultTTL
 	MaxBytes int64         // of a bucket that is made, and the least of one that has a limit; 0 means none
 	Manage   bool          // create the bucket, or upgrade it; otherwise it must be there and be good enough
-	Guard    *Guard        // is told of every record that is stored; nil means nobody is
+	Guard    *Guard        // gets every record that is stored; nil means none
 
 	// ByMessage has List and Watch read record by record, for users who may not make consumers. List then
 	// yields in no order, and Watch looks twice a second.
@@ -105,7 +104,7 @@ func (l *Ledger) Setup() Setup { return l.setup }
 // it.
 func (l *Ledger) Created() time.Time { return *l.created.Load() }
 
-// Refresh asks the server again when the bucket came to be: it may have been deleted and made anew.
+// Refresh asks the server again when the bucket came to be: it may have been deleted and created again.
 // Its error says that the bucket is not to be had.
 func (l *Ledger) Refresh(ctx context.Context) error {
 	info, err := l.stream.Info(ctx)
@@ -172,7 +171,7 @@ func (l *Ledger) Store(ctx context.Context, key provision.Key, rec provision.Rec
 	return got, nil
 }
 
-// isConflict knows a lost compare-and-set by its code: replicated streams report another one than
+// isConflict recognizes a lost compare-and-set by its code: replicated streams report another one than
 // single streams, and the client maps only some of them.
 func isConflict(err error) bool {
 	var api *jetstream.APIError
@@ -198,7 +197,7 @@ func encode(key provision.Key, rec provision.Record) ([]byte, error) {
 	if rec.Key != key {
 		return nil, fmt.Errorf("ledger: store %s: the record is that of %s", key, rec.Key)
 	}
-	value, err := json.Marshal(rec)
+	value, err := json.Marshal(&rec, recordForm)
 	if err != nil {
 		return nil, fmt.Errorf("ledger: encode %s: %w", key, err)
 	}
@@ -207,6 +206,9 @@ func encode(key provision.Key, rec provision.Record) ([]byte, error) {
 	}
 	return value, nil
 }
+
+// recordForm is the form that encoding/json gives a record, and reads: workers of other versions share the bucket.
+var recordForm = jsonv1.DefaultOptionsV1()
 
 // mode says what decode makes of a field it doesn't know.
 type mode bool
@@ -218,15 +220,8 @@ const (
 
 func decode(key provision.Key, value []byte, m mode) (provision.Record, error) {
 	var rec provision.Record
-	d := json.NewDecoder(bytes.NewReader(value))
-	if m == strict {
-		d.DisallowUnknownFields()
-	}
-	if err := d.Decode(&rec); err != nil {
+	if err := json.Unmarshal(value, &rec, recordForm, json.RejectUnknownMembers(bool(m))); err != nil {
 		return provision.Record{}, fmt.Errorf("%w: %s: %w; was it written by a newer version?", ErrUndecodable, key, err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return provision.Record{}, fmt.Errorf("%w: %s: text after the record", ErrUndecodable, key)
 	}
 	if rec.Key != key {
 		return provision.Record{}, fmt.Errorf("%w: %s holds the record of %s", ErrUndecodable, key, rec.Key)

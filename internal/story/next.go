@@ -15,10 +15,13 @@ type Next struct {
 	At   time.Time // when; zero where nothing is due, or nobody knows
 }
 
-// WhatNext tells what comes next for a request, as far as its record says. A worker that has it in hand
+// WhatNext returns what comes next for a request, as far as its record says. A worker that has it in flight
 // may be ahead of its record.
 func WhatNext(rec provision.Record, now time.Time) Next {
-	rests, resting := restsUntil(rec)
+	rests, resting := time.Time{}, false
+	if n := len(rec.Attempts); n > 0 && !rec.Held {
+		rests, resting = restOf(rec.Attempts[n-1])
+	}
 	switch {
 	case rec.Final != nil:
 		return afterFinal(rec.Final.Result)
@@ -28,8 +31,10 @@ func WhatNext(rec provision.Record, now time.Time) Next {
 		return Next{"it rests in the queue, then " + nextStep(rec), rests}
 	case resting:
 		return Next{"it is due: the next free worker " + nextStep(rec), rests}
+	case rec.Held && now.Before(rec.HeldUntil) && rec.NotBefore.After(now):
+		return Next{"its worker waits, for that is what it was asked to do, then " + nextStep(rec), rec.NotBefore}
 	case rec.Held && now.Before(rec.HeldUntil):
-		return inHand(rec, now)
+		return Next{"a worker has it in hand and " + nextStep(rec), time.Time{}}
 	case rec.Held:
 		return Next{"its worker gave no sign of life: as soon as the queue delivers it again, another one " + nextStep(rec), rec.HeldUntil}
 	}
@@ -58,13 +63,6 @@ func posting(rec provision.Record, now time.Time) Next {
 	return Next{"as soon as the queue delivers it again, a worker looks up whether the POST made a connection", over}
 }
 
-func inHand(rec provision.Record, now time.Time) Next {
-	if rec.NotBefore.After(now) {
-		return Next{"its worker waits, for that is what it was asked to do, then " + nextStep(rec), rec.NotBefore}
-	}
-	return Next{"a worker has it in hand and " + nextStep(rec), time.Time{}}
-}
-
 // nextStep says what a worker does with a request in this state, as the end of a sentence.
 func nextStep(rec provision.Record) string {
 	switch {
@@ -78,16 +76,6 @@ func nextStep(rec provision.Record) string {
 		return "sends the POST again: the last one made nothing for certain"
 	}
 	return "gets the secrets and sends the first POST"
-}
-
-// restsUntil returns until when the request was last given back to the stream. It is false where the
-// last thing that happened is something else.
-func restsUntil(rec provision.Record) (time.Time, bool) {
-	if len(rec.Attempts) == 0 || rec.Held {
-		return time.Time{}, false
-	}
-	last := rec.Attempts[len(rec.Attempts)-1]
-	return restOf(last)
 }
 
 // restOf returns until when an attempt that gave the request back let it rest.
@@ -123,7 +111,7 @@ func Timeline(rec provision.Record) []Event {
 	}
 	for i, a := range rec.Attempts {
 		if rec.Final != nil && a.Step == "final" && i == len(rec.Attempts)-1 {
-			break // told below, in more words
+			break // it follows, in more words
 		}
 		events = append(events, eventOf(a))
 	}
@@ -163,4 +151,102 @@ func eventOf(a provision.Attempt) Event {
 	}
 	e.Tone, e.Text = line.Tone, line.Text
 	return e
+}
+
+// Command is a command line that acts on a request, or looks at it.
+type Command struct {
+	Line string // for a POSIX shell; where the request's names hold what does not print, for one that knows $'…'
+	Does string // what it does, in plain words
+}
+
+// Commands returns what an operator can type about a request as it stands, the most useful first. What
+// changes something asks for confirmation before it does.
+func Commands(rec provision.Record) []Command {
+	var list []Command
+	switch {
+	case rec.Final == nil:
+		return []Command{
+			{CommandLine("status", rec.Key, "--watch"), "follows it until it has ended"},
+			{"worker list --stuck --tenant " + Word(rec.Key.Tenant), "tells whether a message still carries it"},
+		}
+	case rec.Final.Result.Error == nil:
+	case rec.Final.Result.Error.Reason == provision.ReasonOutcomeUnknown:
+		list = append(list,
+			Command{CommandLine("retry", rec.Key, ""), "sends it again: it is looked up before anything is posted"},
+			Command{CommandLine("resolve", rec.Key, "--connection CONNECTION --reason WHY"), "settles it where a retry can't: you name the connection that it made"},
+			Command{CommandLine("resolve", rec.Key, "--absent --reason WHY"), "settles it where a retry can't: you say that it made none"})
+	case sentAgain(rec.Final.Result.Error.Reason):
+		list = append(list, Command{CommandLine("retry", rec.Key, "--dry-run"), "shows what would be sent again"},
+			Command{CommandLine("retry", rec.Key, ""), "sends it again, once its cause is mended; it is looked up before anything is posted"})
+	}
+	return append(list, Command{CommandLine("status", rec.Key, ""), "tells this story in a terminal"})
+}
+
+// sentAgain reports whether sending a request again unchanged is of any use, after its cause was mended.
+func sentAgain(r provision.Reason) bool {
+	return r != provision.ReasonInvalidRequest && r != provision.ReasonPlaintextSecret && r != provision.ReasonIDReused
+}
+
+// CommandLine returns the line that has a subcommand of worker act on a request, for a POSIX shell as in Command.
+// The flag goes with it as it is; it may be empty. Don't put the line into quotes of any kind: who copies them with
+// it takes its own quotes away.
+func CommandLine(command string, key provision.Key, flag string) string {
+	words := []string{"worker", command, "--tenant", Word(key.Tenant), "--source", Word(key.Source)}
+	if flag != "" {
+		words = append(words, flag)
+	}
+	if strings.HasPrefix(key.ID, "-") {
+		words = append(words, "--")
+	}
+	return strings.Join(append(words, Word(key.ID)), " ")
+}
+
+// Word returns text as one word of a shell's command line, of printable characters only.
+func Word(text string) string {
+	switch {
+	case text != "" && strings.Trim(text, wordChars) == "":
+		return text
+	case Printable(text) == text:
+		return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+	}
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		switch {
+		case strings.IndexByte(wordChars, c) >= 0 || c == ' ':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		}
+	}
+	return "$'" + b.String() + "'"
+}
+
+// wordChars are those that no shell makes anything of, wherever they stand.
+const wordChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-./:@%+,"
+
+// Remedy returns what a person can do about a failure, beside what its message says; empty where there is
+// nothing to do.
+func Remedy(f *provision.Failure) string {
+	if f == nil {
+		return ""
+	}
+	return remedies[f.Reason]
+}
+
+var remedies = map[provision.Reason]string{ // :: reason → what to do
+	provision.ReasonInvalidRequest:   "Its sender has to correct it and send it under a new id: every violation is named in the message.",
+	provision.ReasonPlaintextSecret:  "A token was sent in the clear. Have it revoked, put a new one into Vault, and send the request with a reference to it, under a new id.",
+	provision.ReasonSecretForbidden:  "The secret may not be used so. Its owner can change the secret's own field “domain”, or the sender the reference; then retry it.",
+	provision.ReasonSecretNotFound:   "Put the secret where the reference points to, under the tenant's own prefix in Vault, then retry it.",
+	provision.ReasonTenantUnknown:    "Write the tenant's “adobe” secret to Vault, then retry it.",
+	provision.ReasonIDReused:         "Its sender has to give every request an id of its own.",
+	provision.ReasonNameExists:       "Use the connection that is there, or send the request with another name, under a new id.",
+	provision.ReasonFlowRejected:     "Adobe refused the request as it is. Mend what the message names, at Databricks or in the secret, then retry it; if it is in the request itself, send a corrected one under a new id.",
+	provision.ReasonFlowDenied:       "Adobe refused the tenant's credentials or their rights. Mend the “adobe” secret or the rights in the Admin Console, then retry it.",
+	provision.ReasonFlowUnavailable:  "The Flow Service did not take it before its deadline. When it is well again, retry it.",
+	provision.ReasonVaultUnavailable: "Vault did not answer before the deadline, or denied the worker. Mend that (worker doctor tells what it is), then retry it.",
+	provision.ReasonOutcomeUnknown:   "Retry it, which looks for its connection once more. Where that can't tell either, look in the sandbox yourself, as the message says, and settle it with resolve.",
+	provision.ReasonExpired:          "It was too late when it was first seen. Retry it if it is still wanted: a retry knows no expirytime.",
+	provision.ReasonCrashLoop:        "Workers died while they worked on it. Read their logs before you retry it.",
+	provision.ReasonInternal:         "A bug in flow-worker stopped it. Search the worker's log for the log id in the message, and report it.",
 }

@@ -1,6 +1,6 @@
 // Package story tells people what happened to a request, from its ledger record.
 //
-// A record holds no secret's value, so neither does anything told here.
+// A record holds no secret's value, so neither does anything here.
 package story
 
 import (
@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -34,7 +35,7 @@ type Line struct {
 // News returns what happened between two versions of a record, in order. An old record without a key
 // means that there was none.
 func News(old, rec provision.Record) []Line {
-	lines := tellAll(newAttempts(old, rec))
+	lines := linesOf(newAttempts(old, rec))
 	if rec.State == provision.StatePosting && !rec.PostedAt.Equal(old.PostedAt) {
 		lines = append(lines, Line{rec.PostedAt, Plain, fmt.Sprintf("POST %d is announced in the ledger and sent", rec.Posts)})
 	}
@@ -44,9 +45,9 @@ func News(old, rec provision.Record) []Line {
 	return lines
 }
 
-// tellAll tells attempts in words: those that went alike one after another in one line, and the final
+// linesOf puts attempts into words: those that went alike one after another in one line, and the final
 // one not at all, for Ending says more.
-func tellAll(attempts []provision.Attempt) []Line {
+func linesOf(attempts []provision.Attempt) []Line {
 	var lines []Line
 	for i := 0; i < len(attempts); {
 		a, n := attempts[i], 1
@@ -57,7 +58,7 @@ func tellAll(attempts []provision.Attempt) []Line {
 		if a.Step == "final" {
 			continue
 		}
-		line := tell(a)
+		line := lineOf(a)
 		if n > 1 {
 			line.Text += fmt.Sprintf(" (%d times)", n)
 		}
@@ -131,7 +132,7 @@ func phraseOf(a provision.Attempt) (Line, bool) {
 	return line, known
 }
 
-func tell(a provision.Attempt) Line {
+func lineOf(a provision.Attempt) Line {
 	line, known := phraseOf(a)
 	if !known {
 		line.Text = a.Step + ": " + a.Result
@@ -213,7 +214,7 @@ func Head(rec provision.Record) [][]string {
 	return rows
 }
 
-// posts says how many POSTs there were. A retry's count begins anew, while the story goes on.
+// posts says how many POSTs there were. A retry's count begins again, while the story goes on.
 func posts(rec provision.Record) string {
 	if rec.Retry > 0 {
 		return strconv.Itoa(rec.Posts) + " of this retry"
@@ -260,4 +261,36 @@ func took(d time.Duration) string {
 	default:
 		return d.Round(10 * time.Millisecond).String()
 	}
+}
+
+// Printable returns text that others wrote as a terminal may show it: what is not printable (control
+// characters, what turns the direction of the text, what has no width) is written as in Go's quoted
+// strings, so that nothing can pass for something else. Printable text stays as it is.
+func Printable(text string) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		switch {
+		case r == utf8.RuneError && size == 1, !strconv.IsPrint(r):
+			quoted := strconv.Quote(text[:size])
+			b.WriteString(quoted[1 : len(quoted)-1])
+		default:
+			b.WriteRune(r)
+		}
+		text = text[size:]
+	}
+	return b.String()
+}
+
+// PrintableLines is Printable for text that may have several lines, as errors do. Each line but the
+// first begins with a blank, so that none can pass for a message of its own; one that was made to looks
+// like a part of what it is.
+func PrintableLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		if lines[i] = Printable(line); i > 0 && !strings.HasPrefix(line, " ") {
+			lines[i] = "  " + lines[i]
+		}
+	}
+	return strings.Join(lines, "\n")
 }

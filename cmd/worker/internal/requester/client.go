@@ -1,3 +1,8 @@
+// Package requester is the requester's side of the worker: it makes requests of what people write,
+// publishes them, waits for their results, and looks into the ledger.
+//
+// It only reads the ledger and never touches the worker's consumer, so it needs no more NATS
+// permissions than to publish for its tenant and to read results and ledger.
 package requester
 
 import (
@@ -36,11 +41,11 @@ const askTimeout = 10 * time.Second
 func New(ctx context.Context, js jetstream.JetStream) (*Client, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	book, err := ledger.Open(ctx, js, ledger.Config{ByMessage: true})
+	records, err := ledger.Open(ctx, js, ledger.Config{ByMessage: true})
 	if err != nil {
 		return nil, explain(err, "the ledger ("+ledger.DefaultBucket+")")
 	}
-	return &Client{js: js, ledger: book}, nil
+	return &Client{js: js, ledger: records}, nil
 }
 
 // explain turns what NATS says into what to do.
@@ -64,7 +69,7 @@ const publishTries = 3
 var ErrSwallowed = errors.New("NATS took the request for a repeat of somebody else's message and did not store it")
 
 // Publish sends m and returns its sequence once the stream has it. After an error it may be there or
-// not; sending it again is safe, for a worker tells repeats. Its error is ErrSwallowed where it is not
+// not; sending it again is safe, for a worker recognizes repeats. Its error is ErrSwallowed where it is not
 // there.
 //
 // Each try has a message id of its own, never used before. All tenants share the window in which the

@@ -5,10 +5,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/flow-worker/flow-worker/internal/event"
+	"github.com/flow-worker/flow-worker/internal/jsread"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -39,7 +47,7 @@ type Retries struct {
 	More    int     // how many more could be sent, but for Selection.Limit
 }
 
-// Retries finds the requests that s selects and judges each by its ledger record. Only the dead letter
+// Retries finds the requests that s selects and assesses each by its ledger record. Only the dead letter
 // of a request's latest failure counts. Its error is ErrAmbiguous, beside the candidates, where an id
 // names several requests. It sends nothing.
 func (c *Client) Retries(ctx context.Context, s Selection) (Retries, error) {
@@ -54,7 +62,7 @@ func (c *Client) Retries(ctx context.Context, s Selection) (Retries, error) {
 	}
 	for key, letters := range found {
 		rec, _, err := c.ledger.Load(ctx, key)
-		if r, ok := s.judge(rec, err, letters); ok {
+		if r, ok := s.assess(rec, err, letters); ok {
 			out.List = append(out.List, r)
 		}
 	}
@@ -131,8 +139,8 @@ func ambiguous(found map[provision.Key]letters, ids []string) (twice []Retry) {
 	return twice
 }
 
-// judge says what can be done about one request, or that it isn't meant after all.
-func (s Selection) judge(rec provision.Record, err error, of letters) (r Retry, meant bool) {
+// assess says what can be done about one request, or that it isn't meant after all.
+func (s Selection) assess(rec provision.Record, err error, of letters) (r Retry, meant bool) {
 	own := of.own(rec)
 	r = Retry{DeadLetter: of[len(of)-1]}
 	switch {
@@ -177,7 +185,7 @@ func (of letters) last(ok func(DeadLetter) bool) *DeadLetter {
 	return nil
 }
 
-// own returns the letter of the failure that the record tells of, nil if there is none. Others are of
+// own returns the letter of the failure that the record names, nil if there is none. Others are of
 // earlier tries, or of messages that only used the request's name.
 func (of letters) own(rec provision.Record) *DeadLetter {
 	reason, at := failureOf(rec)
@@ -192,7 +200,7 @@ func failureOf(rec provision.Record) (provision.Reason, time.Time) {
 	return rec.Final.Result.Error.Reason, rec.Final.Result.CompletedAt
 }
 
-// withoutRecord judges a request whose ledger record is gone: a worker accepts any number then, and
+// withoutRecord assesses a request whose ledger record is gone: a worker accepts any number then, and
 // looks for the request's mark before its first POST.
 func (of letters) withoutRecord() Retry {
 	l := of.last(isOwnKind)
@@ -217,7 +225,7 @@ func noLetter(rec provision.Record) string {
 		event.HeaderRetry, rec.Retry+1)
 }
 
-// withoutLetter judges the requests with this id that have no dead letter.
+// withoutLetter assesses the requests with this id that have no dead letter.
 func (c *Client) withoutLetter(ctx context.Context, s Selection, id string) []Retry {
 	recs, err := c.List(ctx, Filter{Filter: ledger.Filter{ID: id, Tenant: s.Tenant, Source: s.Source}})
 	if err != nil || len(recs) == 0 {
@@ -236,4 +244,153 @@ func (c *Client) withoutLetter(ctx context.Context, s Selection, id string) []Re
 		out = append(out, r)
 	}
 	return out
+}
+
+// DeadLetterStream is the name of the stream of dead letters.
+const DeadLetterStream = "CONNECTION_DEADLETTERS"
+
+// DeadLetter is a message that failed, as the stream of dead letters keeps it, without its body.
+type DeadLetter struct {
+	Key      provision.Key // zero where the message named no request
+	Reason   provision.Reason
+	FailedAt time.Time
+	Retry    int    // the number of the try that failed, -1 where the message gave none that can be read
+	Redacted bool   // something was removed
+	seq      uint64 // in the stream of dead letters
+}
+
+// deadLetters yields the dead letters that entered their stream at since or later, in no order. Zero means all; an
+// empty tenant means every tenant. After an error it ends.
+func (c *Client) deadLetters(ctx context.Context, tenant string, since time.Time) iter.Seq2[DeadLetter, error] {
+	return func(yield func(DeadLetter, error) bool) {
+		const what = "the stream of dead letters (" + DeadLetterStream + ")"
+		stream, err := jsread.Open(ctx, c.js, DeadLetterStream)
+		subject, from := "connections.deadletters."+cmp.Or(tenant, "*"), uint64(0)
+		if err == nil && !since.IsZero() {
+			from, err = jsread.Since(ctx, stream, subject, since)
+		}
+		if err != nil {
+			yield(DeadLetter{}, explain(err, what))
+			return
+		}
+		for msg, err := range jsread.Messages(ctx, stream, subject, from) {
+			if err != nil {
+				yield(DeadLetter{}, explain(err, what))
+				return
+			}
+			if !yield(deadLetterOf(msg.Header, msg.Sequence), nil) {
+				return
+			}
+		}
+	}
+}
+
+func deadLetterOf(h nats.Header, seq uint64) DeadLetter {
+	l := DeadLetter{Reason: provision.Reason(h.Get(event.HeaderReason)), Redacted: h.Get(event.HeaderRedacted) == "true", seq: seq}
+	if key, err := provision.ParseKey(h.Get(event.HeaderRequestKey)); err == nil {
+		l.Key = key
+	}
+	if at, err := time.Parse(time.RFC3339Nano, h.Get(event.HeaderFailedAt)); err == nil {
+		l.FailedAt = at
+	}
+	if given := h.Values(event.HeaderRetry); len(given) > 0 {
+		n, err := strconv.Atoi(given[0])
+		if err != nil || n < 0 || len(given) > 1 {
+			n = -1
+		}
+		l.Retry = n
+	}
+	return l
+}
+
+// Requeue sends a request that has no obstacle again, as its dead letter keeps it, and returns its
+// sequence in the stream of requests. After an error it may be there or not; sending it again is safe.
+func (c *Client) Requeue(ctx context.Context, r Retry) (uint64, error) {
+	return c.requeue(ctx, r, nil)
+}
+
+func (c *Client) requeue(ctx context.Context, r Retry, more map[string][]string) (uint64, error) {
+	asking, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	stream, err := jsread.Open(asking, c.js, DeadLetterStream)
+	if err != nil {
+		return 0, explain(err, "the stream of dead letters ("+DeadLetterStream+")")
+	}
+	kept, err := stream.GetMsg(asking, r.seq)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, errors.New("its dead letter has just expired")
+	case err != nil:
+		return 0, explain(err, "dead letter "+strconv.FormatUint(r.seq, 10))
+	}
+	headers := retryHeaders(kept.Header, r.Key, r.Number)
+	maps.Copy(headers, more)
+	return c.Publish(ctx, Message{Key: r.Key, wire: event.Message{Headers: headers, Body: kept.Data}})
+}
+
+// retryHeaders returns what to send a dead letter with: the headers that it kept, without those that
+// made it a dead letter, and with the identity under which it failed, whatever its body says.
+func retryHeaders(kept nats.Header, key provision.Key, number int) map[string][]string {
+	out := map[string][]string{}
+	for name, values := range kept {
+		lower := strings.ToLower(name)
+		if !strings.HasPrefix(lower, "nats-") && !strings.HasPrefix(lower, "flow-worker-") && lower != headerID && lower != headerSource {
+			out[name] = values
+		}
+	}
+	out[event.HeaderRetry] = []string{strconv.Itoa(number)}
+	out[headerID], out[headerSource] = []string{event.EncodeHeader(key.ID)}, []string{event.EncodeHeader(key.Source)}
+	return out
+}
+
+// The headers that name a request.
+const (
+	headerID     = "ce-id"
+	headerSource = "ce-source"
+)
+
+// Unsettled finds the one request that ended as outcome_unknown which the tenant (empty means any), the
+// source (likewise) and the id name, with its record. Its error is ErrAmbiguous, beside the candidates,
+// where they name several. What can't be settled has an Obstacle.
+func (c *Client) Unsettled(ctx context.Context, tenant, source, id string) ([]Retry, provision.Record, error) {
+	found, err := c.Retries(ctx, Selection{Tenant: tenant, Source: source, IDs: []string{id}})
+	if err != nil {
+		return found.List, provision.Record{}, err
+	}
+	one := found.List[0]
+	if one.Obstacle != "" {
+		return found.List, provision.Record{}, nil
+	}
+	rec, _, err := c.Load(ctx, one.Key)
+	switch {
+	case errors.Is(err, provision.ErrNoRecord):
+		one.Number, one.Obstacle = 0, "its ledger record is gone, so there is nothing to settle; \"worker retry\" looks it up first"
+	case err != nil:
+		return nil, provision.Record{}, err
+	case one.Reason != provision.ReasonOutcomeUnknown:
+		one.Number, one.Obstacle = 0, fmt.Sprintf("it failed with %s, and only outcome_unknown can be settled; mend the cause and use \"worker retry\"", one.Reason)
+	}
+	return []Retry{one}, rec, nil
+}
+
+// Resolve sends a request that has no obstacle again, as its dead letter keeps it, with what a person says
+// became of its POST. It returns the message's sequence in the stream of requests. A worker checks what was
+// said and ends the retry by it; it sends no POST. After an error the message may be there or not; sending
+// it again is safe.
+func (c *Client) Resolve(ctx context.Context, r Retry, said provision.Resolution) (uint64, error) {
+	header, err := event.ResolveHeader(said)
+	if err != nil {
+		return 0, err
+	}
+	return c.requeue(ctx, r, map[string][]string{event.HeaderResolve: {header}})
+}
+
+// Settled follows a request until its retry with the given number has ended, or a later one, and returns its
+// record. It returns an unfinished one where ctx ends before.
+func (c *Client) Settled(ctx context.Context, key provision.Key, number int) (rec provision.Record, err error) {
+	err = c.Follow(ctx, key, func(now provision.Record) bool {
+		rec = now
+		return now.Retry < number || now.Final == nil
+	})
+	return rec, err
 }
