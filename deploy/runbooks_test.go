@@ -12,9 +12,6 @@ import (
 
 const runbooks = "../docs/runbooks/"
 
-// runbookParts are what every page tells, in this order.
-var runbookParts = []string{"What it means", "What users notice", "How to see it", "What to do", "How it ends"}
-
 func TestEveryAlertHasARunbook(t *testing.T) {
 	t.Parallel()
 	list := string(read(t, runbooks+"README.md"))
@@ -45,32 +42,13 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 	}
 }
 
-var (
-	templated = regexp.MustCompile(`\{\{`)
-	heading   = regexp.MustCompile(`(?m)^## (.+)$`)
-)
+var templated = regexp.MustCompile(`\{\{`)
 
 func checkRunbook(t *testing.T, r rule, page string) {
 	t.Helper()
 	severity := strings.ToUpper(r.Labels["severity"][:1]) + r.Labels["severity"][1:]
 	if !strings.HasPrefix(page, "# "+r.Alert+"\n\n"+severity+". ") {
 		t.Errorf("%s.md does not begin with its name and %q", r.Alert, severity)
-	}
-	var parts []string
-	for _, m := range heading.FindAllStringSubmatch(page, -1) {
-		parts = append(parts, m[1])
-	}
-	if !slices.Equal(parts, runbookParts) {
-		t.Errorf("%s.md has the parts %q, want %q", r.Alert, parts, runbookParts)
-	}
-	for _, part := range strings.Split(page, "\n## ")[1:] {
-		if name, text, _ := strings.Cut(part, "\n"); len(strings.TrimSpace(text)) < 8 {
-			t.Errorf("%s.md says nothing of %q", r.Alert, name)
-		}
-	}
-	_, see, _ := strings.Cut(page, "## How to see it")
-	if see, _, _ = strings.Cut(see, "\n## "); !strings.Contains(see, "worker ") {
-		t.Errorf("%s.md names no command of ours", r.Alert)
 	}
 	for _, problem := range checkMetricNames(page) {
 		t.Errorf("%s.md: %s", r.Alert, problem)
