@@ -56,12 +56,36 @@ type tries struct {
 	failed map[string]int // :: method and URL → failures since the last success; guarded by mu
 }
 
+func (t *tries) inARow(call string) int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.failed[call]
+}
+
+func (t *tries) ended(call string, failed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if failed {
+		t.failed[call]++
+	} else {
+		delete(t.failed, call)
+	}
+}
+
 type triesKey struct{}
+
+// triesOf returns the counts of the work that ctx is attached to, or new ones.
+func triesOf(ctx context.Context) *tries {
+	if t, ok := ctx.Value(triesKey{}).(*tries); ok {
+		return t
+	}
+	return &tries{failed: map[string]int{}}
+}
 
 // Begin implements provision.Tracer.
 func (t *Tracer) Begin(d *provision.Delivery) provision.Span {
 	ctx := extract(context.Background(), d.Request.Trace)
-	w := &work{message: d.Request.Trace, tries: &tries{}}
+	w := &work{message: d.Request.Trace, tries: &tries{failed: map[string]int{}}}
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		ctx, w.message = t.ownTrace(d)
 	}
@@ -217,12 +241,25 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !trace.SpanContextFromContext(req.Context()).IsValid() {
 		return t.next.RoundTrip(req)
 	}
-	route := t.route(req)
+	route, call, tries := t.route(req), req.Method+" "+req.URL.String(), triesOf(req.Context())
 	ctx, span := t.tracer.Start(req.Context(), req.Method+" "+route, trace.WithSpanKind(trace.SpanKindClient))
 	req = req.Clone(ctx)
 	propagation.TraceContext{}.Inject(ctx, propagation.HeaderCarrier(req.Header))
 	if span.IsRecording() {
-		span.SetAttributes(t.describe(req, route)...)
+		where := url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Path: req.URL.Path}
+		span.SetAttributes(
+			semconv.HTTPRequestMethodKey.String(req.Method), semconv.ServerAddress(req.URL.Hostname()),
+			semconv.URLFull(where.String()), semconv.URLTemplate(route), attribute.String("service.peer.name", t.service),
+		)
+		if port, err := strconv.Atoi(req.URL.Port()); err == nil {
+			span.SetAttributes(semconv.ServerPort(port))
+		}
+		if n := tries.inARow(call); n > 0 {
+			span.SetAttributes(semconv.HTTPRequestResendCount(n))
+		}
+		if e := provision.ErrandOf(ctx); e != nil {
+			span.SetAttributes(keyAttempt.Int(e.Attempt))
+		}
 	}
 	res, err := t.next.RoundTrip(req)
 	why := kindOf(err)
@@ -232,7 +269,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			why = strconv.Itoa(res.StatusCode)
 		}
 	}
-	triesOf(ctx).note(req, why == "")
+	tries.ended(call, why != "")
 	end(span, why)
 	return res, err
 }
@@ -243,58 +280,6 @@ func (t *transport) CloseIdleConnections() {
 		c.CloseIdleConnections()
 	}
 }
-
-func (t *transport) describe(req *http.Request, route string) []attribute.KeyValue {
-	where := url.URL{Scheme: req.URL.Scheme, Host: req.URL.Host, Path: req.URL.Path}
-	attrs := []attribute.KeyValue{
-		semconv.HTTPRequestMethodKey.String(req.Method), semconv.ServerAddress(req.URL.Hostname()),
-		semconv.URLFull(where.String()), semconv.URLTemplate(route), attribute.String("service.peer.name", t.service),
-	}
-	if port, err := strconv.Atoi(req.URL.Port()); err == nil {
-		attrs = append(attrs, semconv.ServerPort(port))
-	}
-	if n := triesOf(req.Context()).of(req); n > 0 {
-		attrs = append(attrs, semconv.HTTPRequestResendCount(n))
-	}
-	if e := provision.ErrandOf(req.Context()); e != nil {
-		attrs = append(attrs, keyAttempt.Int(e.Attempt))
-	}
-	return attrs
-}
-
-// triesOf returns the counts of the work that ctx is attached to, or nil.
-func triesOf(ctx context.Context) *tries {
-	counts, _ := ctx.Value(triesKey{}).(*tries)
-	return counts
-}
-
-// of returns how often in a row the call failed.
-func (t *tries) of(req *http.Request) int {
-	if t == nil {
-		return 0
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.failed[callOf(req)]
-}
-
-func (t *tries) note(req *http.Request, ok bool) {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if ok {
-		delete(t.failed, callOf(req))
-		return
-	}
-	if t.failed == nil {
-		t.failed = map[string]int{}
-	}
-	t.failed[callOf(req)]++
-}
-
-func callOf(req *http.Request) string { return req.Method + " " + req.URL.String() }
 
 // kindOf says in a word what an error is, "" for none. Its text may be upstream's.
 func kindOf(err error) string {
