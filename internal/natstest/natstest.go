@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"time"
@@ -34,7 +33,7 @@ type Server struct {
 	more   func(*server.Options)
 
 	mu   sync.Mutex // guards the rest
-	opts Options    // Port is 0 only until the first start
+	opts Options
 	srv  *server.Server
 }
 
@@ -49,6 +48,13 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 
 func start(ctx context.Context, o Options, more func(*server.Options)) (*Server, error) {
 	s := &Server{more: more}
+	if o.Port == 0 { // one that stays free over a Restart
+		ports, err := FreePorts(ctx, 1)
+		if err != nil {
+			return nil, err
+		}
+		o.Port = ports[0]
+	}
 	if o.StoreDir == "" {
 		dir, err := os.MkdirTemp("", "natstest-")
 		if err != nil {
@@ -73,9 +79,6 @@ func serverOptions(o Options) (*server.Options, error) {
 		}
 	}
 	opts.Host, opts.Port, opts.HTTPPort = "127.0.0.1", o.Port, 0
-	if o.Port == 0 {
-		opts.Port = server.RANDOM_PORT
-	}
 	if o.MaxPayload != 0 {
 		opts.MaxPayload = o.MaxPayload
 	}
@@ -84,7 +87,7 @@ func serverOptions(o Options) (*server.Options, error) {
 	return opts, nil
 }
 
-// run starts a server with s.opts and then fixes its port, so that a restart takes the same.
+// run starts a server with s.opts.
 func (s *Server) run(ctx context.Context) error {
 	// A server that can't keep its streams only logs so, and is never ready.
 	if err := os.MkdirAll(s.opts.StoreDir, 0o700); err != nil {
@@ -106,9 +109,6 @@ func (s *Server) run(ctx context.Context) error {
 		return err
 	}
 	s.srv = srv
-	if addr, ok := srv.Addr().(*net.TCPAddr); ok {
-		s.opts.Port = addr.Port
-	}
 	return nil
 }
 
