@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -64,14 +63,13 @@ func dashboardQueries(t *testing.T) map[string][]string {
 	return queries
 }
 
-// The rows are what an operator asks, in this order.
+// No two panels share an id or a place, and each says what it shows.
 func TestDashboardIsWellFormed(t *testing.T) {
 	t.Parallel()
 	d := readDashboard(t)
 	if d.SchemaVersion < 36 || d.UID == "" || d.Title == "" {
 		t.Errorf("dashboard: schemaVersion %d, uid %q, title %q", d.SchemaVersion, d.UID, d.Title)
 	}
-	var rows []string
 	ids, taken := map[int]string{}, map[[2]int]string{}
 	for _, p := range d.Panels {
 		if other, used := ids[p.ID]; used || p.ID < 1 {
@@ -85,15 +83,9 @@ func TestDashboardIsWellFormed(t *testing.T) {
 			}
 			taken[cell] = p.Title
 		}
-		if p.Type == "row" {
-			rows = append(rows, p.Title)
-		} else if p.Type != "text" {
+		if p.Type != "row" && p.Type != "text" {
 			p.checkTargets(t)
 		}
-	}
-	want := []string{"Is work flowing?", "Who is failing, and why?", "What are we waiting for?", "Is it us or them?", "What runs"}
-	if !slices.Equal(rows, want) {
-		t.Errorf("rows %q, want %q", rows, want)
 	}
 }
 

@@ -27,7 +27,7 @@ var allowed = map[string][]string{
 	"internal/vault":    {"internal/provision", "internal/scrub", vaultAPI, backoff, metrics},
 	"internal/limit":    {"internal/provision", "github.com/sony/gobreaker/v2", metrics},
 	"internal/inquiry":  {"internal/provision", natsClient},
-	"internal/ops":      {"internal/provision", "internal/story", metrics},
+	"internal/ops":      {"internal/provision", "internal/story", metrics, xsync},
 	"internal/tracing":  {"internal/provision", "internal/scrub", otel},
 	// What two spokes need alike, or a spoke and the commands, and the hub does not.
 	"internal/jsread": {natsClient},
@@ -74,5 +74,3 @@ var forTests = []string{"internal/provision", "internal/natstest", "internal/flo
 	"internal/ledger/ledgertest", "internal/tracing/tracingtest", "internal/canary", natsServer, natsClient, metrics, vaultAPI, "github.com/google/go-cmp", "go.uber.org/goleak",
 	"github.com/nats-io/nkeys", "github.com/nats-io/jwt/v2", "gopkg.in/yaml.v3", "golang.org/x/net", "github.com/prometheus/common", "github.com/prometheus/client_model",
 	"github.com/santhosh-tekuri/jsonschema/v6"}
-
-var badNames = []string{"util", "utils", "common", "types", "errors", "logging", "helpers", "misc"}

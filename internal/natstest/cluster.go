@@ -3,6 +3,7 @@ package natstest
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"time"
@@ -47,19 +48,22 @@ func joining(i int, ports []int) func(*server.Options) {
 }
 
 // FreePorts returns n ports of the loopback interface that nobody listens on, for servers that have to
-// be known before they start, such as the members of a cluster. It does not keep them: until they are
-// used, others may take them.
+// be known before they start, such as the members of a cluster. It does not keep them. They are below
+// those that Linux gives to connections and to listeners on any port (32768 to 60999), so that only
+// another caller of FreePorts that draws the same number may take one before it is used.
 func FreePorts(ctx context.Context, n int) ([]int, error) {
+	const lowest, highest = 20000, 32000
 	var listen net.ListenConfig
-	ports := make([]int, 0, n)
-	for range n {
-		l, err := listen.Listen(ctx, "tcp", "127.0.0.1:0")
-		if err != nil {
+	var ports []int
+	for tries := 0; len(ports) < n; tries++ {
+		port := lowest + rand.IntN(highest-lowest)
+		l, err := listen.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		switch {
+		case err == nil:
+			defer func() { _ = l.Close() }() // at the end, so that no port is drawn twice
+			ports = append(ports, port)
+		case tries == 100*n:
 			return nil, fmt.Errorf("natstest: %w", err)
-		}
-		defer func() { _ = l.Close() }()
-		if at, ok := l.Addr().(*net.TCPAddr); ok {
-			ports = append(ports, at.Port)
 		}
 	}
 	return ports, nil

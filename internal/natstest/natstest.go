@@ -8,12 +8,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Options says what kind of server Start starts. The zero value is a server on a free port of the
@@ -32,7 +33,7 @@ type Server struct {
 	more   func(*server.Options)
 
 	mu   sync.Mutex // guards the rest
-	opts Options    // Port is 0 only until the first start
+	opts Options
 	srv  *server.Server
 }
 
@@ -47,6 +48,13 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 
 func start(ctx context.Context, o Options, more func(*server.Options)) (*Server, error) {
 	s := &Server{more: more}
+	if o.Port == 0 { // one that stays free over a Restart
+		ports, err := FreePorts(ctx, 1)
+		if err != nil {
+			return nil, err
+		}
+		o.Port = ports[0]
+	}
 	if o.StoreDir == "" {
 		dir, err := os.MkdirTemp("", "natstest-")
 		if err != nil {
@@ -71,9 +79,6 @@ func serverOptions(o Options) (*server.Options, error) {
 		}
 	}
 	opts.Host, opts.Port, opts.HTTPPort = "127.0.0.1", o.Port, 0
-	if o.Port == 0 {
-		opts.Port = server.RANDOM_PORT
-	}
 	if o.MaxPayload != 0 {
 		opts.MaxPayload = o.MaxPayload
 	}
@@ -82,7 +87,7 @@ func serverOptions(o Options) (*server.Options, error) {
 	return opts, nil
 }
 
-// run starts a server with s.opts and then fixes its port, so that a restart takes the same.
+// run starts a server with s.opts.
 func (s *Server) run(ctx context.Context) error {
 	// A server that can't keep its streams only logs so, and is never ready.
 	if err := os.MkdirAll(s.opts.StoreDir, 0o700); err != nil {
@@ -104,9 +109,6 @@ func (s *Server) run(ctx context.Context) error {
 		return err
 	}
 	s.srv = srv
-	if addr, ok := srv.Addr().(*net.TCPAddr); ok {
-		s.opts.Port = addr.Port
-	}
 	return nil
 }
 
@@ -187,5 +189,73 @@ func (s *Server) Reload() error {
 func (s *Server) removeDir() {
 	if s.ownDir != "" {
 		_ = os.RemoveAll(s.ownDir)
+	}
+}
+
+// TB is what Run and its like use of a *testing.T or *testing.B.
+type TB interface {
+	Context() context.Context
+	Cleanup(f func())
+	Fatal(args ...any)
+	Helper()
+}
+
+// Run starts a server like Start, and shuts it down when the test ends. The test fails at once if it
+// does not start.
+func Run(t TB, o Options) *Server {
+	t.Helper()
+	s, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Shutdown)
+	return s
+}
+
+// RunCluster starts n servers like StartCluster, and shuts them down when the test ends. The test fails
+// at once if they do not start.
+func RunCluster(t TB, n int, o Options) []*Server {
+	t.Helper()
+	cluster, err := StartCluster(t.Context(), n, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { shutdownAll(cluster) })
+	return cluster
+}
+
+// Connect connects to a server until the test ends. The connection itself is the Conn of what it
+// returns. The test fails at once if there is no connection; Connect does not wait for a server.
+func Connect(t TB, url string, opts ...nats.Option) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(url, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return JetStream(t, nc)
+}
+
+// JetStream returns JetStream over a connection that the test made by itself, and closes that when the
+// test ends. It waits for the end of the connection's goroutines, so it takes nc's handler for being
+// closed.
+func JetStream(t TB, nc *nats.Conn) jetstream.JetStream {
+	t.Helper()
+	closed := make(chan struct{})
+	nc.SetClosedHandler(func(*nats.Conn) { close(closed) })
+	t.Cleanup(func() { nc.Close(); <-closed })
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// As logs in a user who may not do everything. What the server refuses is not printed; it is the
+// connection's LastError.
+func As(user, password string) nats.Option {
+	return func(o *nats.Options) error {
+		o.User, o.Password = user, password
+		o.AsyncErrorCB = func(*nats.Conn, *nats.Subscription, error) {}
+		return nil
 	}
 }

@@ -3,11 +3,14 @@ package ops
 import (
 	"cmp"
 	"fmt"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // What the pages show is made here, in the words and numbers that are shown: by the templates, and then
@@ -41,7 +44,7 @@ type overview struct {
 	Counted  string // what the numbers of Filters are of
 	Rows     []requestRow
 	RowsNote string
-	Told     []requestRow // what this worker concluded or told again last
+	Outcomes []requestRow // what this worker published last
 	Stream   string       // where its changes come from
 }
 
@@ -65,7 +68,7 @@ func (s *Status) overview(snap Snapshot, requests []Request, trouble string, c c
 	o := overview{frame: s.frame(snap), Figures: figures(snap), Chart: chartOf(snap.Bars), Targets: targetRows(snap),
 		Checks: checkRows(snap.Health), Stream: c.url("/events"), Counted: filtersNote}
 	o.Work, o.WorkNote = workRows(snap)
-	o.Told = toldRows(snap)
+	o.Outcomes = outcomeRows(snap)
 	o.Filters = filters(requests, c)
 	o.Rows, o.RowsNote = listed(requests, c, snap.At)
 	if trouble != "" {
@@ -176,7 +179,7 @@ func targetRows(snap Snapshot) []targetRow {
 	for _, t := range snap.Targets {
 		row := targetRow{Name: cmp.Or(targetNames[t.Target], string(t.Target)), Calls: number(t.Calls), Error: text(t.LastError),
 			ErrorAt: machine(t.LastErrorAt), ErrorAgo: ago(snap.At, t.LastErrorAt)}
-		row.State, row.Tone = doing(t, states[t.Target])
+		row.State, row.Tone = targetState(t, states[t.Target])
 		if t.Calls > 0 {
 			row.Median, row.Slow = milliseconds(t.MedianMillis), milliseconds(t.SlowMillis)
 		}
@@ -188,8 +191,8 @@ func targetRows(snap Snapshot) []targetRow {
 	return rows
 }
 
-// doing says in words what a target does, and how that is to be taken.
-func doing(t Target, b Breaker) (words, tone string) {
+// targetState says in words what a target does, and how that is to be taken.
+func targetState(t Target, b Breaker) (words, tone string) {
 	switch {
 	case b.State != "" && b.State != "closed":
 		return text("circuit " + b.State + ": left alone"), "bad"
@@ -246,12 +249,12 @@ var (
 	}
 )
 
-// maxTold is how many outcomes are shown.
-const maxTold = 10
+// maxShownOutcomes is how many outcomes are shown.
+const maxShownOutcomes = 10
 
-func toldRows(snap Snapshot) []requestRow {
-	rows := make([]requestRow, 0, maxTold)
-	for _, c := range snap.Outcomes[:min(len(snap.Outcomes), maxTold)] {
+func outcomeRows(snap Snapshot) []requestRow {
+	rows := make([]requestRow, 0, maxShownOutcomes)
+	for _, c := range snap.Outcomes[:min(len(snap.Outcomes), maxShownOutcomes)] {
 		state := provision.StateCreated
 		if c.Outcome == provision.OutcomeFailed {
 			state = provision.StateFailed
@@ -259,9 +262,230 @@ func toldRows(snap Snapshot) []requestRow {
 		row := rowOf(Request{Key: c.Key, State: state, Adopted: c.Adopted, Reason: c.Reason, Connection: c.Connection, Hindrance: c.Message,
 			Posts: c.Attempts, UpdatedAt: c.At}, snap.At)
 		if c.Repeat {
-			row.State += ", told again"
+			row.State += ", published again"
 		}
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// storyURL returns where a request's story is. A key has no characters that a URL gives a meaning to.
+func storyURL(k provision.Key) string { return "/requests/" + k.String() }
+
+func rowOf(r Request, now time.Time) requestRow {
+	row := requestRow{URL: storyURL(r.Key), ID: text(r.Key.ID), Tenant: text(r.Key.Tenant), Source: text(r.Key.Source), Name: text(r.Name),
+		At: machine(r.UpdatedAt), Ago: ago(now, r.UpdatedAt),
+		Posts: number(r.Posts), What: text(r.Hindrance)}
+	row.State, row.Tone = pill(r)
+	switch {
+	case r.Reason != "":
+		row.What = text(string(r.Reason) + ": " + r.Hindrance)
+	case r.Connection != "":
+		row.What = "connection " + text(r.Connection)
+	}
+	return row
+}
+
+// pill says in a word or two where a request stands, and how that is to be taken.
+func pill(r Request) (words, tone string) {
+	switch {
+	case r.Adopted:
+		return "adopted", "good"
+	case r.heldUp():
+		return "held up", "odd"
+	}
+	return cmp.Or(stateNames[r.State], text(string(r.State))), stateTones[r.State]
+}
+
+// heldUp reports whether something was in the way before the first POST.
+func (r Request) heldUp() bool { return r.State == provision.StateClaimed && r.Hindrance != "" }
+
+// group is a choice of states to list.
+type group struct {
+	name, label string
+	states      []provision.State // empty means all
+}
+
+var groups = []group{
+	{"", "All latest", nil},
+	{"open", "Not ended", []provision.State{provision.StateClaimed, provision.StatePosting, provision.StateUnknown, provision.StateWaiting}},
+	{"unknown", "Looked up", []provision.State{provision.StateUnknown}},
+	{"waiting", "Waiting or held up", []provision.State{provision.StateWaiting}},
+	{"failed", "Failed", []provision.State{provision.StateFailed}},
+	{"created", "Created", []provision.State{provision.StateCreated}},
+}
+
+func (g group) has(r Request) bool {
+	return len(g.states) == 0 || slices.Contains(g.states, r.State) || g.name == "waiting" && r.heldUp()
+}
+
+// choice is what is to be listed, as the query of the page's URL says.
+type choice struct{ group, tenant string }
+
+// choiceOf returns the choice, or what is wrong with it: to show all instead would pass for an answer.
+func choiceOf(q url.Values) (c choice, trouble string) {
+	c = choice{group: q.Get("state"), tenant: q.Get("tenant")}
+	if !slices.ContainsFunc(groups, func(g group) bool { return g.name == c.group }) {
+		var names []string
+		for _, g := range groups[1:] {
+			names = append(names, "state="+g.name)
+		}
+		return choice{}, "state=" + text(shorten(c.group, maxShown)) + " is none. There are " + strings.Join(names, ", ") + "."
+	}
+	if c.tenant != "" && !provision.ValidTenant(c.tenant) {
+		return choice{}, "tenant=" + text(shorten(c.tenant, maxShown)) + " is none: a tenant has 1 to 63 of a-z, 0-9, _ and -."
+	}
+	return c, ""
+}
+
+// maxShown is how many bytes are shown of what somebody asked for.
+const maxShown = 80
+
+// filtersNote says what the numbers beside the filters count.
+var filtersNote = fmt.Sprintf("Counted are only the latest requests, of each state at most %d.", maxPerState)
+
+// maxListed is how many requests are shown.
+const maxListed = 50
+
+// listed returns the rows of what was chosen, and a word on what is not among them.
+func listed(requests []Request, c choice, now time.Time) (rows []requestRow, note string) {
+	g := groups[slices.IndexFunc(groups, func(g group) bool { return g.name == c.group })]
+	matching := 0
+	for _, r := range requests {
+		if !g.has(r) || c.tenant != "" && r.Key.Tenant != c.tenant {
+			continue
+		}
+		if matching++; matching <= maxListed {
+			rows = append(rows, rowOf(r, now))
+		}
+	}
+	switch {
+	case matching == 0:
+		note = "None among the requests that were written lately."
+	case matching > maxListed:
+		note = fmt.Sprintf("These are the latest %d. A search by id finds every request of the last 30 days, and so does worker list.", maxListed)
+	}
+	return rows, note
+}
+
+// filters returns the links by which states are chosen, with how many requests each would show.
+func filters(requests []Request, c choice) []filterLink {
+	links := make([]filterLink, len(groups))
+	for i, g := range groups {
+		n := 0
+		for _, r := range requests {
+			if g.has(r) && (c.tenant == "" || r.Key.Tenant == c.tenant) {
+				n++
+			}
+		}
+		links[i] = filterLink{Label: g.label, Count: number(n), URL: choice{g.name, c.tenant}.url("/")}
+		if g.name == c.group {
+			links[i].Current = "true"
+		}
+	}
+	return links
+}
+
+// near returns those of the requests that have the text in their id, name or connection.
+func near(requests []Request, query string, now time.Time) (rows []requestRow) {
+	query = strings.ToLower(query)
+	for _, r := range requests {
+		for _, in := range []string{r.Key.ID, r.Name, r.Connection} {
+			if strings.Contains(strings.ToLower(in), query) {
+				rows = append(rows, rowOf(r, now))
+				break
+			}
+		}
+	}
+	return rows[:min(len(rows), maxFound)]
+}
+
+// url returns the page that shows the choice.
+func (c choice) url(page string) string {
+	q := url.Values{}
+	if c.group != "" {
+		q.Set("state", c.group)
+	}
+	if c.tenant != "" {
+		q.Set("tenant", c.tenant)
+	}
+	if len(q) == 0 {
+		return page
+	}
+	return page + "?" + q.Encode()
+}
+
+// text returns what others wrote as it is shown: what does not print is written as in Go's strings, so
+// that nothing can pass for something else, or turn the text around it.
+func text(s string) string { return story.Printable(s) }
+
+// stamp formats a time for people; empty if there is none.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02 15:04:05Z")
+}
+
+// machine formats a time for programs; empty if there is none.
+func machine(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+// ago formats how long before now t was, in one or two units, or how long after it is.
+func ago(now, t time.Time) string {
+	switch d := now.Sub(t); {
+	case t.IsZero():
+		return ""
+	case d < -time.Second:
+		return "in " + length(-d)
+	case d < 5*time.Second:
+		return "just now"
+	default:
+		return length(d) + " ago"
+	}
+}
+
+// length formats a duration in one or two units.
+func length(d time.Duration) string {
+	d = max(d, 0)
+	days, hours, minutes, seconds := int(d.Hours())/24, int(d.Hours())%24, int(d.Minutes())%60, int(d.Seconds())%60
+	switch {
+	case days > 0:
+		return fmt.Sprintf("%d d %d h", days, hours)
+	case hours > 0:
+		return fmt.Sprintf("%d h %d min", hours, minutes)
+	case minutes > 0:
+		return fmt.Sprintf("%d min %d s", minutes, seconds)
+	case d >= time.Second:
+		return fmt.Sprintf("%d s", seconds)
+	}
+	return fmt.Sprintf("%d ms", d.Milliseconds())
+}
+
+// took formats how long something took; empty if it took no time.
+func took(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return ""
+	case d < time.Millisecond:
+		return "<1 ms"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return length(d)
+}
+
+// number formats n with its thousands apart.
+func number[N int | uint64](n N) string {
+	digits := strconv.FormatUint(uint64(n), 10)
+	for i := len(digits) - 3; i > 0; i -= 3 {
+		digits = digits[:i] + "\u202f" + digits[i:]
+	}
+	return digits
 }

@@ -29,7 +29,7 @@ func TestAlarms(t *testing.T) {
 		if f.Title != c.title || f.Alarm != c.alarm || f.Remedy != c.remedy || f.Loud != c.tone {
 			t.Errorf("%s: %+v", name, f)
 		}
-		p := (&Status{}).storyPage(c.snap, tell(record("r-1", provision.StateClaimed), noon))
+		p := (&Status{}).storyPage(c.snap, storyOf(record("r-1", provision.StateClaimed), noon))
 		if p.Title != "r-1 · "+c.title || p.Alarm != c.alarm {
 			t.Errorf("%s: on a story's page: %q, %q", name, p.Title, p.Alarm)
 		}
@@ -94,9 +94,52 @@ func TestWorkRows(t *testing.T) {
 	if rows, note := workRows(Snapshot{}); len(rows) != 0 || note == "" {
 		t.Errorf("of nothing: %v, %q", rows, note)
 	}
-	told := toldRows(Snapshot{At: noon, Outcomes: []Concluded{{Key: key("a"), Outcome: "created", Repeat: true, Adopted: true, Connection: "c"},
+	outcomes := outcomeRows(Snapshot{At: noon, Outcomes: []Concluded{{Key: key("a"), Outcome: "created", Repeat: true, Adopted: true, Connection: "c"},
 		{Key: key("b"), Outcome: "failed", Reason: provision.ReasonIDReused, Message: "no"}}})
-	if told[0].State != "adopted, told again" || told[1].What != "id_reused: no" || told[1].Tone != "bad" {
-		t.Errorf("told: %+v", told)
+	if outcomes[0].State != "adopted, published again" || outcomes[1].What != "id_reused: no" || outcomes[1].Tone != "bad" {
+		t.Errorf("outcomes: %+v", outcomes)
+	}
+}
+
+func TestAgo(t *testing.T) {
+	t.Parallel()
+	for back, want := range map[time.Duration]string{
+		0: "just now", 4 * time.Second: "just now", 5 * time.Second: "5 s ago", 59 * time.Second: "59 s ago", 61 * time.Second: "1 min 1 s ago",
+		3 * time.Hour: "3 h 0 min ago", 50 * time.Hour: "2 d 2 h ago", -90 * time.Second: "in 1 min 30 s", -time.Millisecond: "just now",
+	} {
+		if got := ago(noon, noon.Add(-back)); got != want {
+			t.Errorf("%v: %q, want %q", back, got, want)
+		}
+	}
+	if got := ago(noon, time.Time{}); got != "" {
+		t.Errorf("never: %q", got)
+	}
+}
+
+func TestTimes(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration][2]string{ // :: duration → as length, as took
+		-time.Second: {"0 ms", ""}, 0: {"0 ms", ""}, time.Microsecond: {"0 ms", "<1 ms"}, 7 * time.Millisecond: {"7 ms", "7 ms"},
+		1540 * time.Millisecond: {"1 s", "1.5 s"}, 90 * time.Second: {"1 min 30 s", "1 min 30 s"}, 26 * time.Hour: {"1 d 2 h", "1 d 2 h"},
+	} {
+		if got := [2]string{length(d), took(d)}; got != want {
+			t.Errorf("%v: %q, want %q", d, got, want)
+		}
+	}
+	if stamp(time.Time{})+machine(time.Time{}) != "" {
+		t.Error("no time is shown as one")
+	}
+	east := noon.In(time.FixedZone("east", 3600))
+	if stamp(east) != "2026-11-22 12:00:00Z" || machine(east) != "2026-11-22T12:00:00Z" {
+		t.Errorf("got %s and %s", stamp(east), machine(east))
+	}
+}
+
+func TestNumber(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[uint64]string{0: "0", 999: "999", 1000: "1\u202f000", 1234567: "1\u202f234\u202f567", 1<<64 - 1: "18\u202f446\u202f744\u202f073\u202f709\u202f551\u202f615"} {
+		if got := number(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
 	}
 }

@@ -78,7 +78,7 @@ type InFlight struct {
 type Concluded struct {
 	Key        provision.Key    `json:"key"`
 	Outcome    string           `json:"outcome"`
-	Repeat     bool             `json:"repeat,omitempty"` // only told again
+	Repeat     bool             `json:"repeat,omitempty"` // only published again
 	Adopted    bool             `json:"adopted,omitempty"`
 	Connection string           `json:"connection,omitempty"` // its id
 	Reason     provision.Reason `json:"reason,omitempty"`
@@ -107,14 +107,14 @@ func (t *Task) Reached(state provision.State) {
 	t.state = state
 }
 
-// Done notes that the delivery is worked on no more. A second call does nothing.
+// Done notes that the delivery is no longer worked on. A second call does nothing.
 func (t *Task) Done() {
 	t.status.mu.Lock()
 	defer t.status.mu.Unlock()
 	delete(t.status.inFlight, t)
 }
 
-// Concluded notes an outcome; repeat says that it was only told again. The latest are kept.
+// Concluded notes an outcome; repeat says that it was only published again. The latest are kept.
 func (s *Status) Concluded(r provision.Result, repeat bool) {
 	c := Concluded{
 		Key:      provision.Key{Tenant: r.Tenant, Source: r.Request.Source, ID: r.Request.ID},
@@ -171,7 +171,15 @@ func (s *Status) Snapshot(ctx context.Context) Snapshot {
 	if s.Health != nil {
 		snap.Health = s.Health.Report(ctx)
 	}
-	s.askQueue(ctx, &snap)
+	if s.Sources.Queue != nil {
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		defer cancel()
+		if queue, err := s.Sources.Queue(ctx); err != nil {
+			snap.QueueError = shorten(err.Error(), maxReasonLen)
+		} else {
+			snap.Queue = &queue
+		}
+	}
 	if s.Sources.Breakers != nil {
 		snap.Breakers = s.Sources.Breakers()
 	}
@@ -189,20 +197,6 @@ func (s *Status) Snapshot(ctx context.Context) Snapshot {
 	return snap
 }
 
-func (s *Status) askQueue(ctx context.Context, snap *Snapshot) {
-	if s.Sources.Queue == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, DefaultCheckTimeout)
-	defer cancel()
-	queue, err := s.Sources.Queue(ctx)
-	if err != nil {
-		snap.QueueError = shorten(err.Error(), maxReasonLen)
-		return
-	}
-	snap.Queue = &queue
-}
-
 // shownInFlight returns the oldest tasks. The caller holds s.mu.
 func (s *Status) shownInFlight(now time.Time) []InFlight {
 	tasks := slices.SortedFunc(maps.Keys(s.inFlight), func(a, b *Task) int {
@@ -214,4 +208,166 @@ func (s *Status) shownInFlight(now time.Time) []InFlight {
 		out[i] = InFlight{Key: t.key, Seq: t.seq, State: t.state, Since: t.since, Seconds: now.Sub(t.since).Seconds()}
 	}
 	return out
+}
+
+// What is remembered of the calls of a target.
+const (
+	maxCalls   = 256             // the latest
+	callWindow = 5 * time.Minute // older ones don't count
+)
+
+// calls are the calls of one target.
+type calls struct {
+	list  []call // the latest, oldest first, at most maxCalls
+	error string // the last one's, shortened
+	errAt time.Time
+}
+
+type call struct {
+	at     time.Time
+	took   time.Duration
+	failed bool
+}
+
+// Target is how one of the services stands that the worker calls, as this worker saw it.
+type Target struct {
+	Target       provision.Target `json:"target"`
+	Calls        int              `json:"calls"`  // of the last five minutes, at most the latest 256
+	Failed       int              `json:"failed"` // of these
+	MedianMillis float64          `json:"medianMs"`
+	SlowMillis   float64          `json:"p95Ms"` // 95 % took at most so long
+	LastError    string           `json:"lastError,omitempty"`
+	LastErrorAt  time.Time        `json:"lastErrorAt,omitzero"`
+}
+
+// Called notes a call of a target that took so long. What was not asked of it is not to be noted.
+func (s *Status) Called(t provision.Target, took time.Duration, failed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.callsOf(t)
+	c.list = append(c.list, call{time.Now(), took, failed})
+	if over := len(c.list) - maxCalls; over > 0 {
+		c.list = slices.Delete(c.list, 0, over)
+	}
+}
+
+// Erred notes the error of a target, which must hold no secret. The last one is shown.
+func (s *Status) Erred(t provision.Target, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.callsOf(t)
+	c.error, c.errAt = shorten(err.Error(), maxReasonLen), time.Now()
+}
+
+// callsOf returns the calls of a target. The caller holds s.mu.
+func (s *Status) callsOf(t provision.Target) *calls {
+	if s.calls == nil {
+		s.calls = map[provision.Target]*calls{}
+	}
+	if s.calls[t] == nil {
+		s.calls[t] = &calls{}
+	}
+	return s.calls[t]
+}
+
+// targets returns how all targets stand.
+func (s *Status) targets(now time.Time) []Target {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []Target
+	for _, t := range []provision.Target{provision.TargetFlow, provision.TargetIMS, provision.TargetVault} {
+		list = append(list, s.callsOf(t).summary(t, now))
+	}
+	return list
+}
+
+func (c *calls) summary(t provision.Target, now time.Time) Target {
+	sum := Target{Target: t, LastError: c.error, LastErrorAt: c.errAt}
+	var took []time.Duration
+	for _, each := range c.list {
+		if now.Sub(each.at) > callWindow {
+			continue
+		}
+		sum.Calls++
+		if each.failed {
+			sum.Failed++
+		}
+		took = append(took, each.took)
+	}
+	if slices.Sort(took); len(took) > 0 {
+		sum.MedianMillis = millis(took[(len(took)-1)/2])
+		sum.SlowMillis = millis(took[(len(took)-1)*95/100])
+	}
+	return sum
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// span is how far back a meter remembers, in seconds.
+const span = 600
+
+// meter counts, second by second, how requests ended. The zero value has counted nothing. It is not safe
+// for concurrent use.
+type meter struct {
+	done, failed uint64 // since the start
+	seconds      [span]ends
+}
+
+// ends is what one second saw.
+type ends struct {
+	second       int64 // since 1970: a slot is used again after span seconds
+	done, failed int
+}
+
+func (m *meter) count(now time.Time, failed bool) {
+	second := now.Unix()
+	slot := &m.seconds[second%span]
+	if slot.second != second {
+		*slot = ends{second: second}
+	}
+	if failed {
+		m.failed++
+		slot.failed++
+		return
+	}
+	m.done++
+	slot.done++
+}
+
+// between returns the sums of the seconds [from, to).
+func (m *meter) between(from, to int64) (done, failed int) {
+	for second := max(from, to-span, 0); second < to; second++ {
+		if slot := m.seconds[second%span]; slot.second == second {
+			done, failed = done+slot.done, failed+slot.failed
+		}
+	}
+	return done, failed
+}
+
+// perSecond returns how many requests ended per second, over the last whole minute or since the start.
+func (m *meter) perSecond(now, since time.Time) float64 {
+	window := min(max(now.Sub(since).Seconds(), 1), 60)
+	done, failed := m.between(now.Unix()-int64(window)+1, now.Unix()+1)
+	return float64(done+failed) / window
+}
+
+// barSeconds is how long each bar of the page's chart covers.
+const barSeconds = 10
+
+// Bar is one bar of the chart of ended requests.
+type Bar struct {
+	Done   int `json:"done"`
+	Failed int `json:"failed"`
+}
+
+// bars returns the chart, oldest first; the last bar is not over yet. Bars begin at full ten seconds, so
+// that what is counted once stays in its bar.
+func (m *meter) bars(now time.Time) []Bar {
+	end := now.Unix()/barSeconds*barSeconds + barSeconds
+	list := make([]Bar, span/barSeconds)
+	for i := range list {
+		from := end - span + int64(i)*barSeconds
+		list[i].Done, list[i].Failed = m.between(from, from+barSeconds)
+	}
+	return list
 }

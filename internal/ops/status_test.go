@@ -145,3 +145,147 @@ func TestStatusJSON(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+func TestTargets(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &Status{}
+		s.Called(provision.TargetFlow, time.Hour, true) // too old, in the end
+		<-time.After(callWindow)
+		for i := range 100 {
+			s.Called(provision.TargetFlow, time.Duration(i+1)*time.Millisecond, i < 3)
+		}
+		s.Erred(provision.TargetIMS, errors.New("HTTP 503\n\tsorry "+strings.Repeat("x", 1000)))
+		at := time.Now()
+		<-time.After(time.Second)
+		got := s.targets(time.Now())
+		if n := len(got[1].LastError); n > maxReasonLen+len("…") || !strings.HasPrefix(got[1].LastError, "HTTP 503 sorry xxx") {
+			t.Errorf("the error is %q", got[1].LastError)
+		}
+		got[1].LastError = ""
+		want := []Target{
+			{Target: provision.TargetFlow, Calls: 100, Failed: 3, MedianMillis: 50, SlowMillis: 95},
+			{Target: provision.TargetIMS, LastErrorAt: at}, {Target: provision.TargetVault}}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestTargetsAreBounded(t *testing.T) {
+	t.Parallel()
+	s := &Status{}
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for i := range maxCalls {
+				s.Called(provision.TargetVault, time.Duration(i), true)
+				s.Erred(provision.TargetVault, fmt.Errorf("error %d", i))
+				s.targets(time.Now())
+			}
+		})
+	}
+	all.Wait()
+	if got := s.targets(time.Now())[2]; got.Calls != maxCalls || got.Failed != maxCalls || len(s.calls[provision.TargetVault].list) > maxCalls {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// What a target does is told in words, and loudly where its circuit is open.
+func TestTargetsInWords(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		target      Target
+		breaker     string
+		words, tone string
+	}{
+		"idle": {Target{}, "closed", "not asked lately", ""}, "idle and unknown": {Target{}, "", "not asked lately", ""},
+		"well": {Target{Calls: 3}, "closed", "answers", "good"}, "shaky": {Target{Calls: 3, Failed: 1}, "closed", "answers, not always", "odd"},
+		"down": {Target{Calls: 3, Failed: 3}, "closed", "fails", "bad"}, "open": {Target{Calls: 3}, "open", "circuit open: left alone", "bad"},
+		"probed": {Target{}, "half-open", "circuit half-open: left alone", "bad"},
+	} {
+		if words, tone := targetState(c.target, Breaker{State: c.breaker}); words != c.words || tone != c.tone {
+			t.Errorf("%s: %q, %q, want %q, %q", name, words, tone, c.words, c.tone)
+		}
+	}
+	s := &Status{Sources: Sources{Breakers: func() []Breaker { return []Breaker{{Target: provision.TargetIMS, State: "open"}} }}}
+	s.Called(provision.TargetVault, 1500*time.Microsecond, false)
+	rows := targetRows(s.Snapshot(context.Background()))
+	if len(rows) != 3 || rows[1].Name != "Adobe IMS" || rows[1].Tone != "bad" || rows[2].Median != "1 ms" || rows[2].Calls != "1" || rows[0].Median != "" {
+		t.Errorf("got %+v", rows)
+	}
+}
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func TestMeter(t *testing.T) {
+	t.Parallel()
+	var m meter
+	for s := range 120 { // one a second, every fourth failed
+		m.count(noon.Add(time.Duration(s)*time.Second), s%4 == 0)
+	}
+	now := noon.Add(119 * time.Second)
+	if m.done != 90 || m.failed != 30 {
+		t.Errorf("got %d done and %d failed", m.done, m.failed)
+	}
+	if got := m.perSecond(now, noon); got != 1 {
+		t.Errorf("got %v per second, want 1", got)
+	}
+	if got := m.perSecond(now.Add(30*time.Second), noon); got != 0.5 {
+		t.Errorf("half a minute later: got %v per second, want 0.5", got)
+	}
+	bars := m.bars(now)
+	if len(bars) != 60 || bars[59] != (Bar{8, 2}) && bars[59] != (Bar{7, 3}) || bars[47] != (Bar{}) {
+		t.Errorf("got %v", bars)
+	}
+	sum := Bar{}
+	for _, b := range bars {
+		sum.Done, sum.Failed = sum.Done+b.Done, sum.Failed+b.Failed
+	}
+	if sum != (Bar{90, 30}) {
+		t.Errorf("the bars hold %v", sum)
+	}
+}
+
+// What was counted long ago counts no more, though its place is not used again.
+func TestMeterForgets(t *testing.T) {
+	t.Parallel()
+	var m meter
+	m.count(noon, false)
+	for _, later := range []time.Duration{span * time.Second, time.Hour, 24 * time.Hour} {
+		now := noon.Add(later)
+		for i, b := range m.bars(now) {
+			if b != (Bar{}) {
+				t.Errorf("%v later: bar %d is %v", later, i, b)
+			}
+		}
+		if got := m.perSecond(now, noon); got != 0 {
+			t.Errorf("%v later: %v per second", later, got)
+		}
+	}
+	m.count(noon.Add(span*time.Second), true) // the same place
+	if done, failed := m.between(noon.Unix(), noon.Unix()+1); done != 0 || failed != 0 {
+		t.Errorf("the first second holds %d and %d", done, failed)
+	}
+	if m.done != 1 || m.failed != 1 {
+		t.Errorf("got %d and %d in all", m.done, m.failed)
+	}
+}
+
+// A worker that has just begun is not made to look idle.
+func TestMeterAtTheStart(t *testing.T) {
+	t.Parallel()
+	var m meter
+	for range 10 {
+		m.count(noon, false)
+	}
+	for up, want := range map[time.Duration]float64{0: 10, 500 * time.Millisecond: 10, 5 * time.Second: 2, 20 * time.Second: 0.5} {
+		var fresh meter
+		for range 10 {
+			fresh.count(noon.Add(up), false)
+		}
+		if got := fresh.perSecond(noon.Add(up), noon); got != want {
+			t.Errorf("after %v: %v per second, want %v", up, got, want)
+		}
+	}
+}

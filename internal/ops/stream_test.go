@@ -62,7 +62,7 @@ func seen(t *testing.T, line string) (o overview) {
 
 // quiet is a status of which nothing changes but the time.
 func quiet() *Status {
-	return &Status{Version: "1.2.3", Since: time.Now(), Health: &Health{}, Sources: Sources{Ledger: &shelf{}}}
+	return &Status{Version: "1.2.3", Since: time.Now(), Health: &Health{}, Sources: Sources{Ledger: &memLedger{}}}
 }
 
 // A stream tells of changes within a second or so, for longer than any other answer may take, and then
@@ -192,7 +192,7 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		ln, ended := newPipes(), make(chan error, 1)
-		book := &shelf{}
+		book := &memLedger{}
 		book.put(record("r-1", provision.StateWaiting))
 		s := quiet()
 		s.Sources.Ledger = book
@@ -239,7 +239,7 @@ func TestStreamHead(t *testing.T) {
 func TestStreamOfAStory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		book := &shelf{}
+		book := &memLedger{}
 		book.put(record("r-1", provision.StateWaiting))
 		s := quiet()
 		s.Sources.Ledger = book

@@ -20,7 +20,7 @@ import (
 
 const (
 	maxResponse = 64 << 10    // of a collector's answer, in bytes
-	tellAgain   = time.Minute // how often failing exports are told
+	logEvery    = time.Minute // between log lines while exports fail
 	maxMessage  = 300         // of a collector's words in the log, in characters
 )
 
@@ -82,7 +82,7 @@ func headerValues(env map[string]string) (values []string) {
 	return values
 }
 
-// reporter tells the log of exports that fail, and nobody else: the SDK would write them to stderr.
+// reporter logs exports that fail; the SDK would write them to stderr.
 type reporter struct {
 	sdk.SpanExporter
 	log   *slog.Logger
@@ -90,9 +90,9 @@ type reporter struct {
 	ended chan struct{}  // closed when the processor is done with it
 	once  sync.Once      // closes ended
 
-	mu   sync.Mutex
-	told time.Time // when the log was last told of failures; zero while exports work; guarded by mu
-	lost int       // spans that were not exported since; guarded by mu
+	mu     sync.Mutex
+	logged time.Time // when failures were last logged; zero while exports work; guarded by mu
+	lost   int       // spans that were not exported since; guarded by mu
 }
 
 // ExportSpans implements sdk.SpanExporter. It returns nil whatever happens.
@@ -101,14 +101,14 @@ func (r *reporter) ExportSpans(ctx context.Context, spans []sdk.ReadOnlySpan) er
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case err == nil && r.told.IsZero():
+	case err == nil && r.logged.IsZero():
 	case err == nil:
 		r.log.Info("spans are exported again", "lost", r.lost)
-		r.told, r.lost = time.Time{}, 0
+		r.logged, r.lost = time.Time{}, 0
 	default:
 		r.lost += len(spans)
-		if now := time.Now(); now.Sub(r.told) >= tellAgain {
-			r.told = now
+		if now := time.Now(); now.Sub(r.logged) >= logEvery {
+			r.logged = now
 			r.log.Warn("spans can't be exported, and are lost; requests are worked on all the same", "lost", r.lost,
 				"error", r.known.Line(scrub.Unquoted(withoutURL(err)), maxMessage))
 		}

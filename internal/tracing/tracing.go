@@ -1,10 +1,22 @@
+// Package tracing exports what the worker does as OpenTelemetry spans, by OTLP over HTTP.
+//
+// The work on one delivery is one span, a part of the trace that its message came with. Below it are the
+// calls to the ledger, to Vault, to IMS and to the Flow Service, and the messages that are published. A
+// message without a trace context begins a trace whose id depends on the request alone: all deliveries of
+// it, by whatever worker, are found in one trace.
+//
+// No span ever holds a body, a header, a query or an error's text: of what went wrong it has a word from a
+// closed set.
 package tracing
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -106,4 +118,46 @@ func (t *Tracer) Shutdown(ctx context.Context) error {
 	cut, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	return errors.Join(err, t.exporter.cut(cut))
+}
+
+// root is where the trace of a message begins that came without a trace context. Whoever gets a delivery
+// of the message finds the same.
+type root struct {
+	trace trace.TraceID
+	span  trace.SpanID
+}
+
+// rootOf returns where the trace of d's message begins: the trace is the request's, the span the message's.
+func rootOf(d *provision.Delivery) (r root) {
+	r.trace, _ = trace.TraceIDFromHex(d.Request.Key.TraceID()) // 32 hex digits
+	sum := sha256.Sum256(binary.BigEndian.AppendUint64([]byte("span"+d.Request.Key.String()+" "), d.Seq))
+	copy(r.span[:], sum[:])
+	return r
+}
+
+type rootKey struct{}
+
+// ids are random, but for the root of a trace whose context says which ones it has.
+type ids struct{}
+
+var _ sdk.IDGenerator = ids{}
+
+// NewIDs implements sdk.IDGenerator.
+func (i ids) NewIDs(ctx context.Context) (id trace.TraceID, span trace.SpanID) {
+	if r, ok := ctx.Value(rootKey{}).(root); ok {
+		return r.trace, r.span
+	}
+	for !id.IsValid() {
+		binary.BigEndian.PutUint64(id[:8], rand.Uint64())
+		binary.BigEndian.PutUint64(id[8:], rand.Uint64())
+	}
+	return id, i.NewSpanID(ctx, id)
+}
+
+// NewSpanID implements sdk.IDGenerator.
+func (ids) NewSpanID(context.Context, trace.TraceID) (id trace.SpanID) {
+	for !id.IsValid() {
+		binary.BigEndian.PutUint64(id[:], rand.Uint64())
+	}
+	return id
 }

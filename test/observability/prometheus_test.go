@@ -193,4 +193,4 @@ func (s *server) answers(q query) bool {
 }
 
 // grace is for how many looks, a second apart, a query may be without an answer.
-const grace = 5
+const grace = 20

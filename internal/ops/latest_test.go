@@ -14,21 +14,21 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// shelf is a Ledger in memory.
-type shelf struct {
+// memLedger is a Ledger in memory.
+type memLedger struct {
 	mu    sync.Mutex
 	all   []Written // in the order of their revisions
 	err   error     // of every call
 	calls []string  // what was asked for
 }
 
-func (s *shelf) note(format string, args ...any) error {
+func (s *memLedger) note(format string, args ...any) error {
 	s.calls = append(s.calls, fmt.Sprintf(format, args...))
 	return s.err
 }
 
 // put writes a record; its revision is the next.
-func (s *shelf) put(rec provision.Record) {
+func (s *memLedger) put(rec provision.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := uint64(1)
@@ -39,7 +39,7 @@ func (s *shelf) put(rec provision.Record) {
 	s.all = append(s.all, Written{rec, next})
 }
 
-func (s *shelf) Newest(context.Context) (uint64, error) {
+func (s *memLedger) Newest(context.Context) (uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.note("newest")
@@ -49,7 +49,7 @@ func (s *shelf) Newest(context.Context) (uint64, error) {
 	return s.all[len(s.all)-1].Revision, err
 }
 
-func (s *shelf) Since(_ context.Context, revision uint64) iter.Seq2[Written, error] {
+func (s *memLedger) Since(_ context.Context, revision uint64) iter.Seq2[Written, error] {
 	return func(yield func(Written, error) bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -65,7 +65,7 @@ func (s *shelf) Since(_ context.Context, revision uint64) iter.Seq2[Written, err
 	}
 }
 
-func (s *shelf) ByID(_ context.Context, id string) iter.Seq2[provision.Record, error] {
+func (s *memLedger) ByID(_ context.Context, id string) iter.Seq2[provision.Record, error] {
 	return func(yield func(provision.Record, error) bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -81,7 +81,7 @@ func (s *shelf) ByID(_ context.Context, id string) iter.Seq2[provision.Record, e
 	}
 }
 
-func (s *shelf) Record(_ context.Context, key provision.Key) (provision.Record, error) {
+func (s *memLedger) Record(_ context.Context, key provision.Key) (provision.Record, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.note("record %s", key); err != nil {
@@ -95,7 +95,7 @@ func (s *shelf) Record(_ context.Context, key provision.Key) (provision.Record, 
 	return provision.Record{}, provision.ErrNoRecord
 }
 
-func (s *shelf) asked() []string {
+func (s *memLedger) asked() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer func() { s.calls = nil }()
@@ -117,35 +117,35 @@ func idsOf(requests []Request) (ids []string) {
 func TestLatest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		book := &shelf{}
-		l := newLatest(book)
+		ledger := &memLedger{}
+		l := newLatest(ledger)
 		look := func(wantIDs, wantCalls []string) {
 			t.Helper()
 			got, trouble := l.list(t.Context())
 			if !slices.Equal(idsOf(got), wantIDs) || trouble != "" {
 				t.Errorf("got %v, want %v; %s", idsOf(got), wantIDs, trouble)
 			}
-			if calls := book.asked(); !slices.Equal(calls, wantCalls) {
+			if calls := ledger.asked(); !slices.Equal(calls, wantCalls) {
 				t.Errorf("it asked for %q, want %q", calls, wantCalls)
 			}
 		}
 		look(nil, []string{"newest"})
 		<-time.After(lookEvery)
-		book.put(record("a", provision.StateClaimed))
-		book.put(record("b", provision.StateFailed))
+		ledger.put(record("a", provision.StateClaimed))
+		ledger.put(record("b", provision.StateFailed))
 		look([]string{"b", "a"}, []string{"newest", "since 1"})
-		book.put(record("c", provision.StateClaimed))
+		ledger.put(record("c", provision.StateClaimed))
 		look([]string{"b", "a"}, nil) // too soon
 		<-time.After(lookEvery)
-		book.put(record("a", provision.StateCreated))
+		ledger.put(record("a", provision.StateCreated))
 		look([]string{"a", "c", "b"}, []string{"newest", "since 3"})
 		<-time.After(lookEvery)
 		look([]string{"a", "c", "b"}, []string{"newest"}) // nothing new
 		<-time.After(lookEvery)
-		book.mu.Lock()
-		book.all = nil // made anew
-		book.mu.Unlock()
-		book.put(record("z", provision.StateClaimed))
+		ledger.mu.Lock()
+		ledger.all = nil // made anew
+		ledger.mu.Unlock()
+		ledger.put(record("z", provision.StateClaimed))
 		look([]string{"z"}, []string{"newest", "since 1"})
 	})
 }
@@ -153,17 +153,17 @@ func TestLatest(t *testing.T) {
 // However large the ledger, a look is short, and few of each state are remembered.
 func TestLatestIsBounded(t *testing.T) {
 	t.Parallel()
-	book := &shelf{}
+	ledger := &memLedger{}
 	for i := range 3 * maxBehind {
 		state := provision.StateCreated
 		if i%100 == 0 {
 			state = provision.StateFailed
 		}
-		book.all = append(book.all, Written{record(fmt.Sprint(i), state), uint64(i + 1)})
+		ledger.all = append(ledger.all, Written{record(fmt.Sprint(i), state), uint64(i + 1)})
 	}
-	l := newLatest(book)
+	l := newLatest(ledger)
 	got, trouble := l.list(t.Context())
-	if trouble != "" || !slices.Equal(book.asked(), []string{"newest", fmt.Sprintf("since %d", 2*maxBehind+1)}) {
+	if trouble != "" || !slices.Equal(ledger.asked(), []string{"newest", fmt.Sprintf("since %d", 2*maxBehind+1)}) {
 		t.Errorf("%s", trouble)
 	}
 	count := map[provision.State]int{}
@@ -182,32 +182,32 @@ func TestLatestIsBounded(t *testing.T) {
 func TestLatestInTrouble(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		book := &shelf{}
-		book.put(record("a", provision.StateClaimed))
-		l := newLatest(book)
+		ledger := &memLedger{}
+		ledger.put(record("a", provision.StateClaimed))
+		l := newLatest(ledger)
 		l.list(t.Context())
 		<-time.After(lookEvery)
-		book.err = errors.New("no responders")
+		ledger.err = errors.New("no responders")
 		for range 2 { // the second is not asked for again
 			if got, trouble := l.list(t.Context()); len(got) != 1 || trouble != "no responders" {
 				t.Errorf("got %v, %q", got, trouble)
 			}
 		}
 		<-time.After(lookEvery)
-		book.err = nil
+		ledger.err = nil
 		if got, trouble := l.list(t.Context()); len(got) != 1 || trouble != "" {
 			t.Errorf("got %v, %q", got, trouble)
 		}
 	})
 }
 
-// slowBook takes its time for every look.
-type slowBook struct {
-	shelf
+// slowLedger takes its time for every look.
+type slowLedger struct {
+	memLedger
 	began chan struct{}
 }
 
-func (s *slowBook) Newest(ctx context.Context) (uint64, error) {
+func (s *slowLedger) Newest(ctx context.Context) (uint64, error) {
 	s.began <- struct{}{}
 	<-ctx.Done()
 	return 0, ctx.Err()
@@ -217,8 +217,8 @@ func (s *slowBook) Newest(ctx context.Context) (uint64, error) {
 func TestLatestIsShared(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		book := &slowBook{began: make(chan struct{}, 100)}
-		l := newLatest(book)
+		ledger := &slowLedger{began: make(chan struct{}, 100)}
+		l := newLatest(ledger)
 		var all sync.WaitGroup
 		start := time.Now()
 		for range 50 {
@@ -229,8 +229,8 @@ func TestLatestIsShared(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if took := time.Since(start); took != lookTimeout || len(book.began) != 1 {
-			t.Errorf("%d looks, in %v", len(book.began), took)
+		if took := time.Since(start); took != lookTimeout || len(ledger.began) != 1 {
+			t.Errorf("%d looks, in %v", len(ledger.began), took)
 		}
 		synctest.Wait()
 	})

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"iter"
+	"maps"
 	"slices"
-	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -40,16 +42,18 @@ const (
 )
 
 // latest remembers the requests whose records were written last. It reads the ledger only when it is
-// asked for them, at most once in lookEvery, and then no more than maxBehind revisions.
+// asked for them, at most once in lookEvery, and then no more than maxBehind revisions. Callers at the
+// same time share one look.
 type latest struct {
-	book Ledger
-	look *check
+	ledger Ledger
+	flight singleflight.Group
 
-	mu   sync.Mutex
-	next uint64    // revision to go on from; 0 before the first look
-	at   time.Time // of the last look
-	err  error     // of the last look
-	rows map[provision.Key]Request
+	// Only the flight's function uses the rest.
+	rows   map[provision.Key]Request
+	next   uint64    // revision to go on from; 0 before the first look
+	at     time.Time // of the last look
+	err    error     // of the last look
+	sorted []Request // after it
 }
 
 // Request is a request as it is listed.
@@ -69,91 +73,58 @@ type Request struct {
 	revision uint64
 }
 
-func newLatest(book Ledger) *latest {
-	l := &latest{book: book, rows: map[provision.Key]Request{}}
-	l.look = &check{name: "ledger", call: l.read}
-	return l
+func newLatest(ledger Ledger) *latest {
+	return &latest{ledger: ledger, rows: map[provision.Key]Request{}}
 }
 
-// list returns what is known after a look at the ledger: the requests written last first, and what is
-// wrong with the ledger. Callers at the same time share one look.
+// list returns the requests that are known, the last written first, and what is wrong with the ledger.
 func (l *latest) list(ctx context.Context) ([]Request, string) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	trouble := ""
-	if !l.fresh() {
-		trouble = l.look.run(ctx, lookTimeout).Reason
+	rows, err, _ := l.flight.Do("", func() (any, error) {
+		if time.Since(l.at) >= lookEvery {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTimeout)
+			defer cancel()
+			l.err = l.read(ctx)
+			l.at = time.Now()
+			l.sorted = slices.SortedFunc(maps.Values(l.rows), func(a, b Request) int {
+				return cmp.Or(cmp.Compare(b.revision, a.revision), cmp.Compare(a.Key.String(), b.Key.String()))
+			})
+		}
+		return l.sorted, l.err
+	})
+	list, _ := rows.([]Request)
+	if err != nil {
+		return list, shorten(err.Error(), maxReasonLen)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if trouble == "" && l.err != nil {
-		trouble = shorten(l.err.Error(), maxReasonLen)
-	}
-	rows := make([]Request, 0, len(l.rows))
-	for _, r := range l.rows {
-		rows = append(rows, r)
-	}
-	slices.SortFunc(rows, newestFirst)
-	return rows, trouble
-}
-
-func newestFirst(a, b Request) int {
-	return cmp.Or(cmp.Compare(b.revision, a.revision), cmp.Compare(a.Key.String(), b.Key.String()))
-}
-
-func (l *latest) fresh() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return time.Since(l.at) < lookEvery
+	return list, ""
 }
 
 // read reads what was written since the last look.
 func (l *latest) read(ctx context.Context) error {
-	err := l.readOn(ctx)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.at, l.err = time.Now(), err
-	return err
-}
-
-func (l *latest) readOn(ctx context.Context) error {
-	newest, err := l.book.Newest(ctx)
+	newest, err := l.ledger.Newest(ctx)
 	if err != nil {
 		return err
 	}
-	from := l.from(newest)
+	if l.next > newest+1 { // the ledger was deleted and created again
+		l.next = 0
+		clear(l.rows)
+	}
+	from := max(l.next, uint64(max(int64(newest)-maxBehind+1, 1))) //nolint:gosec // revisions don't reach 2^63
 	if from > newest {
 		return nil
 	}
-	for w, err := range l.book.Since(ctx, from) {
+	for w, err := range l.ledger.Since(ctx, from) {
 		if err != nil {
 			return err
 		}
 		l.add(w)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.next = max(l.next, newest+1)
 	return nil
 }
 
-// from returns where to go on. A ledger that was made anew begins anew, and so does what is known of it.
-func (l *latest) from(newest uint64) uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.next > newest+1 {
-		l.next = 0
-		clear(l.rows)
-	}
-	return max(l.next, uint64(max(int64(newest)-maxBehind+1, 1))) //nolint:gosec // revisions don't reach 2^63
-}
-
-// add puts a record in its place, and forgets the one of its state that is written longest ago if there
-// are too many.
+// add adds a record, and forgets the oldest of its state if there are too many.
 func (l *latest) add(w Written) {
 	row := requestOf(w)
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.rows[row.Key] = row
 	l.next = max(l.next, w.Revision+1)
 	same, oldest := 0, row

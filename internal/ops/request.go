@@ -9,7 +9,59 @@ import (
 	"time"
 
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
+
+// Story is one request's story, as /requests/<key>.json tells it.
+type Story struct {
+	Record   provision.Record `json:"record"`
+	Outcome  string           `json:"outcome"` // its state in one word, or with the reason of its failure
+	Next     Next             `json:"next"`
+	Remedy   string           `json:"remedy,omitempty"` // what a person can do about a failure
+	Commands []Command        `json:"commands"`
+	Timeline []Event          `json:"timeline"`
+}
+
+// Next is what comes next for a request.
+type Next struct {
+	Text string    `json:"text"`
+	At   time.Time `json:"at,omitzero"` // when; left out where nobody knows
+}
+
+// Command is a command line that acts on a request.
+type Command struct {
+	Line string `json:"line"`
+	Does string `json:"does"`
+}
+
+// Event is one entry of a request's timeline.
+type Event struct {
+	At      time.Time `json:"at"`
+	Seconds float64   `json:"seconds,omitempty"` // that it took
+	Retry   int       `json:"retry,omitempty"`
+	Worker  string    `json:"worker,omitempty"`
+	Tone    string    `json:"tone,omitempty"` // "good", "bad" or "odd"
+	Text    string    `json:"text"`
+	Detail  string    `json:"detail,omitempty"`
+}
+
+// tones are the words for story's tones.
+var tones = map[story.Tone]string{story.Good: "good", story.Bad: "bad", story.Odd: "odd"} // :: tone → its name
+
+func storyOf(rec provision.Record, now time.Time) Story {
+	next := story.WhatNext(rec, now)
+	s := Story{Record: rec, Outcome: story.Outcome(rec), Next: Next{next.Text, next.At}, Commands: []Command{}, Timeline: []Event{}}
+	if rec.Final != nil {
+		s.Remedy = story.Remedy(rec.Final.Result.Error)
+	}
+	for _, c := range story.Commands(rec) {
+		s.Commands = append(s.Commands, Command(c))
+	}
+	for _, e := range story.Timeline(rec) {
+		s.Timeline = append(s.Timeline, Event{e.At, e.Took.Seconds(), e.Retry, e.Worker, tones[e.Tone], e.Text, e.Detail})
+	}
+	return s
+}
 
 // storyPage is the page of one request.
 type storyPage struct {
@@ -36,8 +88,11 @@ type eventRow struct{ At, Clock, Since, Text, Detail, Took, Worker, Tone string 
 func (s *Status) storyPage(snap Snapshot, st Story) storyPage {
 	rec := st.Record
 	p := storyPage{frame: s.frame(snap), ID: text(rec.Key.ID), Name: text(rec.Name), Tenant: text(rec.Key.Tenant),
-		Next: sentence(st.Next.Text), NextAt: machine(st.Next.At), Help: st.Remedy,
+		Next: sentenceOf(st.Next.Text), NextAt: machine(st.Next.At), Help: st.Remedy,
 		Facts: facts(rec), Events: eventRows(st.Timeline), Stream: storyURL(rec.Key) + "/events", JSON: storyURL(rec.Key) + ".json"}
+	if p.Next != "" {
+		p.Next += "."
+	}
 	if !st.Next.At.IsZero() {
 		p.NextIn = st.Next.At.UTC().Format("15:04:05Z") + ", " + strings.TrimPrefix(ago(snap.At, st.Next.At), "just ")
 	}
@@ -48,14 +103,6 @@ func (s *Status) storyPage(snap Snapshot, st Story) storyPage {
 	p.State, p.StateTone = pill(requestOf(Written{Record: rec}))
 	p.Lead, p.Cause = lead(rec, snap.At)
 	return p
-}
-
-// sentence makes words one.
-func sentence(words string) string {
-	if words == "" {
-		return ""
-	}
-	return strings.ToUpper(words[:1]) + words[1:] + "."
 }
 
 // lead says how a request stands, and what caused that.
@@ -148,26 +195,21 @@ func eventRows(events []Event) []eventRow {
 			row.Detail = text(e.Detail)
 		}
 		if e.Worker != before.Worker || e.Retry != before.Retry {
-			row.Worker = by(e)
+			var by []string
+			if e.Worker != "" {
+				by = append(by, "by "+text(e.Worker))
+			}
+			if e.Retry > 0 {
+				by = append(by, fmt.Sprintf("retry %d", e.Retry))
+			}
+			row.Worker = strings.Join(by, ", ")
 		}
 		rows[i], before = row, e
 	}
 	return rows
 }
 
-// by says who did it, and in which retry.
-func by(e Event) string {
-	var parts []string
-	if e.Worker != "" {
-		parts = append(parts, "by "+text(e.Worker))
-	}
-	if e.Retry > 0 {
-		parts = append(parts, fmt.Sprintf("retry %d", e.Retry))
-	}
-	return strings.Join(parts, ", ")
-}
-
-// sentenceOf begins words that others may have a part in with a capital letter, where that is ours.
+// sentenceOf begins words with a capital letter.
 func sentenceOf(words string) string {
 	if words != "" && words[0] >= 'a' && words[0] <= 'z' {
 		return strings.ToUpper(words[:1]) + words[1:]
