@@ -135,7 +135,7 @@ func readConnection(a answer, base *url.URL, s scrubber) provision.Connection {
 	case a.bodyErr != nil || a.status != http.StatusOK && a.status != http.StatusCreated:
 	case ok && body.misspelled("id", "etag") == "" && !body.saysFailure(connectionStates):
 		conn.ID, conn.Etag = connectionID(body.text("id"), s), etag(body.text("etag"), s)
-	case originOf(a) == fromNobody && a.status == http.StatusCreated:
+	case formOf(a) == formEmpty && a.status == http.StatusCreated:
 		conn.ID = locationID(a.header.Get("Location"), base, s)
 	}
 	if conn.Etag == "" {

@@ -75,8 +75,8 @@ var exists = regexp.MustCompile(`(?i)\balready[ _-](exist|in[ _-]use|being used|
 // Flow Service, or Adobe's gateway before it, said so itself. Of another's answer nobody knows what it stands
 // for: it may have come after the Flow Service had the POST.
 func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
-	v, own := statusVerdict(a.status), originOf(a)
-	if a.status == http.StatusBadRequest && own == fromService { // its own codes say more
+	v, kind := statusVerdict(a.status), formOf(a)
+	if a.status == http.StatusBadRequest && kind == formDocumented { // its own codes say more
 		switch {
 		case p.number == codeNoToken, p.number == codeBadToken:
 			v = provision.VerdictUnauthorized
@@ -84,8 +84,8 @@ func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
 			v = provision.VerdictNotReady
 		}
 	}
-	brief := own == fromSomebody || own == fromOlder
-	taken = (own == fromService || brief) && exists.MatchString(p.message+" "+p.code)
+	brief := kind == formMessageOnly || kind == formOlder
+	taken = (kind == formDocumented || brief) && exists.MatchString(p.message+" "+p.code)
 	switch v {
 	case provision.VerdictUnknown:
 		return v, false, taken && a.status == http.StatusConflict
@@ -96,10 +96,10 @@ func believed(a answer, p problem) (v provision.Verdict, passing, taken bool) {
 	switch {
 	case taken && v == provision.VerdictRejected:
 		return provision.VerdictUnknown, false, true
-	case v == provision.VerdictUnauthorized && (own != fromStranger || json.Valid(a.body)),
-		a.status == http.StatusForbidden && (brief || own == fromNobody):
+	case v == provision.VerdictUnauthorized && (kind != formForeign || json.Valid(a.body)),
+		a.status == http.StatusForbidden && (brief || kind == formEmpty):
 		return v, true, false
-	case own == fromService, brief && slices.Contains(briefStatuses, a.status), own == fromOlder && a.status == http.StatusNotFound:
+	case kind == formDocumented, brief && slices.Contains(briefStatuses, a.status), kind == formOlder && a.status == http.StatusNotFound:
 		return v, false, false
 	}
 	return provision.VerdictUnknown, false, false
@@ -155,15 +155,15 @@ type problemBody struct {
 	}] `json:"report"`
 }
 
-// origin says whose an error answer is, by its form.
-type origin int
+// form is that of an error answer, which shows whose it is.
+type form int
 
 const (
-	fromSomebody origin = iota // no more than {message}: the Flow Service says that at times, as others do
-	fromOlder                  // no more than {errorMessage} or with errorDetails: the Flow Service's older form, and others'
-	fromStranger               // HTML, text, or JSON in a form that no service of Adobe's is known to use
-	fromNobody                 // no body: the Flow Service documents that of some statuses
-	fromService                // a form that is documented of the Flow Service or of Adobe's gateway, and of nobody else
+	formMessageOnly form = iota // no more than {message}: the Flow Service says that at times, as others do
+	formOlder                   // no more than {errorMessage} or with errorDetails: the Flow Service's older form, and others'
+	formForeign                 // HTML, text, or JSON in a form that no service of Adobe's is known to use
+	formEmpty                   // no body: the Flow Service documents that of some statuses
+	formDocumented              // a form that is documented of the Flow Service or of Adobe's gateway, and of nobody else
 )
 
 var (
@@ -180,28 +180,28 @@ var (
 
 const adobeHost = `https?://([a-z0-9-]+\.)*adobe\.(com|io)/`
 
-// originOf returns whose an answer is. One that was cut is nobody's, nor one that says a thing twice.
-func originOf(a answer) origin {
+// formOf returns the form of an answer. One that was cut is foreign, and so is one that says a thing twice.
+func formOf(a answer) form {
 	if len(bytes.TrimSpace(a.body)) == 0 && a.bodyErr == nil {
-		return fromNobody
+		return formEmpty
 	}
 	o, ok := readObject(a.body)
 	var b problemBody
 	if a.bodyErr != nil || !ok || json.Unmarshal(a.body, &b) != nil {
-		return fromStranger
+		return formForeign
 	}
 	switch kind := o.text("type"); {
 	case serviceType.MatchString(kind),
 		o["error_code"] != nil && gatewayCode.MatchString(string(b.ErrorCode)) && o.text("message") != "",
 		genericType.MatchString(kind) && o.text("title") != "" && o.text("detail") != "" && o["status"] != nil && b.Status != "":
-		return fromService
+		return formDocumented
 	case timedOut.MatchString(string(b.text())):
 	case o.text("errorMessage") != "" && o.only("errorMessage", "errorDetails"):
-		return fromOlder
+		return formOlder
 	case o.text("message") != "" && o.only("message"):
-		return fromSomebody
+		return formMessageOnly
 	}
-	return fromStranger
+	return formForeign
 }
 
 // Limits of what is taken over from upstream.
