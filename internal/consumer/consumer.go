@@ -139,6 +139,9 @@ type Consumer struct {
 	direct   direct
 	health   health
 	handlers sync.WaitGroup // of messages in flight
+	next     chan *job      // takes a message where a goroutine waits for one
+	idle     atomic.Int32   // goroutines that wait for one
+	ended    chan struct{}  // closed when the intake has ended
 	loops    sync.WaitGroup // heartbeats, polls and watchers
 
 	ackWait        atomic.Int64  // the consumer's actual one
@@ -160,6 +163,7 @@ func New(cfg Config) (*Consumer, error) {
 	c := &Consumer{
 		Config: cfg, nc: cfg.JS.Conn(), inFlight: newInFlight(), direct: newDirect(),
 		ackWaitChanged: make(chan struct{}, 1), recheck: make(chan error, 1), abort: make(chan struct{}),
+		next: make(chan *job), ended: make(chan struct{}),
 	}
 	c.ackWait.Store(int64(cfg.Objects.AckWait))
 	up := c.nc.IsConnected
@@ -220,6 +224,7 @@ type contexts struct{ work, settle context.Context }
 
 // drain waits for what is in flight.
 func (c *Consumer) drain(cut, giveUp context.CancelCauseFunc) error {
+	close(c.ended)
 	idle := make(chan struct{})
 	go func() {
 		c.handlers.Wait()

@@ -18,22 +18,50 @@ import (
 // panicDelay is how long a message rests whose handling panicked out here.
 const panicDelay = time.Minute
 
+// maxIdle is how many goroutines at most wait for the next message instead of ending: their stacks have the size that
+// the work takes, which costs a new one about a twentieth of it.
+const maxIdle = 128
+
 // begin works on a message in flight in a goroutine of its own.
 func (c *Consumer) begin(j *job) {
 	c.Metrics.inFlight.Inc()
-	c.handlers.Go(func() {
-		defer func() {
-			// The hub and decode turn their panics into the request's failure. What arrives here is a bug of this
-			// package or of who watches it, and must not end the process.
-			if p := recover(); p != nil {
-				c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Errand(0).Attrs(), panicked(p)...)...)
-				c.count(c.nak(j, panicDelay))
+	select {
+	case c.next <- j:
+	default:
+		c.handlers.Go(func() {
+			for more := true; more; j, more = c.awaitNext() {
+				c.handleSafely(j)
 			}
-			c.Metrics.inFlight.Dec()
-			c.inFlight.remove(j)
-		}()
-		c.handle(j)
-	})
+		})
+	}
+}
+
+// awaitNext returns the next message to work on; false when there is none for this goroutine.
+func (c *Consumer) awaitNext() (j *job, more bool) {
+	defer c.idle.Add(-1)
+	if c.idle.Add(1) > maxIdle {
+		return nil, false
+	}
+	select {
+	case j = <-c.next:
+		return j, true
+	case <-c.ended:
+		return nil, false
+	}
+}
+
+// handleSafely handles a message whatever panics. The hub and decode turn their panics into the request's failure; what
+// arrives here is a bug of this package or of who watches it, and must not end the process.
+func (c *Consumer) handleSafely(j *job) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Errand(0).Attrs(), panicked(p)...)...)
+			c.count(c.nak(j, panicDelay))
+		}
+		c.Metrics.inFlight.Dec()
+		c.inFlight.remove(j)
+	}()
+	c.handle(j)
 }
 
 // handle sees one message through: it reads it, has the hub work on it, and settles it.

@@ -63,9 +63,11 @@ func (o object) saysFailure(states []string) bool {
 	return false
 }
 
+var nameMarks = strings.NewReplacer("_", "", "-", "", "@", "", ".", "")
+
 // folded returns a name without what its spellings differ in: hasMore, has_more and HAS-MORE.
 func folded(name string) string {
-	return strings.ToLower(strings.NewReplacer("_", "", "-", "", "@", "", ".", "").Replace(name))
+	return strings.ToLower(nameMarks.Replace(name))
 }
 
 // failureMembers are what a success has no use for, folded.

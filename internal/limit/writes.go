@@ -136,13 +136,14 @@ func (w *Writes) Wrote(o Object, err error) {
 		h.failed(time.Now(), err, w.cfg)
 	}
 	after := *h
+	if after.failing != before.failing { // whoever sees the one sees the other
+		w.gauge.WithLabelValues(string(o)).Set(map[bool]float64{true: 1}[after.failing])
+	}
 	w.mu.Unlock()
 	switch {
 	case after.failing && !before.failing:
-		w.gauge.WithLabelValues(string(o)).Set(1)
 		w.cfg.Log.Warn("no requests are taken in, because the broker takes no writes", "object", o, "since", after.first, "error", err)
 	case before.failing && !after.failing:
-		w.gauge.WithLabelValues(string(o)).Set(0)
 		w.cfg.Log.Warn("the broker takes writes again", "object", o)
 	}
 	if before.failing != after.failing || before.trial != after.trial {
