@@ -403,10 +403,13 @@ func (s *situation) result(outcome string) Result {
 
 // trace returns where in the request's trace the work is. The message that was recorded first counts.
 func (s *situation) trace() Trace {
-	if s.d.Work.Parent == "" && s.rec.Trace.Parent != "" {
+	switch {
+	case s.d.Work.Parent != "":
+		return s.d.Work
+	case s.rec.Trace.Parent != "":
 		return s.rec.Trace
 	}
-	return s.d.Errand(s.rec.Posts).Trace
+	return s.d.Request.Trace
 }
 
 // detached concludes a message that may not speak for the request it names: the ledger is left

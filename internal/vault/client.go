@@ -94,7 +94,7 @@ func (c *Client) Health(ctx context.Context) error {
 func (c *Client) Credentials(ctx context.Context, tenant string, fresh bool) (provision.Credentials, error) {
 	var out provision.Credentials
 	cached, err := c.secret(ctx, tenant, provision.AdobeSecret, 0, fresh, func(s *stored) (err *failure) {
-		out, err = credentialsIn(s)
+		out, err = s.credentials()
 		return err
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"path"
 	"regexp"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unicode"
@@ -25,6 +26,10 @@ type stored struct {
 	at      string // its path, as `vault kv get` wants it
 	version int    // 0 in a version 1 engine
 	fields  map[string]any
+
+	once     sync.Once // guards what follows: a cached secret is read by many requests
+	adobe    provision.Credentials
+	notAdobe *failure
 }
 
 // Format implements fmt.Formatter, so that no verb can print the fields.

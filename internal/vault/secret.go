@@ -143,6 +143,12 @@ var adobeFields = map[string]string{ // :: folded name → ours
 
 var orgID = regexp.MustCompile(`^[A-Za-z0-9]+@AdobeOrg$`)
 
+// credentials returns the tenant's Adobe credentials in the secret, read once.
+func (s *stored) credentials() (provision.Credentials, *failure) {
+	s.once.Do(func() { s.adobe, s.notAdobe = credentialsIn(s) })
+	return s.adobe, s.notAdobe
+}
+
 // credentialsIn reads the secret with a tenant's Adobe credentials.
 func credentialsIn(s *stored) (provision.Credentials, *failure) {
 	a, err := adobeIn(s)
