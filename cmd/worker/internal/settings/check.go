@@ -9,29 +9,18 @@ import (
 	"strings"
 )
 
-// The values of VAULT_AUTH.
-const (
-	AuthToken      = "token"
-	AuthNone       = "none"
-	AuthAppRole    = "approle"
-	AuthKubernetes = "kubernetes"
-	AuthJWT        = "jwt"
-)
-
-// crossChecks hold, per group, what must fit together. They run after every variable was read.
-var crossChecks = map[Group]func(*Set, *Invalid){ // :: group → check
-	NATS:   checkNATS,
-	Vault:  checkVault,
-	Work:   checkWork,
-	Traces: checkTraces,
-}
-
-func checkNATS(set *Set, bad *Invalid) {
+// checkNATS, checkVault, checkWork and checkTraces look at what must fit together in a group, after every variable
+// was read.
+func (set *Set) checkNATS(bad *Invalid) {
 	s := &set.Settings
 	pair(bad, "NATS_CERT", s.NATSCert, "NATS_KEY", s.NATSKey)
 	if s.NATSUser != "" && s.NATSPassword == "" { // as the nats command has it
 		s.NATSToken, s.NATSUser = cmp.Or(s.NATSToken, s.NATSUser), ""
-		set.mask(natsUser)
+		for i, v := range set.Values { // it turned out to be a secret
+			if v.Name == natsUser && v.Value != "" {
+				set.Values[i].Value = masked
+			}
+		}
 	}
 	if s.NATSPassword != "" && s.NATSUser == "" && !bad.has(natsUser) {
 		bad.missing(natsUser, "is not set, and NATS_PASSWORD needs it")
@@ -60,15 +49,6 @@ func checkNATS(set *Set, bad *Invalid) {
 	}
 }
 
-// mask hides a value that turned out to be a secret.
-func (s *Set) mask(name string) {
-	for i := range s.Values {
-		if s.Values[i].Name == name && s.Values[i].Value != "" {
-			s.Values[i].Value = masked
-		}
-	}
-}
-
 // plainPassword returns the first host that a password is sent to, in clear if the server does not ask
 // for TLS; nothing if there is none. One beside the URLs goes to all of them. NATS_CA and NATS_CERT make the client insist.
 func plainPassword(list string, beside bool) string {
@@ -84,7 +64,7 @@ func plainPassword(list string, beside bool) string {
 	return ""
 }
 
-func checkVault(set *Set, bad *Invalid) {
+func (set *Set) checkVault(bad *Invalid) {
 	s := &set.Settings
 	pair(bad, "VAULT_CLIENT_CERT", s.VaultClientCert, "VAULT_CLIENT_KEY", s.VaultClientKey)
 	if u, err := url.Parse(s.VaultServer()); err == nil && !bad.has("VAULT_ADDR", "VAULT_AGENT_ADDR") && u.Scheme != "unix" && !loopback(u.Hostname()) {
@@ -118,7 +98,7 @@ func checkVault(set *Set, bad *Invalid) {
 	}
 }
 
-func checkWork(set *Set, bad *Invalid) {
+func (set *Set) checkWork(bad *Invalid) {
 	s := &set.Settings
 	if s.RetryInitial > s.RetryDelayMax && !bad.has("WORKER_RETRY_INITIAL", "WORKER_RETRY_DELAY_MAX") {
 		bad.add("WORKER_RETRY_INITIAL", fmt.Sprintf("%s is more than WORKER_RETRY_DELAY_MAX, %s; want the first wait to be the shorter one",
@@ -141,16 +121,6 @@ func pair(bad *Invalid, a, av, b, bv string) {
 	bad.missing(b, "is not set, and "+a+" needs it")
 }
 
-func environ(list []string) map[string]string {
-	env := map[string]string{} // :: name → value
-	for _, kv := range list {
-		if name, value, ok := strings.Cut(kv, "="); ok {
-			env[name] = value
-		}
-	}
-	return env
-}
-
 // serviceLink matches what Kubernetes sets for services called "worker" or "worker-…".
 var serviceLink = regexp.MustCompile(`^[A-Z0-9_]+_(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
@@ -158,29 +128,23 @@ var serviceLink = regexp.MustCompile(`^[A-Z0-9_]+_(SERVICE_(HOST|PORT(_[A-Z0-9_]
 func unknownNames(env map[string]string) []string {
 	var warnings []string
 	for name := range env {
-		known := slices.ContainsFunc(variables, func(v Variable) bool { return v.Name == name })
-		if known || !strings.HasPrefix(name, "WORKER_") || serviceLink.MatchString(name) {
+		if isVariable(name) || !strings.HasPrefix(name, "WORKER_") || serviceLink.MatchString(name) {
 			continue
 		}
+		nearest, typos := "", 5
+		for _, v := range variables {
+			if d := distance(name, v.name); d < typos {
+				nearest, typos = v.name, d
+			}
+		}
 		w := name + " is no setting and is not read"
-		if near := nearest(name); near != "" {
-			w += "; did you mean " + near + "?"
+		if nearest != "" {
+			w += "; did you mean " + nearest + "?"
 		}
 		warnings = append(warnings, w)
 	}
 	slices.Sort(warnings)
 	return warnings
-}
-
-// nearest returns the variable whose name is a few typos away, or nothing.
-func nearest(name string) string {
-	best, at := "", 5
-	for _, v := range variables {
-		if d := distance(name, v.Name); d < at {
-			best, at = v.Name, d
-		}
-	}
-	return best
 }
 
 // distance is Levenshtein's.
@@ -202,20 +166,4 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// masked stands for every secret, so that not even its length shows.
-const masked = "********"
-
-func maskAll(string) string { return masked }
-
-// MaskURLs hides user and password in a list of URLs. Where it is in doubt it hides more.
-func MaskURLs(list string) string {
-	chunks := strings.Split(list, "://")
-	for i, c := range chunks {
-		if at := strings.LastIndex(c, "@"); at >= 0 {
-			chunks[i] = masked + c[at:]
-		}
-	}
-	return strings.Join(chunks, "://")
 }

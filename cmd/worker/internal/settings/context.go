@@ -5,28 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-)
-
-// The variables that say who the worker is to NATS, and how its JetStream is reached.
-const (
-	natsURL         = "NATS_URL"
-	natsCreds       = "NATS_CREDS"
-	natsNkey        = "NATS_NKEY"
-	natsUser        = "NATS_USER"
-	natsPassword    = "NATS_PASSWORD"
-	natsToken       = "NATS_TOKEN"
-	natsUserJWT     = "NATS_USER_JWT"
-	natsUserSeed    = "NATS_USER_SEED"
-	natsJSDomain    = "NATS_JS_DOMAIN"
-	natsJSAPIPrefix = "NATS_JS_API_PREFIX"
-	natsContext     = "NATS_CONTEXT"
 )
 
 // identity lists the variables of which one is enough to say who the worker is. If one of them is set, a context's
@@ -54,14 +38,12 @@ var refusedFields = map[string]string{
 	"windows_ca_certs_match": "",
 }
 
-const maxContext = 1 << 20 // bytes of a context's file
-
 var contextName = regexp.MustCompile(`^[^/\\\s]{1,200}$`)
 
 // readContext returns what the context that src names has: variable → value, without what must not be mixed with what
 // src sets itself.
-func (s *Set) readContext(src Source, env map[string]string, groups []Group, bad *Invalid) map[string]string {
-	name, _ := Variable{Name: natsContext, Group: NATS}.lookup(src, env, nil, groups)
+func (set *Set) readContext(src Source, env map[string]string, groups []Group, bad *Invalid) map[string]string {
+	name, _ := variable{name: natsContext, group: NATS}.lookup(src, env, nil, groups)
 	if name == "" {
 		return nil
 	}
@@ -92,13 +74,13 @@ func (s *Set) readContext(src Source, env map[string]string, groups []Group, bad
 		}
 		variable, known := contextFields[field]
 		if _, refused := refusedFields[field]; !known && !refused {
-			s.Warnings = append(s.Warnings, fmt.Sprintf("the field %.40q of NATS_CONTEXT's file is not read", field))
+			set.Warnings = append(set.Warnings, fmt.Sprintf("the field %.40q of NATS_CONTEXT's file is not read", field))
 		}
 		if variable != "" {
 			values[variable] = text
 		}
 	}
-	slices.Sort(s.Warnings)
+	slices.Sort(set.Warnings)
 	return unmixed(values, src, env)
 }
 
@@ -107,7 +89,7 @@ func unmixed(values map[string]string, src Source, env map[string]string) map[st
 	set := func(names ...string) bool {
 		return slices.ContainsFunc(names, func(name string) bool {
 			given, flag := src.Flags[name]
-			return flag && given != "" || !flag && Variable{Name: name}.clean(env[name]) != ""
+			return flag && given != "" || !flag && clean(name, env[name]) != ""
 		})
 	}
 	without := func(names ...string) {
@@ -115,7 +97,7 @@ func unmixed(values map[string]string, src Source, env map[string]string) map[st
 			delete(values, name)
 		}
 	}
-	urls, _ := Variable{Name: natsURL, Group: NATS}.lookup(src, env, nil, []Group{NATS})
+	urls, _ := variable{name: natsURL, group: NATS}.lookup(src, env, nil, []Group{NATS})
 	own, err := url.Parse(urls)
 	inURL := err == nil && own.User != nil
 	if set(natsCreds, natsNkey, natsUser, natsToken, natsUserJWT) {
@@ -182,17 +164,9 @@ func knownContexts(dir string) string {
 
 // contextOf reads a context's file: field → value as a text. Its errors quote no values.
 func contextOf(path string) (map[string]string, error) {
-	if err := readable(path, false); err != nil {
+	content, err := contentOf(path)
+	if err != nil {
 		return nil, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, errors.New("its file can't be read")
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxContext))
-	if err != nil {
-		return nil, errors.New("its file can't be read")
 	}
 	var raw map[string]any
 	if err := json.Unmarshal(bytes.TrimPrefix(content, []byte("\xef\xbb\xbf")), &raw); err != nil {

@@ -7,6 +7,7 @@ package settings
 
 import (
 	"cmp"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -128,31 +129,43 @@ type Set struct {
 // then, so that it can be shown.
 func Load(src Source, groups ...Group) (Set, error) {
 	set := Set{}
-	env := environ(src.Environ)
+	env := map[string]string{} // :: name → value
+	for _, pair := range src.Environ {
+		if name, value, ok := strings.Cut(pair, "="); ok {
+			env[name] = value
+		}
+	}
 	bad := &Invalid{}
 	fromContext := set.readContext(src, env, groups, bad)
-	for _, v := range variables {
+	for _, v := range table(&set.Settings) {
 		text, origin := v.lookup(src, env, fromContext, groups)
-		err := v.set(&set.Settings, text)
+		var err error
+		if text != "" || v.byDefault != "" {
+			err = v.set(text)
+		}
 		if v.in(groups) {
-			set.Values = append(set.Values, Value{v.Name, v.show(text, err), origin})
+			set.Values = append(set.Values, Value{v.name, v.show(text, err), origin})
 		}
 		switch {
 		case err == nil:
-		case v.Group == Traces: // set for all programs of a platform
+		case v.group == Traces: // set for all programs of a platform
 			set.leaveOut(v, text, err)
 		case origin == FromContext:
-			bad.add(v.Name, "from NATS_CONTEXT "+err.Error())
+			bad.add(v.name, "from NATS_CONTEXT "+err.Error())
 		default:
-			bad.add(v.Name, err.Error())
+			bad.add(v.name, err.Error())
 		}
 	}
-	if slices.Contains(groups, Traces) {
-		set.foreignTraceNames(env)
-	}
 	for _, g := range groups {
-		if check := crossChecks[g]; check != nil {
-			check(&set, bad)
+		switch g {
+		case NATS:
+			set.checkNATS(bad)
+		case Vault:
+			set.checkVault(bad)
+		case Work:
+			set.checkWork(bad)
+		case Traces:
+			set.checkTraces(env)
 		}
 	}
 	set.Warnings = append(set.Warnings, unknownNames(env)...)
@@ -163,29 +176,29 @@ func Load(src Source, groups ...Group) (Set, error) {
 }
 
 // lookup returns the text of v and where it comes from. Outside groups it is always the default.
-func (v Variable) lookup(src Source, env, fromContext map[string]string, groups []Group) (string, Origin) {
+func (v variable) lookup(src Source, env, fromContext map[string]string, groups []Group) (string, Origin) {
 	if v.in(groups) {
-		if text, ok := src.Flags[v.Name]; ok {
-			return v.clean(text), FromFlag
+		if text, ok := src.Flags[v.name]; ok {
+			return clean(v.name, text), FromFlag
 		}
-		if text := v.clean(env[v.Name]); text != "" {
+		if text := clean(v.name, env[v.name]); text != "" {
 			return text, FromEnv
 		}
-		if text := fromContext[v.Name]; text != "" {
+		if text := fromContext[v.name]; text != "" {
 			return text, FromContext
 		}
 	}
-	if v.Name == "LOG_FORMAT" && src.Terminal {
+	if v.name == "LOG_FORMAT" && src.Terminal {
 		return formatText, FromDefault
 	}
-	return v.Default, FromDefault
+	return v.byDefault, FromDefault
 }
 
 // clean takes off what files and shells leave around a value: blanks and line breaks at its ends, and one pair of
 // quotation marks. A password may have such marks itself, so of one only line breaks are taken.
-func (v Variable) clean(text string) string {
+func clean(name, text string) string {
 	text = strings.TrimPrefix(text, "\ufeff") // a byte order mark
-	if v.Name == natsPassword {
+	if name == natsPassword {
 		return strings.TrimRight(text, "\r\n")
 	}
 	text = strings.TrimSpace(text)
@@ -193,4 +206,50 @@ func (v Variable) clean(text string) string {
 		text = strings.TrimSpace(text[1 : n-1])
 	}
 	return text
+}
+
+// Problem is one thing that is wrong with one variable.
+type Problem struct {
+	Name string `json:"name"`
+	Text string `json:"problem"` // what is wrong and what would be right, never a secret
+
+	Missing bool `json:"missing,omitempty"` // there is no value, as opposed to a wrong one
+}
+
+// Invalid is the error of Load.
+type Invalid struct {
+	Problems []Problem
+}
+
+// Error lists all problems, one a line.
+func (e *Invalid) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%d wrong setting", len(e.Problems))
+	if len(e.Problems) > 1 {
+		b.WriteByte('s')
+	}
+	b.WriteByte(':')
+	for _, p := range e.Problems {
+		fmt.Fprintf(&b, "\n  %s: %s", p.Name, p.Text)
+	}
+	return b.String()
+}
+
+// has reports whether a problem with the named variable is known already, so that checks across
+// variables don't build on a value that could not be read.
+func (e *Invalid) has(names ...string) bool {
+	return slices.ContainsFunc(e.Problems, func(p Problem) bool { return slices.Contains(names, p.Name) })
+}
+
+func (e *Invalid) add(name, text string) {
+	e.Problems = append(e.Problems, Problem{Name: name, Text: text})
+}
+
+func (e *Invalid) missing(name, text string) {
+	e.Problems = append(e.Problems, Problem{Name: name, Text: text, Missing: true})
+}
+
+// OnlyMissing reports whether every problem is a value that is yet to be set.
+func (e *Invalid) OnlyMissing() bool {
+	return !slices.ContainsFunc(e.Problems, func(p Problem) bool { return !p.Missing })
 }
