@@ -13,9 +13,11 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/story"
 )
 
@@ -185,4 +187,83 @@ func printRows(to io.Writer, rows [][]string) error {
 		}
 	}
 	return nil
+}
+
+// commands lists all commands.
+func (c *cli) commands() []*cobra.Command {
+	return []*cobra.Command{
+		c.runCommand(),
+		c.demoCommand(),
+		c.initCommand(),
+		c.submitCommand(),
+		c.statusCommand(),
+		c.listCommand(),
+		c.retryCommand(),
+		c.resolveCommand(),
+		c.pauseCommand(),
+		c.resumeCommand(),
+		c.doctorCommand(),
+		c.emulatorCommand(),
+		c.configCommand(),
+		c.versionCommand(),
+		c.healthcheckCommand(),
+	}
+}
+
+// wanted says what a flag of a type wants, in words.
+var wanted = map[string]string{ // :: type as pflag names it → words
+	"int": "a whole number", "float64": "a number", "duration": "a duration, as 90s, 10m or 24h", "bool": "true or false",
+}
+
+// flagError says of a flag's value that can't be read what would be right, not what a parser says.
+func flagError(_ *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	want, known := wanted[invalid.GetFlag().Value.Type()]
+	if !known {
+		return err
+	}
+	return usagef("--%s is %.80q; want %s", invalid.GetFlag().Name, invalid.GetValue(), want)
+}
+
+// checkNames checks what somebody typed to name requests. An empty tenant or source means any; an empty id would
+// mean every request there is, which nobody says in that way.
+func checkNames(tenant, source string, ids ...string) error {
+	switch {
+	case tenant != "" && !provision.ValidTenant(tenant):
+		return usagef("--tenant is %.80q; want a tenant's name: lower-case letters, digits, \"_\" and \"-\", at most 63", tenant)
+	case len(source) > provision.MaxKeyPart:
+		return usagef("--source has %d bytes; want 1 to %d bytes", len(source), provision.MaxKeyPart)
+	}
+	for _, id := range ids {
+		switch {
+		case id == "":
+			return usagef("the id is empty; want 1 to %d bytes", provision.MaxKeyPart)
+		case len(id) > provision.MaxKeyPart:
+			return usagef("the id has %d bytes; want 1 to %d bytes", len(id), provision.MaxKeyPart)
+		}
+	}
+	return nil
+}
+
+// plain returns text that others wrote as a terminal may show it, on one line.
+func plain(text string) string { return story.Printable(text) }
+
+// columnMax is how many characters of a value a list shows on a terminal.
+const columnMax = 40
+
+// fit returns rows with all columns but the last one shortened to columnMax characters.
+func fit(rows [][]string) [][]string {
+	out := make([][]string, len(rows))
+	for i, row := range rows {
+		for j, cell := range row {
+			if runes := []rune(plain(cell)); j < len(row)-1 && len(runes) > columnMax {
+				cell = string(runes[:columnMax-1]) + "…"
+			}
+			out[i] = append(out[i], cell)
+		}
+	}
+	return out
 }

@@ -77,3 +77,9 @@ func remaining(d time.Duration) string {
 	}
 	return " for another " + d.Round(time.Second).String()
 }
+
+func (c *cli) resumeCommand() *cobra.Command {
+	cmd := &cobra.Command{Use: "resume", Short: "Let all workers take requests again", Example: "  worker resume", Args: cobra.NoArgs}
+	c.onIntake(cmd, consumer.Resume)
+	return cmd
+}
