@@ -149,7 +149,7 @@ type stoppingKey struct{}
 // at once. It closes ln, and returns nil after an orderly end. Every step of a request has a time limit,
 // headers are at most 16 KiB, and there are at most 128 connections. It speaks neither TLS nor HTTP/2.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logger) error {
-	outliving := context.WithoutCancel(ctx)
+	outliving := context.WithValue(context.WithoutCancel(ctx), stoppingKey{}, ctx.Done())
 	server := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -158,7 +158,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, log *slog.Logge
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnState:         (&connLimit{max: maxConns}).changed,
-		BaseContext:       func(net.Listener) context.Context { return context.WithValue(outliving, stoppingKey{}, ctx.Done()) },
+		BaseContext:       func(net.Listener) context.Context { return outliving },
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	ended := make(chan error, 1)
