@@ -51,7 +51,7 @@ func (r *rig) reading(inHand int) *reading {
 			c.done[key] = true
 		}
 		if d.Direct {
-			out.Told = tell
+			out.Published = tell
 		} else {
 			tell(context.Background())
 		}
@@ -285,7 +285,7 @@ func TestWhatIsToldIsNotReadAgain(t *testing.T) {
 			return provision.Outcome{Silent: true}
 		}
 		out := created(d)
-		out.Told = func(context.Context) { told <- d.Seq }
+		out.Published = func(context.Context) { told <- d.Seq }
 		return out
 	})
 	cfg.Concurrency, cfg.Room = 2, func(string) int { return 2 }

@@ -55,7 +55,7 @@ func (c *Consumer) awaitNext() (j *job, more bool) {
 func (c *Consumer) handleSafely(j *job) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Errand(0).Attrs(), panicked(p)...)...)
+			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while handling a message", append(j.delivery.Purpose(0).Attrs(), panicked(p)...)...)
 			c.count(c.nak(j, panicDelay))
 		}
 		c.Metrics.inFlight.Dec()
@@ -124,7 +124,7 @@ func decode(codec Codec, log *slog.Logger, tenant string, headers map[string][]s
 		d = event.Unread(tenant, headers, body, meta, provision.Fail(provision.ReasonInternal,
 			"a bug in flow-worker kept it from reading this request; see the worker's log, log_id "+attrs[0].Value.String()))
 		if log != nil {
-			log.LogAttrs(context.Background(), slog.LevelError, "panic while reading a message", append(d.Errand(0).Attrs(), attrs...)...)
+			log.LogAttrs(context.Background(), slog.LevelError, "panic while reading a message", append(d.Purpose(0).Attrs(), attrs...)...)
 		}
 	}()
 	return codec.Decode(tenant, headers, body, meta)
@@ -167,7 +167,7 @@ func (c *Consumer) report(d provision.Delivery, out provision.Outcome, v verdict
 	if !c.Log.Enabled(ctx, level) {
 		return
 	}
-	attrs := append(d.Errand(out.Attempts).Attrs(), slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds()))
+	attrs := append(d.Purpose(out.Attempts).Attrs(), slog.String("settled", v.settled), slog.Float64("age_seconds", took.Seconds()))
 	if out.Result != nil {
 		attrs = append(attrs, slog.String("outcome", outcomeOf(out)))
 		if f := out.Result.Error; f != nil {

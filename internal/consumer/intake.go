@@ -202,7 +202,7 @@ func (c *Consumer) giveBack(msg jetstream.Msg, rest time.Duration) {
 		return
 	}
 	if d, err := c.read(msg, tenantOf(msg.Subject())); err == nil {
-		c.Log.LogAttrs(ctx, slog.LevelDebug, "message given back before it was begun", append(d.Errand(0).Attrs(), slog.String("settled", settled))...)
+		c.Log.LogAttrs(ctx, slog.LevelDebug, "message given back before it was begun", append(d.Purpose(0).Attrs(), slog.String("settled", settled))...)
 	}
 }
 

@@ -63,8 +63,8 @@ func (c *Consumer) settle(j *job, d provision.Delivery, out provision.Outcome) v
 		v.err = fmt.Errorf("the outcome could not be told and is told by a later delivery: %w", err)
 		return v
 	}
-	if out.Told != nil {
-		out.Told(j.settle)
+	if out.Published != nil {
+		out.Published(j.settle)
 	}
 	return c.ack(j)
 }
@@ -170,7 +170,7 @@ func (c *Consumer) render(j *job, form func() event.Message) (m event.Message, o
 	defer func() {
 		if p := recover(); p != nil {
 			c.Log.LogAttrs(context.Background(), slog.LevelError, "panic while writing a dead letter; less of the message is kept",
-				append(j.delivery.Errand(0).Attrs(), panicked(p)...)...)
+				append(j.delivery.Purpose(0).Attrs(), panicked(p)...)...)
 		}
 	}()
 	return form(), true

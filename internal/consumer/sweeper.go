@@ -357,7 +357,7 @@ func (s *ledgerSweep) check(ctx context.Context, q *Queue, key provision.Key, on
 		return
 	}
 	if gone && !one.stuck {
-		e := provision.Errand{Key: key, Seq: rec.HeldSeq, Delivered: rec.HeldDelivered, Attempt: rec.Posts, Trace: rec.Trace}
+		e := provision.Purpose{Key: key, Seq: rec.HeldSeq, Delivered: rec.HeldDelivered, Attempt: rec.Posts, Trace: rec.Trace}
 		s.Log.LogAttrs(ctx, slog.LevelError, "a request is stuck: it has not ended, and no message carries it any more",
 			append(e.Attrs(), slog.String("state", string(rec.State)), slog.Time("since", rec.UpdatedAt), slog.String("remedy", StuckRemedy))...)
 	}

@@ -195,7 +195,7 @@ func (c *Client) logCall(ctx context.Context, op operation, as provision.Account
 		return
 	}
 	attrs := []slog.Attr{slog.String("tenant", as.Tenant)}
-	if e := provision.ErrandOf(ctx); e != nil {
+	if e := provision.PurposeOf(ctx); e != nil {
 		attrs = e.Attrs()
 	}
 	attrs = append(attrs, slog.String("operation", string(op)), slog.String("sandbox", as.Sandbox), slog.Duration("elapsed", time.Since(began)))

@@ -106,7 +106,7 @@ type imsTransport struct{ next http.RoundTripper }
 
 // RoundTrip implements http.RoundTripper.
 func (t imsTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	if e := provision.ErrandOf(r.Context()); e != nil {
+	if e := provision.PurposeOf(r.Context()); e != nil {
 		r = r.Clone(r.Context())
 		e.Trace.Inject(r.Header.Set)
 	}

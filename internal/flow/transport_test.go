@@ -154,7 +154,7 @@ func (h *traceHeaders) in(next http.HandlerFunc) http.HandlerFunc {
 
 // tracedErrand is a context as the hub's calls have it, and the account with it.
 func tracedErrand(ctx context.Context) (context.Context, provision.Account) {
-	e := &provision.Errand{
+	e := &provision.Purpose{
 		Key: provision.Key{Tenant: "acme", Source: "/s", ID: "i-1"}, Seq: 3, Delivered: 2, Attempt: 4,
 		Trace: provision.Trace{Parent: tracedParent, State: "a=b"},
 	}
@@ -232,9 +232,9 @@ func (f wrapped) RoundTrip(r *http.Request) (*http.Response, error) { return f(r
 // for.
 func TestFetchKnowsWhomItWasBegunFor(t *testing.T) {
 	t.Parallel()
-	begun, let := make(chan *provision.Errand), make(chan struct{})
+	begun, let := make(chan *provision.Purpose), make(chan struct{})
 	ts := newTokens(func(ctx context.Context, _ provision.Credentials) (bearer, *provision.CallError) {
-		begun <- provision.ErrandOf(ctx)
+		begun <- provision.PurposeOf(ctx)
 		<-let
 		if err := ctx.Err(); err != nil {
 			t.Error(err)

@@ -53,7 +53,7 @@ func (t *task) act(ctx context.Context, do action) event {
 
 // call returns the context of a call to a service, which carries what the call is made for.
 func (t *task) call(ctx context.Context) context.Context {
-	e := t.d.Errand(t.rec.Posts)
+	e := t.d.Purpose(t.rec.Posts)
 	e.Trace = t.trace()
 	return e.Into(ctx)
 }
@@ -153,7 +153,7 @@ func (h *Hub) holdTime() time.Duration { return h.RetryElapsed + 2*h.FlowTimeout
 // the same id.
 func (t *task) published(ctx context.Context) {
 	rec := t.rec
-	rec.Told, rec.Nonce, rec.UpdatedAt = true, t.hub.nonce(), t.hub.Clock.Now()
+	rec.Published, rec.Nonce, rec.UpdatedAt = true, t.hub.nonce(), t.hub.Clock.Now()
 	if _, err := t.hub.Ledger.Store(ctx, rec.Key, rec, t.rev); err != nil {
 		t.log(slog.LevelDebug, "it is not recorded that the result is published", slog.Any("error", err))
 	}

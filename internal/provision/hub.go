@@ -171,7 +171,7 @@ func (t *task) run(ctx context.Context, ev event) Outcome {
 		}
 		if next.do == doEnd {
 			if t.d.Direct && next.out.Result != nil {
-				next.out.Told = t.published
+				next.out.Published = t.published
 			}
 			return next.out
 		}
@@ -203,7 +203,7 @@ func (t *task) log(level slog.Level, msg string, attrs ...slog.Attr) {
 	ctx := context.Background()
 	if t.hub.Log.Enabled(ctx, level) {
 		//nolint:sloglint // the callers' are constants
-		t.hub.Log.LogAttrs(ctx, level, msg, append(t.d.Errand(t.rec.Posts).Attrs(), attrs...)...)
+		t.hub.Log.LogAttrs(ctx, level, msg, append(t.d.Purpose(t.rec.Posts).Attrs(), attrs...)...)
 	}
 }
 

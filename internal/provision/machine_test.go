@@ -628,7 +628,7 @@ func TestUntoldOutcomeIsToldByTheNextReading(t *testing.T) {
 		d := delivery()
 		d.Direct, d.Delivered = true, 0
 		first := h.Handle(t.Context(), d)
-		if first.Result == nil || first.Told == nil {
+		if first.Result == nil || first.Published == nil {
 			t.Fatalf("%+v", first)
 		}
 		if soon := h.Handle(t.Context(), d); !soon.Silent {
@@ -636,10 +636,10 @@ func TestUntoldOutcomeIsToldByTheNextReading(t *testing.T) {
 		}
 		<-time.After(publishWithin + time.Second)
 		again := h.Handle(t.Context(), d)
-		if again.Result == nil || again.Result.EventID != first.Result.EventID || again.Told == nil {
+		if again.Result == nil || again.Result.EventID != first.Result.EventID || again.Published == nil {
 			t.Fatalf("later: %+v, want the outcome", again)
 		}
-		again.Told(t.Context())
+		again.Published(t.Context())
 		<-time.After(publishWithin + time.Second)
 		if last := h.Handle(t.Context(), d); !last.Silent || last.Result != nil {
 			t.Errorf("after it was told: %+v, want nothing", last)

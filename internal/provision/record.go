@@ -40,7 +40,7 @@ type Record struct {
 	HeldSeq       uint64    `json:"heldSeq,omitempty"`       // the message the owner got it by; of a final record: the one that concluded it
 	HeldDelivered uint64    `json:"heldDelivered,omitempty"` // and which delivery of it
 	Direct        bool      `json:"direct,omitempty"`        // the owner read it from the stream: its delivery says nothing of the owner
-	Told          bool      `json:"told,omitempty"`          // of a final record: the result is published
+	Published     bool      `json:"told,omitempty"`          // of a final record: the result is published
 	HeldUntil     time.Time `json:"heldUntil"`               // an owner without a sign of life after that has lost it
 	Alone         bool      `json:"alone,omitempty"`         // it is the only suspect, or the only request, that its worker has in hand
 	Deaths        int       `json:"deaths,omitempty"`        // workers in a row that vanished with it

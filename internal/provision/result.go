@@ -58,9 +58,9 @@ type Outcome struct {
 	// Silent says that there is nothing to publish: the outcome was told already, or, of a direct delivery,
 	// the request is somebody else's or has ended. A message that was delivered is acknowledged.
 	Silent bool
-	// Told is to be called once Result is published. It records that, so that the delivery of the message that
+	// Published is to be called once Result is published. It records that, so that the delivery of the message that
 	// is still to come says nothing again. Nil where none is to come.
-	Told func(context.Context)
+	Published func(context.Context)
 	// Delay is how long the message is to rest; it means nothing where Result is set.
 	Delay time.Duration
 	// Attempts is how many POSTs were begun in this retry, as far as the ledger was read.

@@ -288,8 +288,8 @@ func (p *proc) settle(m *simMsg, d Delivery, out Outcome) {
 		return
 	}
 	if d.Direct {
-		if out.Told != nil {
-			out.Told(context.Background())
+		if out.Published != nil {
+			out.Published(context.Background())
 		}
 		return
 	}

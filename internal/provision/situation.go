@@ -224,8 +224,8 @@ func (s *situation) free() bool {
 		return false
 	case rec.State.Final():
 		// Whoever came to its outcome may have been unable to publish it, or have died.
-		untold := rec.Direct && !rec.Told && rec.HeldSeq == s.d.Seq && s.at.now.Sub(rec.UpdatedAt) > publishWithin
-		return rec.State == StateFailed && r.Retry == rec.Retry+1 || untold
+		unpublished := rec.Direct && !rec.Published && rec.HeldSeq == s.d.Seq && s.at.now.Sub(rec.UpdatedAt) > publishWithin
+		return rec.State == StateFailed && r.Retry == rec.Retry+1 || unpublished
 	}
 	wait, _ := s.elsewhere()
 	return wait == 0 && r.Retry == rec.Retry && r.Resolution == nil && !s.at.now.Before(rec.RestUntil)
@@ -367,7 +367,7 @@ func (s *situation) lapse() action {
 // repeat publishes the outcome that an earlier delivery came to, unless the direct reader of the message did.
 func (s *situation) repeat() action {
 	out := Outcome{Repeat: true, Resumed: s.rec.HeldSeq == s.d.Seq}
-	if out.Silent = out.Resumed && s.rec.Told; out.Silent {
+	if out.Silent = out.Resumed && s.rec.Published; out.Silent {
 		return s.end(out)
 	}
 	return s.publish(out)

@@ -72,9 +72,9 @@ func (r *Request) TraceID() string {
 	return r.Key.TraceID()
 }
 
-// Errand is what a call is made for. It goes with the call's context, for those who log the call or
-// pass its trace on. The zero value is no errand.
-type Errand struct {
+// Purpose is what a call is made for. It goes with the call's context, for those who log the call or
+// pass its trace on. The zero value is no purpose.
+type Purpose struct {
 	Key       Key
 	Seq       uint64 // of the message in its stream
 	Delivered uint64 // which delivery of it
@@ -82,22 +82,22 @@ type Errand struct {
 	Trace     Trace  // what to send on
 }
 
-type errandKey struct{}
+type purposeKey struct{}
 
 // Into returns a context that carries e.
-func (e *Errand) Into(ctx context.Context) context.Context {
-	return context.WithValue(ctx, errandKey{}, e)
+func (e *Purpose) Into(ctx context.Context) context.Context {
+	return context.WithValue(ctx, purposeKey{}, e)
 }
 
-// ErrandOf returns the errand that ctx carries, or nil. It must not be changed.
-func ErrandOf(ctx context.Context) *Errand {
-	e, _ := ctx.Value(errandKey{}).(*Errand)
+// PurposeOf returns the purpose that ctx carries, or nil. It must not be changed.
+func PurposeOf(ctx context.Context) *Purpose {
+	e, _ := ctx.Value(purposeKey{}).(*Purpose)
 	return e
 }
 
 // Attrs returns what every log line about a request has: tenant, source, id, seq, delivered, attempt and
 // trace_id.
-func (e *Errand) Attrs() []slog.Attr {
+func (e *Purpose) Attrs() []slog.Attr {
 	return []slog.Attr{
 		slog.String("tenant", e.Key.Tenant), slog.String("source", e.Key.Source), slog.String("id", e.Key.ID),
 		slog.Uint64("seq", e.Seq), slog.Uint64("delivered", e.Delivered), slog.Int("attempt", e.Attempt),
@@ -105,9 +105,9 @@ func (e *Errand) Attrs() []slog.Attr {
 	}
 }
 
-// Errand returns what the work on d is, after so many POSTs.
-func (d *Delivery) Errand(attempt int) *Errand {
-	e := &Errand{Key: d.Request.Key, Seq: d.Seq, Delivered: d.Delivered, Attempt: attempt, Trace: d.Request.Trace}
+// Purpose returns what the work on d is, after so many POSTs.
+func (d *Delivery) Purpose(attempt int) *Purpose {
+	e := &Purpose{Key: d.Request.Key, Seq: d.Seq, Delivered: d.Delivered, Attempt: attempt, Trace: d.Request.Trace}
 	if d.Work.Parent != "" {
 		e.Trace = d.Work
 	}

@@ -257,7 +257,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		if n := tries.inARow(call); n > 0 {
 			span.SetAttributes(semconv.HTTPRequestResendCount(n))
 		}
-		if e := provision.ErrandOf(ctx); e != nil {
+		if e := provision.PurposeOf(ctx); e != nil {
 			span.SetAttributes(keyAttempt.Int(e.Attempt))
 		}
 	}

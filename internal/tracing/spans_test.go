@@ -224,7 +224,7 @@ func TestCallSpans(t *testing.T) {
 	defer transport.CloseIdleConnections()
 	via := k.Transport("pot", plainRoute, transport)
 	span := k.Begin(delivery(callers))
-	ctx := (&provision.Errand{Attempt: 3}).Into(span.Attach(k.ctx))
+	ctx := (&provision.Purpose{Attempt: 3}).Into(span.Attach(k.ctx))
 	if status, err := get(t, ctx, via, service.URL+"/a/b?name=secret&x=1#secret"); err != nil || status != http.StatusTeapot {
 		t.Fatal(status, err)
 	}

@@ -170,7 +170,7 @@ func TestTraceGoesToVault(t *testing.T) {
 						mu.Lock()
 						routes[route(r)] = true
 						mu.Unlock()
-						if provision.ErrandOf(r.Context()) != nil {
+						if provision.PurposeOf(r.Context()) != nil {
 							r = r.Clone(r.Context())
 							r.Header.Set("Traceparent", inner)
 						}
@@ -179,7 +179,7 @@ func TestTraceGoesToVault(t *testing.T) {
 				}
 			}
 			h := start(t, server, conf)
-			e := &provision.Errand{Trace: provision.Trace{Parent: own, State: "a=b"}}
+			e := &provision.Purpose{Trace: provision.Trace{Parent: own, State: "a=b"}}
 			if _, err := h.client.Resolve(e.Into(t.Context()), "acme", ref("databricks/acme", "accessToken"), false); err != nil {
 				t.Fatal(err)
 			}

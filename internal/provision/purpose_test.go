@@ -65,27 +65,27 @@ func TestTraceOfKey(t *testing.T) {
 	}
 }
 
-// errands are what the ports were called for.
-type errands struct {
+// purposes are what the ports were called for.
+type purposes struct {
 	scriptedFlow
 	plainSecrets
-	got map[string][]Errand // :: call → its errands
+	got map[string][]Purpose // :: call → its purposes
 }
 
-func (e *errands) note(ctx context.Context, call string) {
-	if errand := ErrandOf(ctx); errand != nil {
-		e.got[call] = append(e.got[call], *errand)
+func (e *purposes) note(ctx context.Context, call string) {
+	if purpose := PurposeOf(ctx); purpose != nil {
+		e.got[call] = append(e.got[call], *purpose)
 	} else {
-		e.got[call] = append(e.got[call], Errand{})
+		e.got[call] = append(e.got[call], Purpose{})
 	}
 }
 
-func (e *errands) Authorize(ctx context.Context, as Account) error {
+func (e *purposes) Authorize(ctx context.Context, as Account) error {
 	e.note(ctx, "authorize")
 	return e.scriptedFlow.Authorize(ctx, as)
 }
 
-func (e *errands) Create(ctx context.Context, as Account, c NewConnection, notAfter time.Time) (Connection, error) {
+func (e *purposes) Create(ctx context.Context, as Account, c NewConnection, notAfter time.Time) (Connection, error) {
 	e.note(ctx, "create with "+as.Trace.Parent)
 	if len(e.got["create with "+as.Trace.Parent]) == 1 {
 		return Connection{}, &CallError{Verdict: VerdictThrottled, Target: TargetFlow, Cause: CauseThrottled, Status: 429}
@@ -93,17 +93,17 @@ func (e *errands) Create(ctx context.Context, as Account, c NewConnection, notAf
 	return e.scriptedFlow.Create(ctx, as, c, notAfter)
 }
 
-func (e *errands) Find(ctx context.Context, as Account, q Query) ([]Found, error) {
+func (e *purposes) Find(ctx context.Context, as Account, q Query) ([]Found, error) {
 	e.note(ctx, "find")
 	return e.scriptedFlow.Find(ctx, as, q)
 }
 
-func (e *errands) Credentials(ctx context.Context, tenant string, fresh bool) (Credentials, error) {
+func (e *purposes) Credentials(ctx context.Context, tenant string, fresh bool) (Credentials, error) {
 	e.note(ctx, "credentials")
 	return e.plainSecrets.Credentials(ctx, tenant, fresh)
 }
 
-func (e *errands) Resolve(ctx context.Context, tenant string, ref SecretRef, fresh bool) (Secret, error) {
+func (e *purposes) Resolve(ctx context.Context, tenant string, ref SecretRef, fresh bool) (Secret, error) {
 	e.note(ctx, "resolve")
 	return e.plainSecrets.Resolve(ctx, tenant, ref, fresh)
 }
@@ -112,7 +112,7 @@ func (e *errands) Resolve(ctx context.Context, tenant string, ref SecretRef, fre
 func TestCallsSayWhatTheyAreFor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		e := &errands{got: map[string][]Errand{}}
+		e := &purposes{got: map[string][]Purpose{}}
 		h := newTestHub(t, func(c *Config) { c.Connections, c.Secrets = e, e })
 		d := delivery()
 		d.Request.Trace, d.Work = Trace{Parent: message, State: "a=b"}, Trace{Parent: working, State: "a=b"}
@@ -121,10 +121,10 @@ func TestCallsSayWhatTheyAreFor(t *testing.T) {
 		if out.Result == nil || out.Result.Outcome != OutcomeCreated || out.Attempts != 2 || out.Result.Trace != d.Work {
 			t.Fatalf("%+v, %+v", out, out.Result)
 		}
-		at := func(attempt int) Errand {
-			return Errand{Key: d.Request.Key, Seq: 1, Delivered: 1, Attempt: attempt, Trace: d.Work}
+		at := func(attempt int) Purpose {
+			return Purpose{Key: d.Request.Key, Seq: 1, Delivered: 1, Attempt: attempt, Trace: d.Work}
 		}
-		want := map[string][]Errand{
+		want := map[string][]Purpose{
 			"credentials": {at(0), at(0), at(1)}, "authorize": {at(0), at(0), at(1)}, "find": {at(0)},
 			"resolve": {at(0), at(1)}, "create with " + working: {at(1), at(2)},
 		}
@@ -193,7 +193,7 @@ func TestHubsLines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		e := &errands{got: map[string][]Errand{}}
+		e := &purposes{got: map[string][]Purpose{}}
 		h := newTestHub(t, func(c *Config) {
 			c.Connections = e
 			c.Log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -234,7 +234,7 @@ func TestUntraced(t *testing.T) {
 	if cost > 0 {
 		t.Errorf("%v allocations", cost)
 	}
-	if ErrandOf(t.Context()) != nil {
-		t.Error("an errand from nowhere")
+	if PurposeOf(t.Context()) != nil {
+		t.Error("an purpose from nowhere")
 	}
 }
