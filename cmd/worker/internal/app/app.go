@@ -1,3 +1,7 @@
+// Package app wires the worker: it is the one place where the hub meets NATS, Vault and the Flow
+// Service. The run command, the demo and tests all go through Run.
+//
+// It knows no signals, no environment and no exit codes.
 package app
 
 import (
@@ -66,6 +70,7 @@ func Run(ctx context.Context, s settings.Settings, d Deps) error {
 // run runs all parts until ctx ends or one of them fails, then stops them in order: the intake
 // first, and what the work in hand needs (Vault, health, metrics) only when that is done.
 func (w *worker) run(ctx context.Context, l *listeners) error {
+	defer context.AfterFunc(ctx, func() { w.stopped.Store(time.Now().UnixNano()) })()
 	after, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRest()
 	rest, restCtx := errgroup.WithContext(after)
