@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,12 +9,13 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/story"
 )
 
 // replay is the retry command with its flags.
@@ -43,21 +45,12 @@ failed (any more), and those of whose message something had to be redacted.`,
 		Example: "  worker retry 9f2c --tenant acme\n  worker retry --reason vault_unavailable,flow_unavailable --since 6h --rate 2 --yes",
 	}
 	r.addFlags(cmd.Flags())
-	load := c.settingsOf(cmd, settings.NATS)
-	cmd.RunE = work(func(ctx context.Context, ids []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
-		selection, err := r.selection(ids)
-		if err != nil {
-			return err
-		}
-		client, js, err := c.client(ctx, set.Settings, "retry")
-		if err != nil {
-			return err
-		}
-		defer js.Conn().Close()
+	var selection requester.Selection
+	check := func(ids []string) (err error) {
+		selection, err = r.selection(ids)
+		return err
+	}
+	c.withLedger(cmd, check, func(ctx context.Context, client *requester.Client, _ jetstream.JetStream, _ []string) error {
 		r.client = client
 		return r.run(ctx, selection)
 	})
@@ -173,4 +166,124 @@ func requests(n int) string {
 		return "1 request"
 	}
 	return strconv.Itoa(n) + " requests"
+}
+
+// replayed is one line of retry's --json.
+type replayed struct {
+	Tenant   string           `json:"tenant"`
+	Source   string           `json:"source"`
+	ID       string           `json:"id"`
+	Status   string           `json:"status"` // "sent", "would_send", "refused", "skipped" (it has not failed any more), "error"
+	Reason   provision.Reason `json:"reason,omitempty"`
+	FailedAt time.Time        `json:"failedAt,omitzero"`
+	Retry    int              `json:"retry,omitempty"` // the number it is sent with
+	Seq      uint64           `json:"seq,omitempty"`   // in the stream of requests
+	Detail   string           `json:"detail,omitempty"`
+}
+
+func lineOf(one requester.Retry, status, detail string) replayed {
+	return replayed{Tenant: one.Key.Tenant, Source: one.Key.Source, ID: one.Key.ID, Status: status,
+		Reason: one.Reason, FailedAt: one.FailedAt, Retry: one.Number, Detail: detail}
+}
+
+// show prints what was found and returns what can be sent. What is over doesn't count as a failure
+// where it was only met on the way, by its reason.
+func (r *replay) show(found requester.Retries, byReason bool) (send []requester.Retry, err error) {
+	rows := [][]string{{"TENANT", "ID", "REASON", "FAILED", "RETRY", "NOTE"}}
+	for _, one := range found.List {
+		status := "would_send"
+		switch {
+		case one.Obstacle == "":
+			send = append(send, one)
+		case one.Over && byReason:
+			status = "skipped"
+		default:
+			status = "refused"
+			r.failed++
+		}
+		note := cmp.Or(one.Obstacle, one.Note)
+		if r.asJSON && (r.dryRun || one.Obstacle != "") {
+			err = errors.Join(err, r.printJSON(lineOf(one, status, note)))
+		}
+		rows = append(rows, row(one, status, note))
+	}
+	if !r.asJSON && len(found.List) > 0 {
+		err = errors.Join(err, r.printList(rows...))
+	}
+	r.remark(found)
+	return send, err
+}
+
+func row(one requester.Retry, status, note string) []string {
+	failed, number := "-", "-"
+	if !one.FailedAt.IsZero() {
+		failed = age(one.FailedAt) + " ago"
+	}
+	if one.Number > 0 {
+		number = strconv.Itoa(one.Number)
+	}
+	if status != "would_send" {
+		note = status + ": " + note
+	}
+	return []string{cmp.Or(one.Key.Tenant, "-"), one.Key.ID, cmp.Or(string(one.Reason), "-"), failed, number, note}
+}
+
+// remark says what the list doesn't show.
+func (r *replay) remark(found requester.Retries) {
+	if len(found.List) == 0 {
+		fmt.Fprintln(r.stderr, "no failed request matches")
+	}
+	if found.More > 0 {
+		fmt.Fprintf(r.stderr, "--limit leaves out %s\n", requests(found.More))
+	}
+	if found.Unnamed > 0 {
+		fmt.Fprintf(r.stderr, "%d dead letters are of messages on no tenant's subject; these can't be retried\n", found.Unnamed)
+	}
+}
+
+// hopeless is after how many failures in a row sendAll gives up: NATS is not to be had then.
+const hopeless = 3
+
+// sendAll sends at --rate. One that fails is told and counted, and the next one's turn.
+func (r *replay) sendAll(ctx context.Context, send []requester.Retry) error {
+	tick := time.NewTicker(time.Duration(float64(time.Second) / r.rate))
+	defer tick.Stop()
+	inARow := 0
+	for i, one := range send {
+		if i > 0 {
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted after %d of %s", i, requests(len(send)))
+		}
+		inARow++
+		if seq, err := r.client.Requeue(ctx, one); err != nil {
+			r.failed++
+			r.tell(one, "error", err.Error(), 0)
+		} else {
+			inARow = 0
+			r.tell(one, "sent", one.Note, seq)
+		}
+		if inARow == hopeless {
+			return fmt.Errorf("gave up after %d failures in a row; %d of %s were not tried", inARow, len(send)-i-1, requests(len(send)))
+		}
+	}
+	return nil
+}
+
+// tell prints what became of one request; where nobody reads, there is nobody to tell.
+func (r *replay) tell(one requester.Retry, status, detail string, seq uint64) {
+	line := lineOf(one, status, detail)
+	line.Seq = seq
+	switch {
+	case r.asJSON:
+		_ = r.printJSON(line)
+	case status == "error":
+		fmt.Fprintf(r.stderr, "%s  not sent: %s\n", plain(one.Key.ID), plain(detail))
+	default:
+		fmt.Fprintf(r.stdout, "%s  sent as retry %d; see: %s\n", plain(one.Key.ID), one.Number, story.CommandLine("status", one.Key, ""))
+	}
 }

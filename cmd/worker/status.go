@@ -14,6 +14,8 @@ import (
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/story"
@@ -44,12 +46,7 @@ A tenant's own NATS user sees its own requests, and has to give --tenant.`,
 	f.StringVar(&q.source, "source", "", "its source, where the id alone is ambiguous")
 	f.BoolVar(&q.asJSON, "json", false, "print the ledger's record as JSON")
 	f.BoolVar(&q.watch, "watch", false, "go on with what happens, until the request has ended")
-	load := c.settingsOf(cmd, settings.NATS)
-	cmd.RunE = work(func(ctx context.Context, args []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
+	c.withSettings(cmd, func(ctx context.Context, set settings.Set, args []string) error {
 		if err := checkNames(q.tenant, q.source, args[0]); err != nil {
 			return err
 		}
@@ -60,7 +57,7 @@ A tenant's own NATS user sees its own requests, and has to give --tenant.`,
 		}
 		defer js.Conn().Close()
 		return q.with(ctx, js, args[0])
-	})
+	}, settings.NATS)
 	return cmd
 }
 
@@ -83,21 +80,6 @@ func (q *statusQuery) with(ctx context.Context, js jetstream.JetStream, id strin
 	return q.run(ctx, client, js, id)
 }
 
-// client connects a command that reads the ledger. The caller has to close the connection.
-func (c *cli) client(ctx context.Context, s settings.Settings, command string) (*requester.Client, jetstream.JetStream, error) {
-	ctx, quiet := endsIfRefused(ctx, operatorsOnly, anything)
-	js, err := connectJetStream(s, command, quiet)
-	if err != nil {
-		return nil, nil, err
-	}
-	client, err := requester.New(ctx, js)
-	if err != nil {
-		js.Conn().Close()
-		return nil, nil, orRefusal(ctx, err)
-	}
-	return client, js, nil
-}
-
 // run tells the story. Without a js the queue can't be looked at.
 func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetstream.JetStream, id string) error {
 	recs, err := client.Find(ctx, requester.Filter{Filter: ledger.Filter{ID: id, Tenant: q.tenant, Source: q.source}})
@@ -107,7 +89,11 @@ func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetst
 	case errors.Is(err, requester.ErrUnknown):
 		return q.queued(ctx, client, js, id)
 	case errors.Is(err, requester.ErrAmbiguous):
-		return q.candidates(recs)
+		rows := [][]string{{"TENANT", "SOURCE", "STATE", "NAME"}}
+		for _, r := range recs {
+			rows = append(rows, []string{r.Key.Tenant, r.Key.Source, story.Outcome(r), r.Name})
+		}
+		return q.ambiguous(rows)
 	case err != nil:
 		return err
 	}
@@ -115,17 +101,6 @@ func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetst
 		return err
 	}
 	return q.follow(ctx, client, recs[0])
-}
-
-func (q *statusQuery) candidates(recs []provision.Record) error {
-	rows := [][]string{{"TENANT", "SOURCE", "STATE", "NAME"}}
-	for _, r := range recs {
-		rows = append(rows, []string{r.Key.Tenant, r.Key.Source, story.Outcome(r), r.Name})
-	}
-	if err := printRows(q.stderr, rows); err != nil {
-		return err
-	}
-	return usagef("%d requests have this id; say which by --tenant and --source", len(recs))
 }
 
 func (q *statusQuery) print(rec provision.Record) error {
@@ -205,4 +180,79 @@ func (q *statusQuery) follow(ctx context.Context, client requester.Reader, rec p
 		return err == nil && now.Final == nil
 	}
 	return errors.Join(client.Follow(ctx, rec.Key, follow), err)
+}
+
+// How far status looks into the queue for a request that the ledger doesn't know. Messages are asked
+// for one by one, so it must have an end.
+const (
+	queueDepth   = 2000
+	queueTimeout = 5 * time.Second
+)
+
+// queuedRequest is what status --json prints of a request that no worker has taken up.
+type queuedRequest struct {
+	Key         provision.Key `json:"key"`
+	State       string        `json:"state"` // "queued"
+	RequestedAt time.Time     `json:"requestedAt"`
+	Seq         uint64        `json:"seq"` // in the stream of requests
+	Note        string        `json:"note,omitempty"`
+}
+
+// queued tells of a request that the ledger doesn't know: perhaps its message waits in the queue.
+func (q *statusQuery) queued(ctx context.Context, client requester.Reader, js jetstream.JetStream, id string) error {
+	found, all := q.search(ctx, js, id)
+	switch {
+	case len(found) == 0 && all:
+		return fmt.Errorf("no worker has taken up a request with id %q, nor is it in the queue; its record may have expired: check the id, --tenant and --source", id)
+	case len(found) == 0:
+		return fmt.Errorf("no worker has taken up a request with id %q yet, and it is not among the first in the queue; check the id, --tenant and --source", id)
+	}
+	first := found[0]
+	for _, d := range found {
+		if d.Request.Key != first.Request.Key {
+			return usagef("several requests with this id wait in the queue; say which by --tenant and --source")
+		}
+	}
+	view := queuedRequest{first.Request.Key, "queued", first.EnteredAt, first.Seq, queueNote(ctx, js)}
+	if err := q.printQueued(view); err != nil || !q.watch {
+		return err
+	}
+	return q.follow(ctx, client, provision.Record{Key: view.Key})
+}
+
+func (q *statusQuery) printQueued(v queuedRequest) error {
+	if q.asJSON {
+		return q.printJSON(v)
+	}
+	return q.printTable(story.Queued(v.Key, v.RequestedAt, v.Note)...)
+}
+
+// search looks for the id in the queue, as far as that is allowed and quick. It reports whether it saw
+// the whole queue.
+func (q *statusQuery) search(ctx context.Context, js jetstream.JetStream, id string) ([]provision.Delivery, bool) {
+	ctx, cancel := context.WithTimeout(ctx, queueTimeout)
+	defer cancel()
+	queue, err := consumer.OpenQueue(ctx, js, &event.Decoder{})
+	if err != nil {
+		return nil, false
+	}
+	found, all, err := queue.Find(ctx, q.tenant, queueDepth, func(d provision.Delivery) bool {
+		return d.Request.Key.ID == id && (q.source == "" || d.Request.Key.Source == q.source)
+	})
+	return found, all && err == nil
+}
+
+// queueNote says why a request may have to wait, nothing if that is not known.
+func queueNote(ctx context.Context, js jetstream.JetStream) string {
+	from, err := js.Consumer(ctx, consumer.StreamRequests, consumer.ConsumerName)
+	if err != nil {
+		return ""
+	}
+	switch info := from.CachedInfo(); {
+	case info.Paused:
+		return "the intake of all workers is paused" + remaining(info.PauseRemaining) + `; "worker resume" ends it`
+	case info.NumWaiting == 0 && info.NumAckPending == 0:
+		return "no worker asks for requests; is one running?"
+	}
+	return ""
 }
