@@ -289,7 +289,7 @@ func TestEmulator(t *testing.T) {
 // Whoever asks a command for help is shown how it is used.
 func TestEveryCommandHasAnExample(t *testing.T) {
 	t.Parallel()
-	for _, cmd := range (&cli{}).commands() {
+	for _, cmd := range (&cli{}).root().Commands() {
 		if cmd.Hidden {
 			continue
 		}

@@ -36,7 +36,7 @@ func TestOperationsHandbookIsComplete(t *testing.T) {
 			t.Errorf("%s: the default is given as %s, want %s", v.Name, row[1], v.Value)
 		}
 	}
-	for _, cmd := range (&cli{}).commands() {
+	for _, cmd := range (&cli{}).root().Commands() {
 		if !cmd.Hidden && !strings.Contains(doc, "`worker "+cmd.Name()) {
 			t.Errorf("no word on the command %s", cmd.Name())
 		}

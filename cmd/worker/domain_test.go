@@ -9,10 +9,16 @@ import (
 	"testing"
 	"time"
 
+	vaultapi "github.com/hashicorp/vault/api"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/doctor"
+	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/flow"
+	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
 	"github.com/flow-worker/flow-worker/internal/natstest"
+	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/vault"
 )
 
 // leafWorld is a world whose NATS is a leaf node with a JetStream of its own; hub is the JetStream beyond it, in the
@@ -170,4 +176,166 @@ func TestContext(t *testing.T) {
 	if r := worker(t, append(w.environ, "NATS_CONTEXT=other"), "", "list"); r.code != exitUsage || !strings.Contains(r.stderr, `"other" is no context in `+dir+`; there are flow`) {
 		t.Errorf("an unknown context: exit %d:\n%s", r.code, r.stderr)
 	}
+}
+
+// hostSpellings are hosts of URLs, and whether what is sent to them surely stays on this machine.
+var hostSpellings = map[string]bool{
+	"127.0.0.1": true, "127.0.0.1:8090": true, "127.255.255.254": true, "localhost": true, "localhost:8090": true, "[::1]": true, "[::1]:8090": true,
+	"[::ffff:127.0.0.1]": true, "[::ffff:7f00:1]:80": true, "[0:0:0:0:0:0:0:1]": true,
+
+	"127.0.0.1.evil.com": false, "127.0.0.1.nip.io:8090": false, "localhost.evil.com": false, "localhost.": false, "localhost.localdomain": false,
+	"127.0.0.1.": false, "127.1": false, "127.0.1": false, "0177.0.0.1": false, "127.0.0.01": false, "0x7f.0.0.1": false, "2130706433": false, "0x7f000001": false,
+	"0.0.0.0": false, "0": false, "[::]": false, "[::ffff:0.0.0.0]": false, "[::127.0.0.1]": false, "[64:ff9b::127.0.0.1]": false, "[fe80::1]": false,
+	"128.0.0.1": false, "126.255.255.255": false, "10.0.0.1": false, "169.254.169.254": false, "evil.com": false, "evil.com:127": false,
+	"evil.com#127.0.0.1": false, "evil.com?127.0.0.1": false, "evil.com/127.0.0.1": false, `evil.com\127.0.0.1`: false, "127.0.0.1@evil.com": false,
+	"localhost@evil.com": false, "localhost%2eevil.com": false, "127.0.0.1%00.evil.com": false, "ⓛocalhost": false, "１２７.0.0.1": false, "127。0。0。1": false,
+	" localhost": false, "": false, ":8090": false, "[::1": false, "::1": false, "localhost localhost": false,
+}
+
+// Credentials go over https, or stay on the machine. The client says so a second time, for whoever uses
+// it without the settings.
+func TestPlainHTTPIsForLoopback(t *testing.T) {
+	t.Parallel()
+	for host, want := range hostSpellings {
+		for _, name := range []string{"FLOW_URL", "IMS_URL"} {
+			r := worker(t, []string{name + "=http://" + host}, "", "config")
+			if got := r.code == exitOK; got != want || !got && !strings.Contains(r.stderr, name+":") {
+				t.Errorf("%s=http://%s: exit %d, taken %t, want %t:\n%s", name, host, r.code, got, want, r.stderr)
+			}
+		}
+		for field, cfg := range map[string]flow.Config{"BaseURL": {BaseURL: "http://" + host}, "IMSURL": {IMSURL: "http://" + host}} {
+			c, err := flow.New(cfg)
+			if got := err == nil; got != want {
+				t.Errorf("%s http://%s: taken by the client %t, want %t", field, host, got, want)
+			}
+			if err == nil {
+				c.Close()
+			}
+		}
+	}
+}
+
+// What is sent to Vault goes over https or stays on the machine, and so does what comes back. To go without
+// a check of the certificate is refused likewise.
+func TestVaultElsewhereNeedsTLS(t *testing.T) {
+	t.Parallel()
+	for host, want := range hostSpellings {
+		r := worker(t, []string{"VAULT_ADDR=http://" + host}, "", "config")
+		if got := r.code == exitOK; got != want || !got && (r.code != exitUsage || !strings.Contains(r.stderr, "VAULT_ADDR:")) {
+			t.Errorf("VAULT_ADDR=http://%s: exit %d, taken %t, want %t:\n%s", host, r.code, got, want, r.stderr)
+		}
+		skips := worker(t, []string{"VAULT_ADDR=https://" + host, "VAULT_SKIP_VERIFY=true"}, "", "config")
+		if got := skips.code == exitOK; got != want {
+			t.Errorf("VAULT_ADDR=https://%s with VAULT_SKIP_VERIFY: taken %t, want %t:\n%s", host, got, want, skips.stderr)
+		}
+		for _, conf := range []vault.Config{{Address: "http://" + host}, {Address: "https://" + host, TLS: &vaultapi.TLSConfig{Insecure: true}}} {
+			conf.Token = provision.NewSensitive("t")
+			if _, err := vault.New(conf); (err == nil) != want {
+				t.Errorf("%s: taken by the client %t, want %t: %v", conf.Address, err == nil, want, err)
+			}
+		}
+	}
+}
+
+// TestStoredOtherwise: the Flow Service accepts a connection spec's id in capitals, stores and lists it in small
+// letters, and the answer to the POST is lost. There is one connection, found by its mark.
+func TestStoredOtherwise(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.flow.SetFaults(
+		flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectStore,
+			Habits: []flowtest.Habit{flowtest.HabitLowerIDs, flowtest.HabitLowerNames, flowtest.HabitPlainDescriptions}},
+		flowtest.Fault{Operation: flowtest.OpList, Effect: flowtest.EffectOmit, Fields: []string{"state", "auth"}},
+		flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectReset, When: flowtest.StageAfter, Times: 1})
+	w.start()
+	body := strings.ReplaceAll(request("Orders of  ACME", goodToken), flowtest.DatabricksSpecID, strings.ToUpper(flowtest.DatabricksSpecID))
+	r := w.worker(body, "submit", "--tenant", "acme", "--id", "r-1", "--wait", "-")
+	if r.code != 0 || !strings.Contains(r.stdout, "adopted connection") {
+		t.Errorf("submit: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if stored := w.flow.Connections(); len(stored) != 1 || stored[0].SpecID != flowtest.DatabricksSpecID {
+		t.Errorf("stored: %+v", stored)
+	}
+}
+
+// TestADraftIsNotAdopted: it is no connection to be used.
+func TestADraftIsNotAdopted(t *testing.T) {
+	t.Parallel()
+	w := newTestWorld(t)
+	w.flow.SetFaults(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectState, State: "draft", Times: 1})
+	w.start()
+	w.worker(request("orders", goodToken), "submit", "--tenant", "acme", "--id", "r-1", "--wait", "-")
+	body := strings.Replace(request("orders", goodToken), `"name"`, `"ifExists":"adopt","name"`, 1)
+	r := w.worker(body, "submit", "--tenant", "acme", "--id", "r-2", "--wait", "-")
+	if r.code != exitFailed || !strings.Contains(r.stdout, "name_exists") || !strings.Contains(r.stdout, "draft") {
+		t.Errorf("submit: exit %d:\n%s%s", r.code, r.stdout, r.stderr)
+	}
+	if n := len(w.flow.Connections()); n != 1 {
+		t.Errorf("%d connections", n)
+	}
+}
+
+// The workers have the queue delivered anew where messages were lost sight of, if need be while they
+// work on it. Here that happens again and again, to two workers at their POSTs: no request makes two
+// connections, has two outcomes, or fails for it.
+func TestAQueueThatIsDeliveredAnewAmidWork(t *testing.T) {
+	t.Parallel()
+	const requests, resets = 30, 8
+	w := newTestWorld(t)
+	w.environ = append(w.environ, "WORKER_SETTLE=500ms", "FLOW_TIMEOUT=3s", "WORKER_RETRY_DELAY_MAX=300ms", "WORKER_ACK_WAIT=2s", "WORKER_REDELIVERY_DELAY_MAX=1s")
+	w.flow.AddFault(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectLatency, Delay: 200 * time.Millisecond})
+	w.flow.AddFault(flowtest.Fault{Operation: flowtest.OpCreate, Effect: flowtest.EffectStatus, Status: 503, Probability: 0.2})
+	w.start()
+	other := &testWorld{t: t, environ: w.environ, natsURL: w.natsURL, flow: w.flow, vault: w.vault}
+	other.start()
+	js := w.jetStream()
+	for i := range requests {
+		body := request(fmt.Sprint("connection ", i), goodToken)
+		if _, err := js.Publish(t.Context(), "connections.requests.acme", []byte(body), jetstream.WithMsgID(fmt.Sprint("r-", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	again := time.NewTicker(150 * time.Millisecond)
+	defer again.Stop()
+	for done := 0; done < resets || messages(t, js, consumer.StreamRequests) > 0; done++ {
+		if done < resets {
+			if _, err := js.ResetConsumerToSequence(t.Context(), consumer.StreamRequests, consumer.ConsumerName, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			t.Fatal("the queue does not get empty")
+		}
+	}
+	if n := messages(t, js, consumer.StreamResults); n != requests {
+		t.Errorf("%d results, want %d", n, requests)
+	}
+	if n := messages(t, js, consumer.StreamDeadLetters); n != 0 {
+		t.Errorf("%d requests failed", n)
+	}
+	marks := w.flow.Marks()
+	for mark, ids := range marks {
+		if len(ids) != 1 {
+			t.Errorf("%d connections with the mark %s", len(ids), mark)
+		}
+	}
+	if len(marks) != requests {
+		t.Errorf("%d requests have their connections, want %d", len(marks), requests)
+	}
+	if w.stopWorker()+other.stopWorker() != exitOK || strings.Contains(w.log.String()+other.log.String(), "crash_loop") {
+		t.Error("the workers did not end well")
+	}
+}
+
+func messages(t *testing.T, js jetstream.JetStream, stream string) uint64 {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.CachedInfo().State.Msgs
 }

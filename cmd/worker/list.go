@@ -13,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
@@ -40,12 +39,7 @@ func (c *cli) listCommand() *cobra.Command {
 	f.IntVar(&filter.Limit, "limit", 100, "at most so many, the latest; 0 = all")
 	asJSON := f.Bool("json", false, "print the ledger's records as JSON lines")
 	onlyStuck := f.Bool("stuck", false, "only those that have not ended and that no message carries any more")
-	load := c.settingsOf(cmd, settings.NATS)
-	cmd.RunE = work(func(ctx context.Context, _ []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
+	check := func([]string) error {
 		if err := setStates(&filter, *states); err != nil {
 			return err
 		}
@@ -58,11 +52,9 @@ func (c *cli) listCommand() *cobra.Command {
 		if *onlyStuck && !mayBeStuck(filter.States) {
 			return usagef("--stuck shows only what has not ended; leave --state out, or give some of %s", strings.Join(stateNames()[:1+len(openStates)], ", "))
 		}
-		client, js, err := c.client(ctx, set.Settings, "list")
-		if err != nil {
-			return err
-		}
-		defer js.Conn().Close()
+		return nil
+	}
+	c.withLedger(cmd, check, func(ctx context.Context, client *requester.Client, js jetstream.JetStream, _ []string) error {
 		if *onlyStuck {
 			return c.listStuck(ctx, client, js, filter, *asJSON)
 		}

@@ -8,11 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/story"
@@ -47,20 +47,8 @@ After --absent, "worker retry" has the connection made.`,
 		Args: cobra.ExactArgs(1),
 	}
 	r.addFlags(cmd.Flags())
-	load := c.settingsOf(cmd, settings.NATS)
-	cmd.RunE = work(func(ctx context.Context, args []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
-		if err := r.check(args[0]); err != nil {
-			return err
-		}
-		client, js, err := c.client(ctx, set.Settings, "resolve")
-		if err != nil {
-			return err
-		}
-		defer js.Conn().Close()
+	check := func(args []string) error { return r.check(args[0]) }
+	c.withLedger(cmd, check, func(ctx context.Context, client *requester.Client, _ jetstream.JetStream, args []string) error {
 		r.client = client
 		return r.run(ctx, args[0])
 	})
@@ -114,7 +102,11 @@ func (r *resolution) run(ctx context.Context, id string) error {
 	found, rec, err := r.client.Unsettled(ctx, r.tenant, r.source, id)
 	switch {
 	case errors.Is(err, requester.ErrAmbiguous):
-		return r.ambiguous(found)
+		rows := [][]string{{"TENANT", "SOURCE", "ID"}}
+		for _, one := range found {
+			rows = append(rows, []string{one.Key.Tenant, one.Key.Source, one.Key.ID})
+		}
+		return r.ambiguous(rows)
 	case err != nil:
 		return err
 	case found[0].Obstacle != "":
@@ -127,17 +119,6 @@ func (r *resolution) run(ctx context.Context, id string) error {
 		return err
 	}
 	return r.await(ctx, rec.Key, found[0].Number)
-}
-
-func (r *resolution) ambiguous(found []requester.Retry) error {
-	rows := [][]string{{"TENANT", "SOURCE", "ID"}}
-	for _, one := range found {
-		rows = append(rows, []string{one.Key.Tenant, one.Key.Source, one.Key.ID})
-	}
-	if err := printRows(r.stderr, rows); err != nil {
-		return err
-	}
-	return usagef("%d requests have this id; say which by --tenant and --source", len(found))
 }
 
 // confirmed returns nil if the request is to be settled so.

@@ -9,11 +9,11 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
-	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/story"
 )
@@ -45,21 +45,12 @@ failed (any more), and those of whose message something had to be redacted.`,
 		Example: "  worker retry 9f2c --tenant acme\n  worker retry --reason vault_unavailable,flow_unavailable --since 6h --rate 2 --yes",
 	}
 	r.addFlags(cmd.Flags())
-	load := c.settingsOf(cmd, settings.NATS)
-	cmd.RunE = work(func(ctx context.Context, ids []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
-		selection, err := r.selection(ids)
-		if err != nil {
-			return err
-		}
-		client, js, err := c.client(ctx, set.Settings, "retry")
-		if err != nil {
-			return err
-		}
-		defer js.Conn().Close()
+	var selection requester.Selection
+	check := func(ids []string) (err error) {
+		selection, err = r.selection(ids)
+		return err
+	}
+	c.withLedger(cmd, check, func(ctx context.Context, client *requester.Client, _ jetstream.JetStream, _ []string) error {
 		r.client = client
 		return r.run(ctx, selection)
 	})

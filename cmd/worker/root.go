@@ -1,23 +1,18 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"strings"
-	"text/tabwriter"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/term"
 
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
-	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/story"
 )
 
@@ -103,7 +98,11 @@ New here? Run "worker demo": it needs nothing installed.`,
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(c.commands()...)
+	root.AddCommand(
+		c.runCommand(), c.demoCommand(), c.initCommand(), c.submitCommand(), c.statusCommand(), c.listCommand(),
+		c.retryCommand(), c.resolveCommand(), c.pauseCommand(), c.resumeCommand(), c.doctorCommand(), c.emulatorCommand(),
+		c.configCommand(), c.versionCommand(), c.healthcheckCommand(),
+	)
 	return root
 }
 
@@ -128,6 +127,38 @@ func work(f func(ctx context.Context, args []string) error) func(*cobra.Command,
 	}
 }
 
+// withSettings has cmd do f with the groups' settings, which must be right. It is the way of most commands.
+func (c *cli) withSettings(cmd *cobra.Command, f func(ctx context.Context, set settings.Set, args []string) error, groups ...settings.Group) {
+	load := c.settingsOf(cmd, groups...)
+	cmd.RunE = work(func(ctx context.Context, args []string) error {
+		set, err := load()
+		if err != nil {
+			return err
+		}
+		return f(ctx, set, args)
+	})
+}
+
+// withLedger has cmd do f with a client that reads the ledger, once check finds its command line right.
+func (c *cli) withLedger(cmd *cobra.Command, check func(args []string) error, f func(ctx context.Context, client *requester.Client, js jetstream.JetStream, args []string) error) {
+	c.withSettings(cmd, func(ctx context.Context, set settings.Set, args []string) error {
+		if err := check(args); err != nil {
+			return err
+		}
+		refusing, refusal := endsIfRefused(ctx, operatorsOnly, anything)
+		js, err := connectJetStream(set.Settings, cmd.Name(), refusal)
+		if err != nil {
+			return err
+		}
+		defer js.Conn().Close()
+		client, err := requester.New(refusing, js)
+		if err != nil {
+			return orRefusal(refusing, err)
+		}
+		return f(ctx, client, js, args)
+	}, settings.NATS)
+}
+
 // logger returns a logger to stderr.
 func (c *cli) logger(s settings.Settings) *slog.Logger {
 	opts := &slog.HandlerOptions{Level: s.LogLevel}
@@ -135,79 +166,6 @@ func (c *cli) logger(s settings.Settings) *slog.Logger {
 		return slog.New(slog.NewTextHandler(c.stderr, opts))
 	}
 	return slog.New(slog.NewJSONHandler(c.stderr, opts))
-}
-
-// colours reports whether stdout takes colours: a terminal, unless NO_COLOR is set.
-func (c *cli) colours() bool {
-	for _, kv := range c.environ {
-		if name, value, _ := strings.Cut(kv, "="); name == "NO_COLOR" && value != "" || kv == "TERM=dumb" {
-			return false
-		}
-	}
-	return isTerminal(c.stdout)
-}
-
-// isTerminal reports whether a standard stream is one.
-func isTerminal(stream any) bool {
-	f, ok := stream.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
-}
-
-// printJSON writes v on one line.
-func (c *cli) printJSON(v any) error {
-	enc := json.NewEncoder(c.stdout)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(v)
-}
-
-// printTable writes rows aligned in columns.
-func (c *cli) printTable(rows ...[]string) error { return printRows(c.stdout, rows) }
-
-// printList is printTable, but on a terminal long values are shortened.
-func (c *cli) printList(rows ...[]string) error {
-	if isTerminal(c.stdout) {
-		rows = fit(rows)
-	}
-	return c.printTable(rows...)
-}
-
-func printRows(to io.Writer, rows [][]string) error {
-	var table bytes.Buffer
-	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	for _, row := range rows {
-		for i, cell := range row {
-			row[i] = plain(cell)
-		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
-	}
-	_ = w.Flush() // a buffer takes all
-	for line := range strings.Lines(table.String()) {
-		if _, err := io.WriteString(to, strings.TrimRight(line, " \n")+"\n"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// commands lists all commands.
-func (c *cli) commands() []*cobra.Command {
-	return []*cobra.Command{
-		c.runCommand(),
-		c.demoCommand(),
-		c.initCommand(),
-		c.submitCommand(),
-		c.statusCommand(),
-		c.listCommand(),
-		c.retryCommand(),
-		c.resolveCommand(),
-		c.pauseCommand(),
-		c.resumeCommand(),
-		c.doctorCommand(),
-		c.emulatorCommand(),
-		c.configCommand(),
-		c.versionCommand(),
-		c.healthcheckCommand(),
-	}
 }
 
 // wanted says what a flag of a type wants, in words.
@@ -226,44 +184,4 @@ func flagError(_ *cobra.Command, err error) error {
 		return err
 	}
 	return usagef("--%s is %.80q; want %s", invalid.GetFlag().Name, invalid.GetValue(), want)
-}
-
-// checkNames checks what somebody typed to name requests. An empty tenant or source means any; an empty id would
-// mean every request there is, which nobody says in that way.
-func checkNames(tenant, source string, ids ...string) error {
-	switch {
-	case tenant != "" && !provision.ValidTenant(tenant):
-		return usagef("--tenant is %.80q; want a tenant's name: lower-case letters, digits, \"_\" and \"-\", at most 63", tenant)
-	case len(source) > provision.MaxKeyPart:
-		return usagef("--source has %d bytes; want 1 to %d bytes", len(source), provision.MaxKeyPart)
-	}
-	for _, id := range ids {
-		switch {
-		case id == "":
-			return usagef("the id is empty; want 1 to %d bytes", provision.MaxKeyPart)
-		case len(id) > provision.MaxKeyPart:
-			return usagef("the id has %d bytes; want 1 to %d bytes", len(id), provision.MaxKeyPart)
-		}
-	}
-	return nil
-}
-
-// plain returns text that others wrote as a terminal may show it, on one line.
-func plain(text string) string { return story.Printable(text) }
-
-// columnMax is how many characters of a value a list shows on a terminal.
-const columnMax = 40
-
-// fit returns rows with all columns but the last one shortened to columnMax characters.
-func fit(rows [][]string) [][]string {
-	out := make([][]string, len(rows))
-	for i, row := range rows {
-		for j, cell := range row {
-			if runes := []rune(plain(cell)); j < len(row)-1 && len(runes) > columnMax {
-				cell = string(runes[:columnMax-1]) + "…"
-			}
-			out[i] = append(out[i], cell)
-		}
-	}
-	return out
 }

@@ -46,12 +46,7 @@ A tenant's own NATS user sees its own requests, and has to give --tenant.`,
 	f.StringVar(&q.source, "source", "", "its source, where the id alone is ambiguous")
 	f.BoolVar(&q.asJSON, "json", false, "print the ledger's record as JSON")
 	f.BoolVar(&q.watch, "watch", false, "go on with what happens, until the request has ended")
-	load := c.settingsOf(cmd, settings.NATS)
-	cmd.RunE = work(func(ctx context.Context, args []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
+	c.withSettings(cmd, func(ctx context.Context, set settings.Set, args []string) error {
 		if err := checkNames(q.tenant, q.source, args[0]); err != nil {
 			return err
 		}
@@ -62,7 +57,7 @@ A tenant's own NATS user sees its own requests, and has to give --tenant.`,
 		}
 		defer js.Conn().Close()
 		return q.with(ctx, js, args[0])
-	})
+	}, settings.NATS)
 	return cmd
 }
 
@@ -85,21 +80,6 @@ func (q *statusQuery) with(ctx context.Context, js jetstream.JetStream, id strin
 	return q.run(ctx, client, js, id)
 }
 
-// client connects a command that reads the ledger. The caller has to close the connection.
-func (c *cli) client(ctx context.Context, s settings.Settings, command string) (*requester.Client, jetstream.JetStream, error) {
-	ctx, quiet := endsIfRefused(ctx, operatorsOnly, anything)
-	js, err := connectJetStream(s, command, quiet)
-	if err != nil {
-		return nil, nil, err
-	}
-	client, err := requester.New(ctx, js)
-	if err != nil {
-		js.Conn().Close()
-		return nil, nil, orRefusal(ctx, err)
-	}
-	return client, js, nil
-}
-
 // run tells the story. Without a js the queue can't be looked at.
 func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetstream.JetStream, id string) error {
 	recs, err := client.Find(ctx, requester.Filter{Filter: ledger.Filter{ID: id, Tenant: q.tenant, Source: q.source}})
@@ -109,7 +89,11 @@ func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetst
 	case errors.Is(err, requester.ErrUnknown):
 		return q.queued(ctx, client, js, id)
 	case errors.Is(err, requester.ErrAmbiguous):
-		return q.candidates(recs)
+		rows := [][]string{{"TENANT", "SOURCE", "STATE", "NAME"}}
+		for _, r := range recs {
+			rows = append(rows, []string{r.Key.Tenant, r.Key.Source, story.Outcome(r), r.Name})
+		}
+		return q.ambiguous(rows)
 	case err != nil:
 		return err
 	}
@@ -117,17 +101,6 @@ func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetst
 		return err
 	}
 	return q.follow(ctx, client, recs[0])
-}
-
-func (q *statusQuery) candidates(recs []provision.Record) error {
-	rows := [][]string{{"TENANT", "SOURCE", "STATE", "NAME"}}
-	for _, r := range recs {
-		rows = append(rows, []string{r.Key.Tenant, r.Key.Source, story.Outcome(r), r.Name})
-	}
-	if err := printRows(q.stderr, rows); err != nil {
-		return err
-	}
-	return usagef("%d requests have this id; say which by --tenant and --source", len(recs))
 }
 
 func (q *statusQuery) print(rec provision.Record) error {

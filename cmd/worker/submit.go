@@ -44,12 +44,7 @@ A request whose accessToken is not a reference is not sent, for the stream would
 		Args:    cobra.MinimumNArgs(1),
 	}
 	s.addFlags(cmd.Flags())
-	load := c.settingsOf(cmd, settings.NATS, settings.Requests, settings.Secrets)
-	cmd.RunE = work(func(ctx context.Context, files []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
+	c.withSettings(cmd, func(ctx context.Context, set settings.Set, files []string) error {
 		if err := s.read(files, set.Settings); err != nil {
 			return err
 		}
@@ -57,7 +52,7 @@ A request whose accessToken is not a reference is not sent, for the stream would
 			return s.validate()
 		}
 		return s.submit(ctx, set.Settings)
-	})
+	}, settings.NATS, settings.Requests, settings.Secrets)
 	return cmd
 }
 

@@ -70,6 +70,7 @@ func Run(ctx context.Context, s settings.Settings, d Deps) error {
 // run runs all parts until ctx ends or one of them fails, then stops them in order: the intake
 // first, and what the work in hand needs (Vault, health, metrics) only when that is done.
 func (w *worker) run(ctx context.Context, l *listeners) error {
+	defer context.AfterFunc(ctx, func() { w.stopped.Store(time.Now().UnixNano()) })()
 	after, stopRest := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRest()
 	rest, restCtx := errgroup.WithContext(after)

@@ -10,8 +10,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
+	"github.com/flow-worker/flow-worker/internal/consumer"
 	"github.com/flow-worker/flow-worker/internal/flow"
 	"github.com/flow-worker/flow-worker/internal/provision"
+	"github.com/flow-worker/flow-worker/internal/tracing"
 	"github.com/flow-worker/flow-worker/internal/vault"
 )
 
@@ -23,8 +25,7 @@ type Parts struct {
 	Gate       provision.Gate                          // nil means that every target may be called at any time
 	Version    string                                  // of this program
 
-	// Trace wraps the transport of calls to a service so that they show in traces; nil means that they don't.
-	Trace func(service string, route func(*http.Request) string, next http.RoundTripper) http.RoundTripper
+	Tracer *tracing.Tracer // makes spans of the clients' calls; nil means that there are none
 }
 
 func (p Parts) log(part string) *slog.Logger {
@@ -34,23 +35,13 @@ func (p Parts) log(part string) *slog.Logger {
 	return p.Log.With("part", part)
 }
 
-// traceFlow is Trace as the client of the Flow Service and IMS wants it.
-func (p Parts) traceFlow() func(service, route string, next http.RoundTripper) http.RoundTripper {
-	if p.Trace == nil {
-		return nil
-	}
-	return func(service, route string, next http.RoundTripper) http.RoundTripper {
-		return p.Trace(service, func(*http.Request) string { return route }, next)
-	}
-}
-
-// traceVault is Trace as the client of Vault wants it.
-func (p Parts) traceVault() func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper {
-	if p.Trace == nil {
-		return nil
-	}
-	return func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper {
-		return p.Trace("vault", route, next)
+// NATSConfig returns how the settings have NATS reached.
+func NATSConfig(s settings.Settings) consumer.ConnConfig {
+	return consumer.ConnConfig{
+		URL: s.NATSURL, Creds: s.NATSCreds, NKey: s.NATSNkey, CA: s.NATSCA, Cert: s.NATSCert, Key: s.NATSKey,
+		User: s.NATSUser, Password: s.NATSPassword, Token: s.NATSToken, JWT: s.NATSUserJWT, Seed: s.NATSUserSeed,
+		TLSFirst: s.NATSTLSFirst, InboxPrefix: s.NATSInboxPrefix, SocksProxy: s.NATSSocksProxy,
+		Domain: s.NATSJSDomain, APIPrefix: s.NATSJSAPIPrefix,
 	}
 }
 
@@ -60,7 +51,7 @@ func NewVault(s settings.Settings, p Parts) (*vault.Client, error) {
 	if s.VaultAuth != settings.AuthToken {
 		token, file = provision.Sensitive{}, ""
 	}
-	return vault.New(vault.Config{
+	cfg := vault.Config{
 		Address: s.VaultServer(), Token: token, TokenFile: file, Namespace: s.VaultNamespace,
 		TLS: &vaultapi.TLSConfig{
 			CACert: s.VaultCACert, CAPath: s.VaultCAPath, ClientCert: s.VaultClientCert, ClientKey: s.VaultClientKey,
@@ -69,8 +60,14 @@ func NewVault(s settings.Settings, p Parts) (*vault.Client, error) {
 		Auth: vault.AuthMethod(s.VaultAuth), AuthMount: s.VaultAuthMount, Role: s.VaultRole, RoleID: s.VaultRoleID,
 		SecretIDFile: s.VaultSecretIDFile, JWTFile: s.VaultJWTFile,
 		KVMount: s.VaultKVMount, TenantPrefix: s.VaultTenantPrefix, CacheTTL: s.VaultCacheTTL,
-		Log: p.log("vault"), Registerer: p.Registerer, OnRetry: p.OnRetry, Trace: p.traceVault(),
-	})
+		Log: p.log("vault"), Registerer: p.Registerer, OnRetry: p.OnRetry,
+	}
+	if p.Tracer != nil {
+		cfg.Trace = func(route func(*http.Request) string, next http.RoundTripper) http.RoundTripper {
+			return p.Tracer.Transport("vault", route, next)
+		}
+	}
+	return vault.New(cfg)
 }
 
 // retryMax bounds the waits inside one listing or one fetch of a token; waiting longer is the hub's.
@@ -78,10 +75,16 @@ const retryMax = 10 * time.Second
 
 // NewFlow returns the client that a worker with these settings has. The caller has to close it.
 func NewFlow(s settings.Settings, p Parts) (*flow.Client, error) {
-	return flow.New(flow.Config{
+	cfg := flow.Config{
 		BaseURL: s.FlowURL, IMSURL: s.IMSURL, Timeout: s.FlowTimeout,
 		RetryInitial: s.RetryInitial, RetryMax: min(s.RetryDelayMax, retryMax),
 		UserAgent: "flow-worker/" + cmp.Or(p.Version, "unknown"),
-		Log:       p.log("flow"), Registerer: p.Registerer, OnRetry: p.OnRetry, Gate: p.Gate, Trace: p.traceFlow(),
-	})
+		Log:       p.log("flow"), Registerer: p.Registerer, OnRetry: p.OnRetry, Gate: p.Gate,
+	}
+	if p.Tracer != nil {
+		cfg.Trace = func(service, route string, next http.RoundTripper) http.RoundTripper {
+			return p.Tracer.Transport(service, func(*http.Request) string { return route }, next)
+		}
+	}
+	return flow.New(cfg)
 }

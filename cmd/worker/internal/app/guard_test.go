@@ -22,6 +22,7 @@ import (
 	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
 	"github.com/flow-worker/flow-worker/internal/ledger"
 	"github.com/flow-worker/flow-worker/internal/natstest"
+	"github.com/flow-worker/flow-worker/internal/ops"
 	"github.com/flow-worker/flow-worker/internal/provision"
 	"github.com/flow-worker/flow-worker/internal/vault/vaulttest"
 )
@@ -264,12 +265,12 @@ func TestLookAfterReconnection(t *testing.T) {
 	js := openLedgerFor(t.Context(), t, w)
 	times := uint64(0)
 	g := &ledgerGuard{book: &w.book, reconnects: func() uint64 { return times }, log: slog.New(slog.DiscardHandler)}
-	h := &hubs{guard: g}
+	w.guard, w.status = g, &ops.Status{}
 	check(t, g.check(t.Context()))
 	check(t, js.DeleteKeyValue(t.Context(), ledger.DefaultBucket))
 	check(t, g.checkOnceConnected(t.Context())) // it doesn't ask
 	times++
-	if out := h.handle(t.Context(), provision.Delivery{}); out.Result != nil || out.Delay <= 0 || !strings.Contains(out.Why, "ledger") {
+	if out := w.handle(t.Context(), provision.Delivery{}); out.Result != nil || out.Delay <= 0 || !strings.Contains(out.Why, "ledger") {
 		t.Errorf("no ledger after a reconnection: %+v, want the message to go back", out)
 	}
 	_, err := ledger.Open(t.Context(), js, ledger.Config{Manage: true})

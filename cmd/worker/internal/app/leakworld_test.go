@@ -229,8 +229,8 @@ func (w *leakWorld) start(more ...string) {
 // bend makes the worker break where only a bug could break it, and keeps its circuits closed, which would
 // keep it from the failures that are wanted.
 func (w *leakWorld) bend() {
-	w.worker.hubs.config.Gate = nil
-	w.worker.hubs.config.Connections = watchedConnections{buggyFlow{w.worker.flow}, w.worker.status}
+	w.worker.hubConfig.Gate = nil
+	w.worker.watch.connections = buggyFlow{w.worker.flow}
 	w.worker.consumer.Codec = buggyCodec{w.worker.consumer.Codec.(*event.Decoder)}
 	w.worker.health.Add("sick", func(context.Context) error {
 		if why := w.sick.Load(); why != nil {

@@ -3,63 +3,119 @@ package app
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
-	"log/slog"
-	"math/rand/v2"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/singleflight"
+	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/consumer"
+	"github.com/flow-worker/flow-worker/internal/inquiry"
 	"github.com/flow-worker/flow-worker/internal/ledger"
+	"github.com/flow-worker/flow-worker/internal/ops"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// hubs holds the hub that works on the ledger of the moment. A hub must know when its ledger came to
-// be, and the ledger is only to be had once NATS is; should it be deleted and made anew under a
-// running worker, then the next requests need a hub that knows so.
-type hubs struct {
-	open   func(context.Context) (book provision.Ledger, age ledgerAge, err error)
-	guard  *ledgerGuard
-	prove  func(context.Context) error // makes sure, once, that the ledger takes writes; nil means nobody does
-	config provision.Config            // without the ledger
-
-	mu      sync.RWMutex // guards the rest
-	hub     *provision.Hub
-	created time.Time // of hub's ledger
+// Object is one NATS object and what was done to it.
+type Object struct {
+	Name    string   `json:"name"`
+	Created bool     `json:"created"`           // it was not there before
+	Changed []string `json:"changed,omitempty"` // settings that were raised, as "replicas 1 → 3"
+	Kept    []string `json:"kept,omitempty"`    // settings that go beyond what was asked for
 }
 
-// renew makes sure of the ledger, and of a hub that works on it. The consumer calls it before it
-// takes requests, and again after every trouble.
-func (h *hubs) renew(ctx context.Context) error {
-	book, age, err := h.open(ctx)
-	if err != nil {
-		return err
-	}
-	if err := h.guard.check(ctx); err != nil {
-		return err
-	}
-	if h.prove != nil {
-		if err := h.prove(ctx); err != nil {
+// Objects is what EnsureObjects returns.
+type Objects struct {
+	Ledger *ledger.Ledger
+	Report []Object // in the order in which it was done; as far as it got, if there was an error
+}
+
+// EnsureObjects creates or upgrades the ledger, the streams and the consumer, or only checks them
+// where the settings say so. The ledger comes first, so that no request can be older than it.
+func EnsureObjects(ctx context.Context, js jetstream.JetStream, s settings.Settings) (Objects, error) {
+	var objects Objects
+	ensureLedger := func(ctx context.Context) error {
+		book, err := openLedger(ctx, js, s, nil)
+		if err != nil {
 			return err
 		}
+		did := book.Setup()
+		objects.Ledger = book
+		objects.Report = append(objects.Report, Object{ledger.DefaultBucket, did.Created, did.Changed, did.Kept})
+		if !s.ManageStreams {
+			return nil
+		}
+		err = new(ledger.Guard).Check(ctx, book) // the first note is best written while the bucket is new
+		if errors.Is(err, ledger.ErrNotNoted) {
+			return nil // the workers will do it
+		}
+		return err
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.hub != nil && h.created.Equal(age.created) {
+	report, err := consumer.EnsureObjects(ctx, js, objectsConfig(s, ensureLedger))
+	for _, c := range report {
+		objects.Report = append(objects.Report, Object{c.Name, c.Created, c.Changed, c.Kept})
+	}
+	if err != nil {
+		return objects, fmt.Errorf("the NATS objects: %w", err)
+	}
+	return objects, nil
+}
+
+func objectsConfig(s settings.Settings, ensureLedger func(context.Context) error) consumer.ObjectsConfig {
+	return consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: ensureLedger}
+}
+
+// openLedger opens the ledger. The guard, if there is one, is told of what is written.
+func openLedger(ctx context.Context, js jetstream.JetStream, s settings.Settings, g *ledger.Guard) (*ledger.Ledger, error) {
+	return ledger.Open(ctx, js, ledger.Config{Replicas: s.Replicas, Manage: s.ManageStreams, MaxBytes: s.StreamMaxBytes, Guard: g})
+}
+
+// renew opens the ledger, or makes it, as the settings say, and makes sure of a hub that works on it: a hub must
+// know when its ledger came to be, so one whose ledger was deleted and made anew under it is replaced. The
+// consumer calls it before it takes requests, and again after every trouble.
+func (w *worker) renew(ctx context.Context) error {
+	book, err := openLedger(ctx, w.js, w.settings, &w.guard.Guard)
+	if err != nil {
+		return fmt.Errorf("the ledger: %w", err)
+	}
+	w.book.Store(book)
+	age := ledgerAge{created: book.Created()}
+	if stream, err := w.js.Stream(ctx, consumer.StreamRequests); err == nil {
+		age.stream = stream.CachedInfo().Created
+	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return fmt.Errorf("the age of the stream: %w", err)
+	}
+	if err := w.guard.check(ctx); err != nil {
+		return err
+	}
+	if err := w.proveLedger(ctx); err != nil {
+		return err
+	}
+	w.renewing.Lock()
+	defer w.renewing.Unlock()
+	if w.hub.Load() != nil && w.hubLedger.Equal(age.created) {
 		return nil
 	}
-	cfg := h.config
-	cfg.Ledger, cfg.LedgerCreated = book, age.created
-	replaced := age.lookFirstUntil()
-	cfg.LookFirstUntil = func() time.Time { return later(replaced, h.guard.lookFirstUntil()) }
+	watched := w.watch
+	watched.ledger = book
+	if w.tracer != nil {
+		watched.ledger = w.tracer.Ledger(book)
+	}
+	cfg, replaced := w.hubConfig, age.lookFirstUntil()
+	cfg.Ledger, cfg.LedgerCreated = &watched, age.created
+	cfg.LookFirstUntil = func() time.Time {
+		if until := w.guard.lookFirstUntil(); until.After(replaced) {
+			return until
+		}
+		return replaced
+	}
 	hub, err := provision.New(cfg)
 	if err != nil {
 		return err
 	}
-	h.hub, h.created = hub, age.created
+	w.hub.Store(hub)
+	w.hubLedger = age.created
 	return nil
 }
 
@@ -78,141 +134,24 @@ func (a ledgerAge) lookFirstUntil() time.Time {
 	return a.created.Add(ledger.DefaultTTL)
 }
 
-// handle works on one delivery. None comes before the first renew. After the connection was lost the
-// ledger is looked at before anything else: NATS may have come back without its last writes.
-func (h *hubs) handle(ctx context.Context, d provision.Delivery) provision.Outcome {
-	if err := h.guard.checkOnceConnected(ctx); err != nil {
-		return provision.Outcome{Delay: guardEvery, Why: "the ledger cannot be looked at"}
-	}
-	h.mu.RLock()
-	hub := h.hub
-	h.mu.RUnlock()
-	return hub.Handle(ctx, d)
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// How the ledger is looked at for records that were lost.
-const (
-	guardEvery  = 5 * time.Second // roughly; also how long one look may take
-	tellAgain   = time.Hour       // a loss that is found to be this much later is told again
-	lostRemedy  = "nothing is to be done, but find out why: for 30 days from then on every new request is looked up before its first POST, lest a repeat makes a second connection"
-	noteTrouble = "what was lost of the ledger can't be noted there; every worker has to find out by itself"
-)
-
-// ledgerGuard looks again and again whether the ledger has lost records, and tells the log.
-type ledgerGuard struct {
-	ledger.Guard
-	book       *atomic.Pointer[ledger.Ledger] // the one that is open, nil before
-	reconnects func() uint64                  // how often the connection was made again
-	every      time.Duration                  // between looks
-	log        *slog.Logger
-
-	checked atomic.Uint64 // what reconnects said when the last look began that went well
-	flight  singleflight.Group
-
-	tellMu  sync.Mutex
-	told    time.Time // of losses, the last that the log has; guarded by tellMu
-	trouble time.Time // when the log was last told that nothing can be noted; guarded by tellMu
-}
-
-// check looks once. What it found can't be noted is no error.
-func (g *ledgerGuard) check(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, guardEvery)
-	defer cancel()
-	reconnects := g.reconnects()
-	book := g.book.Load()
-	if book == nil {
-		return errNoLedger
-	}
-	err := g.Check(ctx, book)
-	g.tell(err)
-	if errors.Is(err, ledger.ErrNotNoted) {
-		err = nil
-	}
-	if err == nil {
-		g.checked.Store(reconnects)
-	}
-	return err
-}
-
-// checkOnceConnected looks if nobody has since the connection was made again. Callers at the same time
-// share one look.
-func (g *ledgerGuard) checkOnceConnected(ctx context.Context) error {
-	for g.checked.Load() != g.reconnects() {
-		if _, err, _ := g.flight.Do("", func() (any, error) { return nil, g.check(ctx) }); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// run looks until ctx ends, and tells failed of looks that fail.
-func (g *ledgerGuard) run(ctx context.Context, failed func(error)) {
-	timer := time.NewTimer(g.every)
-	defer timer.Stop()
-	for {
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return
-		}
-		if err := g.check(ctx); err != nil && ctx.Err() == nil {
-			g.log.Debug("the ledger can't be looked at", "error", err)
-			failed(err)
-		}
-		timer.Reset(time.Duration((0.75 + rand.Float64()/2) * float64(g.every)))
-	}
-}
-
-// lookFirstUntil returns until when a request that is new to the ledger may be a repeat of one whose
-// record was lost.
-func (g *ledgerGuard) lookFirstUntil() time.Time {
-	at := g.LostAt()
-	if at.IsZero() {
-		return at
-	}
-	return at.Add(ledger.DefaultTTL)
-}
-
-// tell logs a loss that still matters, and that it can't be noted.
-func (g *ledgerGuard) tell(err error) {
-	g.tellMu.Lock()
-	defer g.tellMu.Unlock()
-	now, at, until := time.Now(), g.LostAt(), g.lookFirstUntil()
-	if at.Sub(g.told) > tellAgain && now.Before(until) {
-		g.told = at
-		g.log.Warn("the ledger may have lost records", "written_before", at, "look_first_until", until, "remedy", lostRemedy)
-	}
-	if errors.Is(err, ledger.ErrNotNoted) && now.Sub(g.trouble) > tellAgain {
-		g.trouble = now
-		g.log.Warn(noteTrouble, "error", err)
-	}
-}
-
 // errNoLedger means that the ledger has not been opened yet.
 var errNoLedger = errors.New("the ledger is not open yet")
 
-// sweep lets the consumer, which knows no ledger, look through the one that is open.
-func (w *worker) sweep() consumer.SweepConfig {
-	return consumer.SweepConfig{Records: w.recordsFrom, Load: w.record}
-}
+// records reads the ledger that is open, for those who know no NATS: the consumer's sweep, the status page and
+// the answers to tenants. What can't be decoded was written by a newer worker, whose business it is.
+type records struct{ *worker }
 
-// recordsFrom yields the records that were written at a revision or later. What can't be decoded was
-// written by a newer worker, whose business it is.
-func (w *worker) recordsFrom(ctx context.Context, revision uint64) iter.Seq2[consumer.Written, error] {
+var _ ops.Ledger = records{}
+
+// list yields the records that f chooses.
+func (r records) list(ctx context.Context, f ledger.Filter) iter.Seq2[consumer.Written, error] {
 	return func(yield func(consumer.Written, error) bool) {
-		book := w.book.Load()
+		book := r.book.Load()
 		if book == nil {
 			yield(consumer.Written{}, errNoLedger)
 			return
 		}
-		for e, err := range book.List(ctx, ledger.Filter{From: revision}) {
+		for e, err := range book.List(ctx, f) {
 			if errors.Is(err, ledger.ErrUndecodable) {
 				continue
 			}
@@ -223,10 +162,79 @@ func (w *worker) recordsFrom(ctx context.Context, revision uint64) iter.Seq2[con
 	}
 }
 
-func (w *worker) record(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
-	book := w.book.Load()
+// from yields the records that were written at a revision or later.
+func (r records) from(ctx context.Context, revision uint64) iter.Seq2[consumer.Written, error] {
+	return r.list(ctx, ledger.Filter{From: revision})
+}
+
+// find yields the records of the requests with these names; an empty one means any.
+func (r records) find(ctx context.Context, tenant, source, id string) iter.Seq2[provision.Record, error] {
+	return func(yield func(provision.Record, error) bool) {
+		for w, err := range r.list(ctx, ledger.Filter{Tenant: tenant, Source: source, ID: id}) {
+			if !yield(w.Record, err) {
+				return
+			}
+		}
+	}
+}
+
+func (r records) load(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
+	book := r.book.Load()
 	if book == nil {
 		return provision.Record{}, 0, errNoLedger
 	}
 	return book.Load(ctx, key)
+}
+
+// Newest implements ops.Ledger.
+func (r records) Newest(ctx context.Context) (uint64, error) {
+	stream, err := r.js.Stream(ctx, "KV_"+ledger.DefaultBucket)
+	if err != nil {
+		return 0, fmt.Errorf("the ledger's bucket: %w", err)
+	}
+	return stream.CachedInfo().State.LastSeq, nil
+}
+
+// Since implements ops.Ledger.
+func (r records) Since(ctx context.Context, revision uint64) iter.Seq2[ops.Written, error] {
+	return func(yield func(ops.Written, error) bool) {
+		for w, err := range r.from(ctx, revision) {
+			if !yield(ops.Written(w), err) {
+				return
+			}
+		}
+	}
+}
+
+// ByID implements ops.Ledger.
+func (r records) ByID(ctx context.Context, id string) iter.Seq2[provision.Record, error] {
+	return r.find(ctx, "", "", id)
+}
+
+// Record implements ops.Ledger. A record that has more in it than this version knows is shown without.
+func (r records) Record(ctx context.Context, key provision.Key) (provision.Record, error) {
+	rec, _, err := r.load(ctx, key)
+	if !errors.Is(err, ledger.ErrUndecodable) {
+		return rec, err
+	}
+	for rec, err := range r.find(ctx, key.Tenant, key.Source, key.ID) {
+		return rec, err
+	}
+	return rec, err
+}
+
+// answerTenants answers tenants' questions until ctx ends. They have a connection of their own, for tenants
+// can send more than it takes, and have the server cut it off: whatever becomes of it is told to the log,
+// and nothing to the work.
+func (w *worker) answerTenants(ctx context.Context) {
+	log := w.log.With("part", "inquiry")
+	nc, err := w.dial(w.instance+" questions", log)
+	if err == nil {
+		defer closeNATS(nc)
+		inquiry.Quiet(nc, log)
+		err = inquiry.Run(ctx, inquiry.Config{Conn: nc, Log: log, Find: records{w}.find})
+	}
+	if err != nil {
+		log.Error("tenants' questions are not answered", "error", err)
+	}
 }

@@ -14,29 +14,22 @@ import (
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
 
-// The broker's objects by the names that the consumer has for them.
-var written = map[string]limit.Object{ // :: stream or consumer → object
+// The broker's objects by the names that the consumer and the ledger have for them.
+var written = map[string]limit.Object{ // :: stream, consumer or bucket → object
 	consumer.StreamResults:     limit.ObjectResults,
 	consumer.StreamDeadLetters: limit.ObjectDeadLetters,
 	consumer.ConsumerName:      limit.ObjectAcks,
+	ledger.DefaultBucket:       limit.ObjectLedger,
 }
 
-// published tells how a try to publish or to acknowledge ended.
-func (w *worker) published(object string, err error) { w.wrote(written[object], err) }
-
-// stored tells how a write of a record ended. A lost compare-and-set says nothing of the ledger, nor does a
-// record that wasn't sent.
-func (w *worker) stored(err error) {
-	if !errors.Is(err, provision.ErrConflict) && !errors.Is(err, ledger.ErrTooLarge) {
-		w.wrote(limit.ObjectLedger, err)
+// wrote takes note of how a write to the broker ended. What was not sent says nothing, and neither does a lost
+// compare-and-set; a connection that is down has a check of its own.
+func (w *worker) wrote(object string, err error) {
+	if err != nil && (!w.nats.IsConnected() || errors.Is(err, context.Canceled) || errors.Is(err, limit.ErrUnprobed) ||
+		errors.Is(err, provision.ErrConflict) || errors.Is(err, ledger.ErrTooLarge)) {
+		return
 	}
-}
-
-// wrote leaves out what was not sent. A connection that is down has a check of its own.
-func (w *worker) wrote(o limit.Object, err error) {
-	if err == nil || w.nats.IsConnected() && !errors.Is(err, context.Canceled) && !errors.Is(err, limit.ErrUnprobed) {
-		w.writes.Wrote(o, err)
-	}
+	w.writes.Wrote(written[object], err)
 }
 
 // probes find out whether the broker takes writes.
@@ -61,7 +54,7 @@ func (w *worker) proveLedger(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, limit.ProbeTimeout)
 	defer cancel()
 	err := w.probeLedger(ctx)
-	w.wrote(limit.ObjectLedger, err)
+	w.wrote(ledger.DefaultBucket, err)
 	if err != nil {
 		return fmt.Errorf("the ledger takes no writes; %s: %w", writesRemedy[limit.ObjectLedger], err)
 	}

@@ -23,7 +23,7 @@ func TestTheStatusPageReadsTheLedger(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	w := &worker{}
-	s := shelf{w}
+	s := records{w}
 	for _, err := range s.ByID(ctx, "a") {
 		if !errors.Is(err, errNoLedger) {
 			t.Errorf("no ledger: %v", err)
@@ -99,7 +99,7 @@ func TestCallsAreTimed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		inner, status := &gate{}, &ops.Status{}
-		g := timedGate{inner, status}
+		g := &watch{gate: inner, status: status}
 		ends := []provision.CallEnd{provision.CallServed, provision.CallFailed, provision.CallVoid, provision.CallSpared}
 		for i, end := range ends {
 			done, _ := g.Allow(provision.TargetFlow, "acme")
@@ -167,19 +167,19 @@ func TestErrorsOfTargets(t *testing.T) {
 		as, ctx := provision.Account{Tenant: "acme"}, t.Context()
 		for i := range 5 {
 			status := &ops.Status{}
-			conns, secrets := watchedConnections{sick{c.err}, status}, watchedSecrets{sick{c.err}, status}
+			w := &watch{secrets: sick{c.err}, connections: sick{c.err}, status: status}
 			var err error
 			switch i {
 			case 0:
-				err = conns.Authorize(ctx, as)
+				err = w.Authorize(ctx, as)
 			case 1:
-				_, err = conns.Create(ctx, as, provision.NewConnection{}, time.Time{})
+				_, err = w.Create(ctx, as, provision.NewConnection{}, time.Time{})
 			case 2:
-				_, err = conns.Find(ctx, as, provision.Query{})
+				_, err = w.Find(ctx, as, provision.Query{})
 			case 3:
-				_, err = secrets.Credentials(ctx, "acme", false)
+				_, err = w.Credentials(ctx, "acme", false)
 			case 4:
-				_, err = secrets.Resolve(ctx, "acme", provision.SecretRef{}, false)
+				_, err = w.Resolve(ctx, "acme", provision.SecretRef{}, false)
 			}
 			if !errors.Is(err, c.err) {
 				t.Errorf("%s: call %d returns %v", name, i, err)
@@ -191,5 +191,46 @@ func TestErrorsOfTargets(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// anyLedger takes every write, or none.
+type anyLedger struct{ err error }
+
+func (l anyLedger) Load(context.Context, provision.Key) (provision.Record, uint64, error) {
+	return provision.Record{}, 0, l.err
+}
+
+func (l anyLedger) Store(context.Context, provision.Key, provision.Record, uint64) (uint64, error) {
+	return 1, l.err
+}
+
+// The status page shows the state that was written for the very delivery, and of its calls' failures the
+// consumer is told.
+func TestStatesOfWhatIsInHand(t *testing.T) {
+	t.Parallel()
+	key, status := provision.Key{Tenant: "acme", Source: "s", ID: "a"}, &ops.Status{}
+	var failed, wrote []error
+	well := &watch{ledger: anyLedger{}, status: status, wrote: func(_ string, err error) { wrote = append(wrote, err) }, failed: func(err error) { failed = append(failed, err) }}
+	sick := *well
+	sick.ledger = anyLedger{provision.ErrConflict}
+	_ = status.Started(key, 1)
+	second := context.WithValue(t.Context(), taskKey{}, status.Started(key, 2))
+	_, err := well.Store(second, key, provision.Record{Key: key, State: provision.StatePosting}, 0)
+	check(t, err)
+	if _, err := sick.Store(second, key, provision.Record{Key: key, State: provision.StateCreated}, 0); !errors.Is(err, provision.ErrConflict) {
+		t.Error(err)
+	}
+	if _, _, err := sick.Load(second, key); !errors.Is(err, provision.ErrConflict) {
+		t.Error(err)
+	}
+	_, err = well.Store(t.Context(), key, provision.Record{Key: key, State: provision.StateCreated}, 0) // of no delivery
+	check(t, err)
+	shown := status.Snapshot(t.Context()).InFlight
+	if len(shown) != 2 || shown[0].State != "" || shown[1].State != provision.StatePosting {
+		t.Errorf("in flight: %+v", shown)
+	}
+	if len(failed) != 2 || !slices.Equal(wrote, []error{nil, provision.ErrConflict, nil}) {
+		t.Errorf("failed %v, wrote %v", failed, wrote)
 	}
 }

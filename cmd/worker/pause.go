@@ -40,12 +40,7 @@ It needs NATS 2.11 or later.`,
 
 // onIntake makes cmd change the intake of all workers by f, and print how it stands then.
 func (c *cli) onIntake(cmd *cobra.Command, f func(context.Context, jetstream.JetStream) (consumer.Pauses, error)) {
-	load := c.settingsOf(cmd, settings.NATS)
-	cmd.RunE = work(func(ctx context.Context, _ []string) error {
-		set, err := load()
-		if err != nil {
-			return err
-		}
+	c.withSettings(cmd, func(ctx context.Context, set settings.Set, _ []string) error {
 		ctx, quiet := endsIfRefused(ctx, operatorsOnly, anything)
 		js, err := connectJetStream(set.Settings, cmd.Name(), quiet)
 		if err != nil {
@@ -60,7 +55,7 @@ func (c *cli) onIntake(cmd *cobra.Command, f func(context.Context, jetstream.Jet
 		}
 		fmt.Fprintln(c.stdout, intake(p))
 		return nil
-	})
+	}, settings.NATS)
 }
 
 func intake(p consumer.Pauses) string {
