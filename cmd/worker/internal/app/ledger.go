@@ -103,7 +103,7 @@ func (w *worker) renew(ctx context.Context) error {
 		return nil
 	}
 	watched := w.watch
-	watched.ledger = book
+	watched.ledger, watched.failed = book, w.consumer.Recheck
 	if w.tracer != nil {
 		watched.ledger = w.tracer.Ledger(book)
 	}

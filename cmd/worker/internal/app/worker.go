@@ -72,7 +72,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	w.writes = limit.NewWrites(limit.WritesConfig{Registerer: w.registry, Log: w.log})
 	w.breakers = limit.NewBreakers(limit.BreakerConfig{Writes: w.writes, Registerer: w.registry, Log: w.log})
 	w.status = &ops.Status{Version: d.Build.Version, Instance: w.instance, Since: time.Now()}
-	w.watch = watch{gate: w.breakers, status: w.status, wrote: w.wrote, failed: func(err error) { w.consumer.Recheck(err) }}
+	w.watch = watch{gate: w.breakers, status: w.status, wrote: w.wrote}
 
 	parts := Parts{Log: w.log, Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: &w.watch, Version: d.Build.Version, Tracer: w.tracer}
 	if w.vault, err = NewVault(s, parts); err != nil {
