@@ -71,13 +71,13 @@ func objectsConfig(s settings.Settings, ensureLedger func(context.Context) error
 	return consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: ensureLedger}
 }
 
-// openLedger opens the ledger. The guard, if there is one, is told of what is written.
+// openLedger opens the ledger. The guard, if there is one, sees what is written.
 func openLedger(ctx context.Context, js jetstream.JetStream, s settings.Settings, g *ledger.Guard) (*ledger.Ledger, error) {
 	return ledger.Open(ctx, js, ledger.Config{Replicas: s.Replicas, Manage: s.ManageStreams, MaxBytes: s.StreamMaxBytes, Guard: g})
 }
 
 // renew opens the ledger, or makes it, as the settings say, and makes sure of a hub that works on it: a hub must
-// know when its ledger came to be, so one whose ledger was deleted and made anew under it is replaced. The
+// know when its ledger came to be, so one whose ledger was deleted and made again under it is replaced. The
 // consumer calls it before it takes requests, and again after every trouble.
 func (w *worker) renew(ctx context.Context) error {
 	book, err := openLedger(ctx, w.js, w.settings, &w.guard.Guard)
@@ -229,8 +229,8 @@ func (r records) Record(ctx context.Context, key provision.Key) (provision.Recor
 }
 
 // answerTenants answers tenants' questions until ctx ends. They have a connection of their own, for tenants
-// can send more than it takes, and have the server cut it off: whatever becomes of it is told to the log,
-// and nothing to the work.
+// can send more than it takes, and have the server cut it off: whatever becomes of it is
+// logged, and nothing to the work.
 func (w *worker) answerTenants(ctx context.Context) {
 	log := w.log.With("part", "inquiry")
 	nc, err := w.dial(w.instance+" questions", log)
@@ -247,12 +247,12 @@ func (w *worker) answerTenants(ctx context.Context) {
 // How the ledger is looked at for records that were lost.
 const (
 	guardEvery  = 5 * time.Second // roughly; also how long one look may take
-	tellAgain   = time.Hour       // a loss that is found to be this much later is told again
+	logAgain    = time.Hour       // a loss that is found to be this much later is logged again
 	lostRemedy  = "nothing is to be done, but find out why: for 30 days from then on every new request is looked up before its first POST, lest a repeat makes a second connection"
 	noteTrouble = "what was lost of the ledger can't be noted there; every worker has to find out by itself"
 )
 
-// ledgerGuard looks again and again whether the ledger has lost records, and tells the log.
+// ledgerGuard looks again and again whether the ledger has lost records, and logs it.
 type ledgerGuard struct {
 	ledger.Guard
 	book       *atomic.Pointer[ledger.Ledger] // the one that is open, nil before
@@ -263,9 +263,9 @@ type ledgerGuard struct {
 	checked atomic.Uint64 // what reconnects said when the last look began that went well
 	flight  singleflight.Group
 
-	tellMu  sync.Mutex
-	told    time.Time // of losses, the last that the log has; guarded by tellMu
-	trouble time.Time // when the log was last told that nothing can be noted; guarded by tellMu
+	logMu   sync.Mutex
+	logged  time.Time // of losses, the last that the log has; guarded by logMu
+	trouble time.Time // when it was last logged that nothing can be noted; guarded by logMu
 }
 
 // check looks once. What it found can't be noted is no error.
@@ -278,7 +278,7 @@ func (g *ledgerGuard) check(ctx context.Context) error {
 		return errNoLedger
 	}
 	err := g.Check(ctx, book)
-	g.tell(err)
+	g.report(err)
 	if errors.Is(err, ledger.ErrNotNoted) {
 		err = nil
 	}
@@ -299,7 +299,7 @@ func (g *ledgerGuard) checkOnceConnected(ctx context.Context) error {
 	return nil
 }
 
-// run looks until ctx ends, and tells failed of looks that fail.
+// run looks until ctx ends, and reports looks that fail to failed.
 func (g *ledgerGuard) run(ctx context.Context, failed func(error)) {
 	timer := time.NewTimer(g.every)
 	defer timer.Stop()
@@ -327,16 +327,16 @@ func (g *ledgerGuard) lookFirstUntil() time.Time {
 	return at.Add(ledger.DefaultTTL)
 }
 
-// tell logs a loss that still matters, and that it can't be noted.
-func (g *ledgerGuard) tell(err error) {
-	g.tellMu.Lock()
-	defer g.tellMu.Unlock()
+// report logs a loss that still matters, and that it can't be noted.
+func (g *ledgerGuard) report(err error) {
+	g.logMu.Lock()
+	defer g.logMu.Unlock()
 	now, at, until := time.Now(), g.LostAt(), g.lookFirstUntil()
-	if at.Sub(g.told) > tellAgain && now.Before(until) {
-		g.told = at
+	if at.Sub(g.logged) > logAgain && now.Before(until) {
+		g.logged = at
 		g.log.Warn("the ledger may have lost records", "written_before", at, "look_first_until", until, "remedy", lostRemedy)
 	}
-	if errors.Is(err, ledger.ErrNotNoted) && now.Sub(g.trouble) > tellAgain {
+	if errors.Is(err, ledger.ErrNotNoted) && now.Sub(g.trouble) > logAgain {
 		g.trouble = now
 		g.log.Warn(noteTrouble, "error", err)
 	}
