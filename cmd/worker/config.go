@@ -45,7 +45,7 @@ func (c *cli) configCommand() *cobra.Command {
 		}
 		c.warn(set)
 		if err == nil && invalid != nil {
-			c.tellMissing(invalid)
+			c.printMissing(invalid)
 		}
 		return err
 	})
@@ -60,7 +60,7 @@ func (c *cli) printSettings(values []settings.Value) error {
 	return c.printTable(rows...)
 }
 
-func (c *cli) tellMissing(invalid *settings.Invalid) {
+func (c *cli) printMissing(invalid *settings.Invalid) {
 	fmt.Fprintf(c.stderr, "\nrun still needs:\n")
 	for _, p := range invalid.Problems {
 		fmt.Fprintf(c.stderr, "  %s: %s\n", p.Name, p.Text)

@@ -96,8 +96,8 @@ type refusedError struct{ remedy string }
 func (e *refusedError) Error() string { return e.remedy }
 
 // endsIfRefused returns a context that ends, with a refusedError that says remedy, as soon as the server refuses
-// something whose subject about approves of: JetStream would only let one wait for an answer. The option tells
-// nobody else of what is refused.
+// something whose subject about approves of: JetStream would only let one wait for an answer. The option reports
+// it to nobody else.
 func endsIfRefused(ctx context.Context, remedy string, about func(text string) bool) (context.Context, nats.Option) {
 	ctx, end := context.WithCancelCause(ctx)
 	return ctx, nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {

@@ -75,7 +75,7 @@ func (c *cli) examine(ctx context.Context, cfg doctor.Config, asJSON bool) error
 	failed := false
 	var broken error
 	cfg.Connect = func() (*nats.Conn, error) {
-		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what is refused is told as a finding
+		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what is refused is a finding
 		return connect(cfg.Settings, "doctor", quiet)
 	}
 	cfg.Report = func(f doctor.Finding) {

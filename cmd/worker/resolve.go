@@ -67,7 +67,7 @@ func (r *resolution) addFlags(f *pflag.FlagSet) {
 	f.BoolVar(&r.asJSON, "json", false, "print one line of JSON")
 }
 
-// user returns who runs the command, as far as the environment tells.
+// user returns who runs the command, as far as the environment says.
 func (c *cli) user() (name string) {
 	for _, kv := range c.environ {
 		if key, value, _ := strings.Cut(kv, "="); key == "USER" || key == "LOGNAME" && name == "" {

@@ -244,7 +244,7 @@ func (r *replay) remark(found requester.Retries) {
 // hopeless is after how many failures in a row sendAll gives up: NATS is not to be had then.
 const hopeless = 3
 
-// sendAll sends at --rate. One that fails is told and counted, and the next one's turn.
+// sendAll sends at --rate. One that fails is reported and counted, and the next one is sent.
 func (r *replay) sendAll(ctx context.Context, send []requester.Retry) error {
 	tick := time.NewTicker(time.Duration(float64(time.Second) / r.rate))
 	defer tick.Stop()
@@ -262,10 +262,10 @@ func (r *replay) sendAll(ctx context.Context, send []requester.Retry) error {
 		inARow++
 		if seq, err := r.client.Requeue(ctx, one); err != nil {
 			r.failed++
-			r.tell(one, "error", err.Error(), 0)
+			r.printResult(one, "error", err.Error(), 0)
 		} else {
 			inARow = 0
-			r.tell(one, "sent", one.Note, seq)
+			r.printResult(one, "sent", one.Note, seq)
 		}
 		if inARow == hopeless {
 			return fmt.Errorf("gave up after %d failures in a row; %d of %s were not tried", inARow, len(send)-i-1, requests(len(send)))
@@ -274,8 +274,8 @@ func (r *replay) sendAll(ctx context.Context, send []requester.Retry) error {
 	return nil
 }
 
-// tell prints what became of one request; where nobody reads, there is nobody to tell.
-func (r *replay) tell(one requester.Retry, status, detail string, seq uint64) {
+// printResult prints what became of one request; an error of printing it stops nothing.
+func (r *replay) printResult(one requester.Retry, status, detail string, seq uint64) {
 	line := lineOf(one, status, detail)
 	line.Seq = seq
 	switch {

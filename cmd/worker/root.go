@@ -62,7 +62,7 @@ func (c *cli) report(err error) int {
 	return exitUsage
 }
 
-// errReported means that the command failed and has told so already.
+// errReported means that the command failed and has said so already.
 var errReported = errors.New("reported")
 
 // workError is an error of a command's work, as opposed to one of its command line.

@@ -50,7 +50,7 @@ A tenant's own NATS user sees its own requests, and has to give --tenant.`,
 		if err := checkNames(q.tenant, q.source, args[0]); err != nil {
 			return err
 		}
-		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what is refused is told below
+		quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}) // what is refused is reported below
 		js, err := connectJetStream(set.Settings, "status", quiet)
 		if err != nil {
 			return err
@@ -80,7 +80,7 @@ func (q *statusQuery) with(ctx context.Context, js jetstream.JetStream, id strin
 	return q.run(ctx, client, js, id)
 }
 
-// run tells the story. Without a js the queue can't be looked at.
+// run prints the story. Without a js the queue can't be looked at.
 func (q *statusQuery) run(ctx context.Context, client requester.Reader, js jetstream.JetStream, id string) error {
 	recs, err := client.Find(ctx, requester.Filter{Filter: ledger.Filter{ID: id, Tenant: q.tenant, Source: q.source}})
 	switch {
@@ -198,7 +198,7 @@ type queuedRequest struct {
 	Note        string        `json:"note,omitempty"`
 }
 
-// queued tells of a request that the ledger doesn't know: perhaps its message waits in the queue.
+// queued reports a request that the ledger doesn't know: perhaps its message waits in the queue.
 func (q *statusQuery) queued(ctx context.Context, client requester.Reader, js jetstream.JetStream, id string) error {
 	found, all := q.search(ctx, js, id)
 	switch {

@@ -163,7 +163,7 @@ func (s *submission) submit(ctx context.Context, set settings.Settings) error {
 	}
 	subject := event.RequestSubject(s.tenant)
 	ctx, quiet := endsIfRefused(ctx, "this NATS user may not submit for tenant "+s.tenant+"; let it publish on "+subject,
-		func(text string) bool { return strings.Contains(text, `"`+subject+`"`) }) // else the requester tells
+		func(text string) bool { return strings.Contains(text, `"`+subject+`"`) }) // else the requester reports it
 	js, err := connectJetStream(set, "submit", quiet)
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ type Addresses struct {
 	Status string // status page
 }
 
-// Run is the worker. When ctx ends it takes in nothing more, finishes what is in hand within
+// Run is the worker. When ctx ends it takes in nothing more, finishes what is in flight within
 // Settings.ShutdownTimeout and returns nil. Neither NATS nor Vault nor the Flow Service has to be
 // there at the start, and none of them being away ends it; an error is one of the settings or of
 // this machine, or of a drain that took too long.
@@ -68,7 +68,7 @@ func Run(ctx context.Context, s settings.Settings, d Deps) error {
 }
 
 // run runs all parts until ctx ends or one of them fails, then stops them in order: the intake
-// first, and what the work in hand needs (Vault, health, metrics) only when that is done.
+// first, and what the work in flight needs (Vault, health, metrics) only when that is done.
 func (w *worker) run(ctx context.Context, l *listeners) error {
 	defer context.AfterFunc(ctx, func() { w.stopped.Store(time.Now().UnixNano()) })()
 	after, stopRest := context.WithCancel(context.WithoutCancel(ctx))
@@ -89,7 +89,7 @@ func (w *worker) run(ctx context.Context, l *listeners) error {
 	defer stopIntake()
 	defer context.AfterFunc(restCtx, stopIntake)() // a part that fails ends the intake too
 	w.log.Info("worker started", "version", w.deps.Build.Version, "instance", w.instance, "http", l.addresses().HTTP, "status", l.addresses().Status)
-	go w.tellReady(intake, l.addresses())
+	go w.reportReady(intake, l.addresses())
 	err := w.consumer.Run(intake)
 	stopRest()
 	err = errors.Join(err, rest.Wait())
@@ -100,8 +100,8 @@ func (w *worker) run(ctx context.Context, l *listeners) error {
 // readyPoll is how often the worker looks whether it has become ready, at the start only.
 const readyPoll = 20 * time.Millisecond
 
-// tellReady calls Deps.Ready as soon as every check is passed.
-func (w *worker) tellReady(ctx context.Context, at Addresses) {
+// reportReady calls Deps.Ready as soon as every check is passed.
+func (w *worker) reportReady(ctx context.Context, at Addresses) {
 	tick := time.NewTicker(readyPoll)
 	defer tick.Stop()
 	for !w.health.Report(ctx).Ready {
@@ -120,7 +120,7 @@ func (w *worker) tellReady(ctx context.Context, at Addresses) {
 // listeners are the worker's two ports.
 type listeners struct{ http, status net.Listener }
 
-// listen opens both ports before anything else is done, so that a port that is taken is told at once.
+// listen opens both ports before anything else is done, so that a port that is taken is reported at once.
 func listen(ctx context.Context, s settings.Settings) (*listeners, error) {
 	var conf net.ListenConfig
 	metrics, err := conf.Listen(ctx, "tcp", s.HTTPAddr)

@@ -5,9 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/flow-worker/flow-worker/cmd/worker/internal/settings"
 	"github.com/flow-worker/flow-worker/internal/consumer"
@@ -66,13 +71,13 @@ func objectsConfig(s settings.Settings, ensureLedger func(context.Context) error
 	return consumer.ObjectsConfig{Manage: s.ManageStreams, Replicas: s.Replicas, AckWait: s.AckWait, MaxBytes: s.StreamMaxBytes, Ledger: ensureLedger}
 }
 
-// openLedger opens the ledger. The guard, if there is one, is told of what is written.
+// openLedger opens the ledger. The guard, if there is one, sees what is written.
 func openLedger(ctx context.Context, js jetstream.JetStream, s settings.Settings, g *ledger.Guard) (*ledger.Ledger, error) {
 	return ledger.Open(ctx, js, ledger.Config{Replicas: s.Replicas, Manage: s.ManageStreams, MaxBytes: s.StreamMaxBytes, Guard: g})
 }
 
 // renew opens the ledger, or makes it, as the settings say, and makes sure of a hub that works on it: a hub must
-// know when its ledger came to be, so one whose ledger was deleted and made anew under it is replaced. The
+// know when its ledger came to be, so one whose ledger was deleted and made again under it is replaced. The
 // consumer calls it before it takes requests, and again after every trouble.
 func (w *worker) renew(ctx context.Context) error {
 	book, err := openLedger(ctx, w.js, w.settings, &w.guard.Guard)
@@ -98,7 +103,7 @@ func (w *worker) renew(ctx context.Context) error {
 		return nil
 	}
 	watched := w.watch
-	watched.ledger = book
+	watched.ledger, watched.failed = book, w.consumer.Recheck
 	if w.tracer != nil {
 		watched.ledger = w.tracer.Ledger(book)
 	}
@@ -224,8 +229,8 @@ func (r records) Record(ctx context.Context, key provision.Key) (provision.Recor
 }
 
 // answerTenants answers tenants' questions until ctx ends. They have a connection of their own, for tenants
-// can send more than it takes, and have the server cut it off: whatever becomes of it is told to the log,
-// and nothing to the work.
+// can send more than it takes, and have the server cut it off: whatever becomes of it is
+// logged, and nothing to the work.
 func (w *worker) answerTenants(ctx context.Context) {
 	log := w.log.With("part", "inquiry")
 	nc, err := w.dial(w.instance+" questions", log)
@@ -236,5 +241,103 @@ func (w *worker) answerTenants(ctx context.Context) {
 	}
 	if err != nil {
 		log.Error("tenants' questions are not answered", "error", err)
+	}
+}
+
+// How the ledger is looked at for records that were lost.
+const (
+	guardEvery  = 5 * time.Second // roughly; also how long one look may take
+	logAgain    = time.Hour       // a loss that is found to be this much later is logged again
+	lostRemedy  = "nothing is to be done, but find out why: for 30 days from then on every new request is looked up before its first POST, lest a repeat makes a second connection"
+	noteTrouble = "what was lost of the ledger can't be noted there; every worker has to find out by itself"
+)
+
+// ledgerGuard looks again and again whether the ledger has lost records, and logs it.
+type ledgerGuard struct {
+	ledger.Guard
+	book       *atomic.Pointer[ledger.Ledger] // the one that is open, nil before
+	reconnects func() uint64                  // how often the connection was made again
+	every      time.Duration                  // between looks
+	log        *slog.Logger
+
+	checked atomic.Uint64 // what reconnects said when the last look began that went well
+	flight  singleflight.Group
+
+	logMu   sync.Mutex
+	logged  time.Time // of losses, the last that the log has; guarded by logMu
+	trouble time.Time // when it was last logged that nothing can be noted; guarded by logMu
+}
+
+// check looks once. What it found can't be noted is no error.
+func (g *ledgerGuard) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, guardEvery)
+	defer cancel()
+	reconnects := g.reconnects()
+	book := g.book.Load()
+	if book == nil {
+		return errNoLedger
+	}
+	err := g.Check(ctx, book)
+	g.report(err)
+	if errors.Is(err, ledger.ErrNotNoted) {
+		err = nil
+	}
+	if err == nil {
+		g.checked.Store(reconnects)
+	}
+	return err
+}
+
+// checkOnceConnected looks if nobody has since the connection was made again. Callers at the same time
+// share one look.
+func (g *ledgerGuard) checkOnceConnected(ctx context.Context) error {
+	for g.checked.Load() != g.reconnects() {
+		if _, err, _ := g.flight.Do("", func() (any, error) { return nil, g.check(ctx) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run looks until ctx ends, and reports looks that fail to failed.
+func (g *ledgerGuard) run(ctx context.Context, failed func(error)) {
+	timer := time.NewTimer(g.every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := g.check(ctx); err != nil && ctx.Err() == nil {
+			g.log.Debug("the ledger can't be looked at", "error", err)
+			failed(err)
+		}
+		timer.Reset(time.Duration((0.75 + rand.Float64()/2) * float64(g.every)))
+	}
+}
+
+// lookFirstUntil returns until when a request that is new to the ledger may be a repeat of one whose
+// record was lost.
+func (g *ledgerGuard) lookFirstUntil() time.Time {
+	at := g.LostAt()
+	if at.IsZero() {
+		return at
+	}
+	return at.Add(ledger.DefaultTTL)
+}
+
+// report logs a loss that still matters, and that it can't be noted.
+func (g *ledgerGuard) report(err error) {
+	g.logMu.Lock()
+	defer g.logMu.Unlock()
+	now, at, until := time.Now(), g.LostAt(), g.lookFirstUntil()
+	if at.Sub(g.logged) > logAgain && now.Before(until) {
+		g.logged = at
+		g.log.Warn("the ledger may have lost records", "written_before", at, "look_first_until", until, "remedy", lostRemedy)
+	}
+	if errors.Is(err, ledger.ErrNotNoted) && now.Sub(g.trouble) > logAgain {
+		g.trouble = now
+		g.log.Warn(noteTrouble, "error", err)
 	}
 }

@@ -32,7 +32,7 @@ type worker struct {
 	log      *slog.Logger
 	instance string
 	tracer   *tracing.Tracer // nil where no spans are exported
-	stopped  atomic.Int64    // when the worker was told to stop, in ns since the epoch; 0 before
+	stopped  atomic.Int64    // when the worker was asked to stop, in ns since the epoch; 0 before
 	registry *prometheus.Registry
 	metrics  *consumer.Metrics // the hub's too
 	writes   *limit.Writes
@@ -53,11 +53,11 @@ type worker struct {
 	hub       atomic.Pointer[provision.Hub]
 	hubLedger time.Time                     // when the hub's ledger was made; guarded by renewing
 	book      atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
-	tasks     sync.Map                      // :: delivered → *ops.Task, of what is in hand
+	tasks     sync.Map                      // :: delivered → *ops.Task, of what is in flight
 }
 
 // newWorker makes all parts. None of them speaks to anybody yet, but for NATS, which is being
-// connected in the background. The end of ctx will tell the hub to stop.
+// connected in the background. The end of ctx stops the hub.
 func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err error) {
 	w = &worker{settings: s, deps: d, log: d.Log}
 	w.instance = cmp.Or(d.Instance, "worker") + "-" + rand.Text()[:8]
@@ -72,7 +72,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 	w.writes = limit.NewWrites(limit.WritesConfig{Registerer: w.registry, Log: w.log})
 	w.breakers = limit.NewBreakers(limit.BreakerConfig{Writes: w.writes, Registerer: w.registry, Log: w.log})
 	w.status = &ops.Status{Version: d.Build.Version, Instance: w.instance, Since: time.Now()}
-	w.watch = watch{gate: w.breakers, status: w.status, wrote: w.wrote, failed: func(err error) { w.consumer.Recheck(err) }}
+	w.watch = watch{gate: w.breakers, status: w.status, wrote: w.wrote}
 
 	parts := Parts{Log: w.log, Registerer: w.registry, OnRetry: w.metrics.Retried, Gate: &w.watch, Version: d.Build.Version, Tracer: w.tracer}
 	if w.vault, err = NewVault(s, parts); err != nil {
@@ -104,7 +104,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 		JS: w.js, Handle: w.handle,
 		Codec:   &event.Decoder{AllowedDomains: s.AllowedDomains, Secrets: provision.Layout{Mount: s.VaultKVMount, Prefix: s.VaultTenantPrefix}},
 		Objects: objectsConfig(s, w.renew), Sweep: consumer.SweepConfig{Records: records{w}.from, Load: records{w}.load},
-		Concurrency: inHand(s.Concurrency), Room: w.room, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
+		Concurrency: prefetch(s.Concurrency), Room: w.room, ShutdownTimeout: s.ShutdownTimeout, DelayMax: s.RedeliveryDelayMax,
 		Gate: w.breakers.Permits, OnWrite: w.wrote, OnSettled: w.settled,
 		Metrics: w.metrics, Log: w.log.With("part", "consumer"),
 	}
@@ -136,9 +136,9 @@ func (w *worker) dial(name string, log *slog.Logger) (*nats.Conn, error) {
 	return consumer.Connect(cfg)
 }
 
-// inHand returns how many messages a worker with so many slots takes in hand: half as many again, at least four,
+// prefetch returns how many messages a worker with so many slots has in flight: half as many again, at least four,
 // are made ready while others are called for, so that a slot that comes free finds a request ready.
-func inHand(slots int) int { return slots + min(max(slots/2, 4), 512) }
+func prefetch(slots int) int { return slots + min(max(slots/2, 4), 512) }
 
 // room says how many more of a tenant's requests could be worked on at once.
 func (w *worker) room(tenant string) int {

@@ -68,7 +68,7 @@ func (w *worker) probeLedger(ctx context.Context) error {
 	}
 	info, err := w.js.Stream(ctx, "KV_"+ledger.DefaultBucket)
 	switch {
-	case errors.Is(err, jetstream.ErrStreamNotFound): // it is made anew, or the check of the consumer says that it can't be
+	case errors.Is(err, jetstream.ErrStreamNotFound): // it is made again, or the check of the consumer says that it can't be
 		return limit.ErrUnprobed
 	case err != nil:
 		return err
