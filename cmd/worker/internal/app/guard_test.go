@@ -240,7 +240,7 @@ func TestLossIsToldOnce(t *testing.T) {
 	var log bytes.Buffer
 	w := &worker{}
 	js := openLedgerFor(t.Context(), t, w)
-	g := &ledgerGuard{book: &w.book, reconnects: func() uint64 { return 0 }, log: slog.New(slog.NewTextHandler(&log, nil))}
+	g := &ledgerGuard{ledger: &w.ledger, reconnects: func() uint64 { return 0 }, log: slog.New(slog.NewTextHandler(&log, nil))}
 	check(t, g.check(t.Context()))
 	if log.Len() > 0 || !g.lookFirstUntil().IsZero() {
 		t.Errorf("nothing was lost: %s", log.String())
@@ -264,7 +264,7 @@ func TestLookAfterReconnection(t *testing.T) {
 	w := &worker{}
 	js := openLedgerFor(t.Context(), t, w)
 	times := uint64(0)
-	g := &ledgerGuard{book: &w.book, reconnects: func() uint64 { return times }, log: slog.New(slog.DiscardHandler)}
+	g := &ledgerGuard{ledger: &w.ledger, reconnects: func() uint64 { return times }, log: slog.New(slog.DiscardHandler)}
 	w.guard, w.status = g, &ops.Status{}
 	check(t, g.check(t.Context()))
 	check(t, js.DeleteKeyValue(t.Context(), ledger.DefaultBucket))

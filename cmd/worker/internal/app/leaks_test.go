@@ -153,7 +153,7 @@ func (w *leakWorld) leftBehind() {
 		rec := provision.Record{Key: d.Request.Key, State: provision.StateClaimed, Fingerprint: d.Request.Fingerprint, Held: true, HeldUntil: long,
 			Owner: "dead", RequestedAt: long, StartedAt: long, Deadline: time.Now().Add(time.Hour), Sandbox: "prod", Name: id}
 		change(&rec)
-		_, err = w.worker.book.Load().Store(w.ctx, rec.Key, rec, 0)
+		_, err = w.worker.ledger.Load().Store(w.ctx, rec.Key, rec, 0)
 		check(w.t, err)
 		w.publish("acme", string(m.Body), "Content-Type", event.ContentType)
 	}

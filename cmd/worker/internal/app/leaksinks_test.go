@@ -116,7 +116,7 @@ func (w *leakWorld) stories(status string) string {
 	w.t.Helper()
 	var all strings.Builder
 	told := map[string]bool{} // :: state and reason
-	for e, err := range w.worker.book.Load().List(w.ctx, ledger.Filter{}) {
+	for e, err := range w.worker.ledger.Load().List(w.ctx, ledger.Filter{}) {
 		check(w.t, err)
 		kind := string(e.Record.State)
 		if f := e.Record.Final; f != nil && f.Result.Error != nil {

@@ -41,17 +41,17 @@ type Objects struct {
 func EnsureObjects(ctx context.Context, js jetstream.JetStream, s settings.Settings) (Objects, error) {
 	var objects Objects
 	ensureLedger := func(ctx context.Context) error {
-		book, err := openLedger(ctx, js, s, nil)
+		opened, err := openLedger(ctx, js, s, nil)
 		if err != nil {
 			return err
 		}
-		did := book.Setup()
-		objects.Ledger = book
+		did := opened.Setup()
+		objects.Ledger = opened
 		objects.Report = append(objects.Report, Object{ledger.DefaultBucket, did.Created, did.Changed, did.Kept})
 		if !s.ManageStreams {
 			return nil
 		}
-		err = new(ledger.Guard).Check(ctx, book) // the first note is best written while the bucket is new
+		err = new(ledger.Guard).Check(ctx, opened) // the first note is best written while the bucket is new
 		if errors.Is(err, ledger.ErrNotNoted) {
 			return nil // the workers will do it
 		}
@@ -80,12 +80,12 @@ func openLedger(ctx context.Context, js jetstream.JetStream, s settings.Settings
 // know when its ledger came to be, so one whose ledger was deleted and made again under it is replaced. The
 // consumer calls it before it takes requests, and again after every trouble.
 func (w *worker) renew(ctx context.Context) error {
-	book, err := openLedger(ctx, w.js, w.settings, &w.guard.Guard)
+	opened, err := openLedger(ctx, w.js, w.settings, &w.guard.Guard)
 	if err != nil {
 		return fmt.Errorf("the ledger: %w", err)
 	}
-	w.book.Store(book)
-	age := ledgerAge{created: book.Created()}
+	w.ledger.Store(opened)
+	age := ledgerAge{created: opened.Created()}
 	if stream, err := w.js.Stream(ctx, consumer.StreamRequests); err == nil {
 		age.stream = stream.CachedInfo().Created
 	} else if !errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -103,9 +103,9 @@ func (w *worker) renew(ctx context.Context) error {
 		return nil
 	}
 	watched := w.watch
-	watched.ledger, watched.failed = book, w.consumer.Recheck
+	watched.ledger, watched.failed = opened, w.consumer.Recheck
 	if w.tracer != nil {
-		watched.ledger = w.tracer.Ledger(book)
+		watched.ledger = w.tracer.Ledger(opened)
 	}
 	cfg, replaced := w.hubConfig, age.lookFirstUntil()
 	cfg.Ledger, cfg.LedgerCreated = &watched, age.created
@@ -151,12 +151,12 @@ var _ ops.Ledger = records{}
 // list yields the records that f chooses.
 func (r records) list(ctx context.Context, f ledger.Filter) iter.Seq2[consumer.Written, error] {
 	return func(yield func(consumer.Written, error) bool) {
-		book := r.book.Load()
-		if book == nil {
+		opened := r.ledger.Load()
+		if opened == nil {
 			yield(consumer.Written{}, errNoLedger)
 			return
 		}
-		for e, err := range book.List(ctx, f) {
+		for e, err := range opened.List(ctx, f) {
 			if errors.Is(err, ledger.ErrUndecodable) {
 				continue
 			}
@@ -184,11 +184,11 @@ func (r records) find(ctx context.Context, tenant, source, id string) iter.Seq2[
 }
 
 func (r records) load(ctx context.Context, key provision.Key) (provision.Record, uint64, error) {
-	book := r.book.Load()
-	if book == nil {
+	opened := r.ledger.Load()
+	if opened == nil {
 		return provision.Record{}, 0, errNoLedger
 	}
-	return book.Load(ctx, key)
+	return opened.Load(ctx, key)
 }
 
 // Newest implements ops.Ledger.
@@ -255,7 +255,7 @@ const (
 // ledgerGuard looks again and again whether the ledger has lost records, and logs it.
 type ledgerGuard struct {
 	ledger.Guard
-	book       *atomic.Pointer[ledger.Ledger] // the one that is open, nil before
+	ledger     *atomic.Pointer[ledger.Ledger] // the one that is open, nil before
 	reconnects func() uint64                  // how often the connection was made again
 	every      time.Duration                  // between looks
 	log        *slog.Logger
@@ -273,11 +273,11 @@ func (g *ledgerGuard) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, guardEvery)
 	defer cancel()
 	reconnects := g.reconnects()
-	book := g.book.Load()
-	if book == nil {
+	opened := g.ledger.Load()
+	if opened == nil {
 		return errNoLedger
 	}
-	err := g.Check(ctx, book)
+	err := g.Check(ctx, opened)
 	g.report(err)
 	if errors.Is(err, ledger.ErrNotNoted) {
 		err = nil

@@ -56,7 +56,7 @@ func TestTheSweepSeesTheLedgerThatIsOpen(t *testing.T) {
 	var revs []uint64
 	for _, id := range []string{"a", "b"} {
 		rec := provision.Record{Key: provision.Key{Tenant: "acme", Source: "s", ID: id}, State: provision.StateClaimed}
-		rev, err := w.book.Load().Store(ctx, rec.Key, rec, 0)
+		rev, err := w.ledger.Load().Store(ctx, rec.Key, rec, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func openLedgerFor(ctx context.Context, t *testing.T, w *worker) jetstream.JetSt
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.book.Store(book)
+	w.ledger.Store(book)
 	return js
 }
 

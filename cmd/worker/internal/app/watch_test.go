@@ -36,7 +36,7 @@ func TestTheStatusPageReadsTheLedger(t *testing.T) {
 	key := func(tenant, id string) provision.Key { return provision.Key{Tenant: tenant, Source: "s", ID: id} }
 	var last uint64
 	for _, k := range []provision.Key{key("acme", "a"), key("acme", "b"), key("globex", "a")} {
-		rev, err := w.book.Load().Store(ctx, k, provision.Record{Key: k, State: provision.StateClaimed, Name: "n"}, 0)
+		rev, err := w.ledger.Load().Store(ctx, k, provision.Record{Key: k, State: provision.StateClaimed, Name: "n"}, 0)
 		check(t, err)
 		last = rev
 	}

@@ -52,7 +52,7 @@ type worker struct {
 	renewing  sync.Mutex       // held while hub is replaced
 	hub       atomic.Pointer[provision.Hub]
 	hubLedger time.Time                     // when the hub's ledger was made; guarded by renewing
-	book      atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
+	ledger    atomic.Pointer[ledger.Ledger] // the one that was opened last, nil before
 	tasks     sync.Map                      // :: delivered → *ops.Task, of what is in flight
 }
 
@@ -89,7 +89,7 @@ func newWorker(ctx context.Context, s settings.Settings, d Deps) (w *worker, err
 		return w, err
 	}
 	w.guard = &ledgerGuard{
-		book: &w.book, every: guardEvery, log: w.log.With("part", "ledger"),
+		ledger: &w.ledger, every: guardEvery, log: w.log.With("part", "ledger"),
 		reconnects: func() uint64 { return w.nats.Stats().Reconnects },
 	}
 	w.slots = limit.NewSlots(s.Concurrency, nil)

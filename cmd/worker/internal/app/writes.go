@@ -62,8 +62,8 @@ func (w *worker) proveLedger(ctx context.Context) error {
 }
 
 func (w *worker) probeLedger(ctx context.Context) error {
-	book := w.book.Load()
-	if book == nil {
+	opened := w.ledger.Load()
+	if opened == nil {
 		return limit.ErrUnprobed
 	}
 	info, err := w.js.Stream(ctx, "KV_"+ledger.DefaultBucket)
@@ -73,7 +73,7 @@ func (w *worker) probeLedger(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	return errors.Join(consumer.Room(info.CachedInfo()), w.guard.Prove(ctx, book))
+	return errors.Join(consumer.Room(info.CachedInfo()), w.guard.Prove(ctx, opened))
 }
 
 // whileConnected leaves out failures that are those of the connection.

@@ -1,6 +1,8 @@
 package demo
 
 import (
+	"bytes"
+	"context"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -8,6 +10,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/flow-worker/flow-worker/cmd/worker/internal/requester"
+	"github.com/flow-worker/flow-worker/internal/event"
 	"github.com/flow-worker/flow-worker/internal/flow/flowtest"
 	"github.com/flow-worker/flow-worker/internal/provision"
 )
@@ -54,25 +58,18 @@ func samples() ([]sample, error) {
 
 // complete fills in the sample's data and the faults that make it what it is.
 func (s *sample) complete() error {
-	var data map[string]any
-	if err := json.Unmarshal(tutorial, &data); err != nil {
-		return fmt.Errorf("demo: request.json: %w", err)
-	}
-	auth, _ := data["auth"].(map[string]any)
-	params, ok := auth["params"].(map[string]any)
-	name, named := data["name"].(string)
-	if !ok || !named {
-		return errors.New("demo: request.json is not the tutorial's request")
-	}
 	s.ID = "demo-" + s.Label
 	if s.AfterOf != "" {
 		s.ID = "demo-" + s.AfterOf
 	}
+	name := "" // the tutorial's own
 	if s.Label != "tutorial" && s.AfterOf == "" {
 		name = "Databricks " + s.Label
-		data["name"] = name
 	}
-	params["accessToken"] = "vault:databricks/" + s.Tenant + "#accessToken"
+	data, params, err := tutorialRequest(s.Tenant, name)
+	if err != nil {
+		return err
+	}
 	switch s.Label {
 	case "throttled":
 		s.Faults = []flowtest.Fault{{Operation: flowtest.OpCreate, Name: name, Times: 2, Effect: flowtest.EffectStatus,
@@ -88,9 +85,26 @@ func (s *sample) complete() error {
 	case "plaintext":
 		params["accessToken"] = plaintextToken
 	}
-	var err error
 	s.Data, err = json.Marshal(data)
 	return err
+}
+
+// tutorialRequest returns the tutorial's request as one of a tenant's, and its params, under another name unless
+// that is empty.
+func tutorialRequest(tenant, name string) (data, params map[string]any, err error) {
+	if err := json.Unmarshal(tutorial, &data); err != nil {
+		return nil, nil, fmt.Errorf("demo: request.json: %w", err)
+	}
+	auth, _ := data["auth"].(map[string]any)
+	params, ok := auth["params"].(map[string]any)
+	if !ok {
+		return nil, nil, errors.New("demo: request.json is not the tutorial's request")
+	}
+	params["accessToken"] = "vault:databricks/" + tenant + "#accessToken"
+	if name != "" {
+		data["name"] = name
+	}
+	return data, params, nil
 }
 
 // plaintextToken must not show up anywhere; the sample that sends it fails.
@@ -143,4 +157,67 @@ func (s *sample) judge(r provision.Result, posts, made int) verdict {
 	}
 	v.OK = v.Problem == ""
 	return v
+}
+
+// trickle submits a request every so often until ctx ends, so that the status page has something to show.
+// What can't be submitted is left out.
+func (d *demo) trickle(ctx context.Context) {
+	if d.Trickle <= 0 {
+		return
+	}
+	tick := time.NewTicker(d.Trickle)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := d.drop(ctx, n); err != nil && d.Log != nil {
+			d.Log.Debug("a request of the trickle was not submitted", "error", err)
+		}
+	}
+}
+
+// drop submits the nth request of the trickle.
+func (d *demo) drop(ctx context.Context, n int) error {
+	tenant := []string{"acme", "globex"}[n%2]
+	name := fmt.Sprintf("Databricks trickle %d", n)
+	data, _, err := tutorialRequest(tenant, name)
+	if err != nil {
+		return err
+	}
+	body, err := json.Marshal(data)
+	if err != nil {
+		return err
+	}
+	for _, f := range mishap(n, name) {
+		d.world.flow.AddFault(f)
+	}
+	messages, err := requester.Parse(bytes.NewReader(body), requester.Options{
+		Tenant: tenant, ID: fmt.Sprintf("trickle-%d", n), Source: "/worker/demo", Decoder: &event.Decoder{AllowedDomains: []string{"azuredatabricks.net"}},
+	})
+	if err != nil {
+		return err
+	}
+	return d.client.SubmitOnly(ctx, messages, requester.Progress{})
+}
+
+// mishap returns what befalls the nth request of the trickle: nothing, mostly. Each befalls it once, so
+// that no fault is left over.
+func mishap(n int, name string) []flowtest.Fault {
+	f := flowtest.Fault{Operation: flowtest.OpCreate, Name: name, Times: 1}
+	switch n % 10 {
+	case 2:
+		f.Effect, f.Delay = flowtest.EffectLatency, time.Second
+	case 4:
+		f.Effect, f.Status, f.RetryAfter = flowtest.EffectStatus, http.StatusTooManyRequests, 4*time.Second
+	case 6:
+		f.Effect, f.When = flowtest.EffectReset, flowtest.StageAfter
+	case 8:
+		f.Effect, f.Message = flowtest.EffectBadCredentials, "PERMISSION_DENIED: the token has expired"
+	default:
+		return nil
+	}
+	return []flowtest.Fault{f}
 }

@@ -18,7 +18,11 @@ import (
 func TestTrickledRequests(t *testing.T) {
 	t.Parallel()
 	for _, tenant := range []string{"acme", "globex"} {
-		body, err := trickled(tenant, "name of "+tenant)
+		request, _, err := tutorialRequest(tenant, "name of "+tenant)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := json.Marshal(request)
 		var data struct {
 			Name string
 			Auth struct{ Params struct{ AccessToken string } }
