@@ -2,6 +2,9 @@ package ledger
 
 import (
 	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,7 +46,15 @@ func TestRecordsHaveTheFormOfEncodingJSON(t *testing.T) {
 	failed := rec
 	failed.State, failed.LastFail = provision.StateFailed, provision.Fail(provision.ReasonFlowRejected, "a \"quoted\" <text> & ünïcode\u2028\x01")
 	failed.Missing, failed.Attempts, failed.Secrets, failed.Final = nil, nil, map[string]int{"b": 2, "a": 1, "": 0}, nil
-	for _, rec := range []provision.Record{rec, failed, {Key: rec.Key, State: provision.StateClaimed, UpdatedAt: time.Date(2026, 1, 1, 1, 1, 1, 1e6, time.FixedZone("", 3600))}} {
+	records := []provision.Record{rec, failed, {Key: rec.Key, State: provision.StateClaimed, UpdatedAt: time.Date(2026, 1, 1, 1, 1, 1, 1e6, time.FixedZone("", 3600))}}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 500 {
+		var hard provision.Record
+		fill(rng, reflect.ValueOf(&hard).Elem())
+		hard.Key, hard.State = rec.Key, provision.States[rng.IntN(len(provision.States))]
+		records = append(records, hard)
+	}
+	for _, rec := range records {
 		want, err := json.Marshal(rec)
 		if err != nil {
 			t.Fatal(err)
@@ -59,6 +70,61 @@ func TestRecordsHaveTheFormOfEncodingJSON(t *testing.T) {
 		if again, err := decode(rec.Key, want, strict); err != nil || !cmp.Equal(again, old) {
 			t.Errorf("%v\n%s", err, cmp.Diff(old, again))
 		}
+	}
+}
+
+// fill sets v, and all that is in it, to values that are hard to write the same way twice.
+func fill(rng *rand.Rand, v reflect.Value) {
+	if v.Type() == reflect.TypeFor[time.Time]() {
+		if rng.IntN(4) > 0 {
+			v.Set(reflect.ValueOf(time.Unix(rng.Int64N(4e9), rng.Int64N(1e9)).In(time.FixedZone("", 3600*rng.IntN(3)))))
+		}
+		return
+	}
+	switch v.Kind() {
+	case reflect.String:
+		hard := []rune("a<&>/\"\\\n\x00\x7f\u00ad\u2028\ufffdé😀")
+		var text []rune
+		for range rng.IntN(6) {
+			text = append(text, hard[rng.IntN(len(hard))])
+		}
+		v.SetString(string(text))
+	case reflect.Bool:
+		v.SetBool(rng.IntN(2) == 0)
+	case reflect.Int, reflect.Int64:
+		v.SetInt([]int64{0, 1, math.MinInt64, rng.Int64()}[rng.IntN(4)])
+	case reflect.Uint64:
+		v.SetUint([]uint64{0, 1, math.MaxUint64, rng.Uint64()}[rng.IntN(4)])
+	case reflect.Float64:
+		v.SetFloat([]float64{0, math.Copysign(0, -1), 1e-7, 1e21, rng.NormFloat64(), rng.NormFloat64() * 1e-9, rng.ExpFloat64() * 1e24}[rng.IntN(7)])
+	case reflect.Pointer:
+		if rng.IntN(3) > 0 {
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(rng, v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(rng, v.Field(i))
+		}
+	case reflect.Slice:
+		if n := rng.IntN(4); n > 0 {
+			v.Set(reflect.MakeSlice(v.Type(), n-1, n-1))
+			for i := range n - 1 {
+				fill(rng, v.Index(i))
+			}
+		}
+	case reflect.Map:
+		if n := rng.IntN(4); n > 0 {
+			v.Set(reflect.MakeMap(v.Type()))
+			for range n - 1 {
+				key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+				fill(rng, key)
+				fill(rng, value)
+				v.SetMapIndex(key, value)
+			}
+		}
+	default:
+		panic("fill: a record has a field of a kind that is new to it: " + v.Type().String())
 	}
 }
 

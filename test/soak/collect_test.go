@@ -24,6 +24,7 @@ type collector struct {
 	mu      sync.Mutex
 	events  map[provision.Key]map[string]*told // :: request → event id → what it said
 	broken  []string                           // what can't be read, and repeats that differ
+	notes   int                                // events, each as often as it was read
 	changed chan struct{}
 }
 
@@ -79,6 +80,7 @@ func (c *collector) note(body []byte) {
 		close(c.changed)
 		c.changed = make(chan struct{})
 	}()
+	c.notes++
 	r, err := event.DecodeResult(body)
 	if err != nil {
 		c.broken = append(c.broken, fmt.Sprintf("%v: %.300s", err, body))
@@ -163,6 +165,13 @@ func (c *collector) await(ctx context.Context, cond func() bool) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// noted returns how many events were read, repeats included.
+func (c *collector) noted() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.notes
 }
 
 func (c *collector) complaints() []string {

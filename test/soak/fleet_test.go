@@ -13,8 +13,7 @@ import (
 // fleet is the workers that run, and those that did.
 type fleet struct {
 	w      *world
-	binary string
-	which  func(n int) string // which binary the n-th worker is, from 1; nil means binary
+	binary string // what add starts
 
 	mu      sync.Mutex
 	started int
@@ -34,21 +33,17 @@ func newFleet(w *world) *fleet {
 
 // add starts one more worker and waits until it is ready.
 func (f *fleet) add(ctx context.Context) error {
-	p, err := f.launch()
+	p, err := f.launch(f.binary)
 	if err != nil {
 		return err
 	}
 	return p.await(ctx, wordReady)
 }
 
-func (f *fleet) launch() (*process, error) {
+func (f *fleet) launch(binary string) (*process, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.started++
-	binary := f.binary
-	if f.which != nil {
-		binary = f.which(f.started)
-	}
 	p, err := launch(f.w.dir, fmt.Sprintf("worker-%d", f.started), f.w.env, binary, "run")
 	if err == nil {
 		f.running, f.all = append(f.running, p), append(f.all, p)
@@ -57,12 +52,15 @@ func (f *fleet) launch() (*process, error) {
 }
 
 // pick returns a random worker that is ready and not frozen, or nil.
-func (f *fleet) pick(rng *rand.Rand) *process {
+func (f *fleet) pick(rng *rand.Rand) *process { return f.pickOf(rng, "") }
+
+// pickOf is pick among those of one binary; "" means any.
+func (f *fleet) pickOf(rng *rand.Rand, binary string) *process {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var ready []*process
 	for _, p := range f.running {
-		if p != f.frozen && p.alive() && p.log.has(wordReady) {
+		if p != f.frozen && p.alive() && p.log.has(wordReady) && (binary == "" || binary == p.cmd.Path) {
 			ready = append(ready, p)
 		}
 	}
@@ -84,14 +82,14 @@ func (f *fleet) remove(p *process) {
 	}
 }
 
-// replace kills a worker and starts another.
+// replace kills a worker and starts another of the same version.
 func (f *fleet) replace(p *process) error {
 	p.kill()
 	f.remove(p)
 	f.mu.Lock()
 	f.kills++
 	f.mu.Unlock()
-	_, err := f.launch()
+	_, err := f.launch(p.cmd.Path)
 	return err
 }
 
