@@ -17,7 +17,7 @@ func (t *task) act(ctx context.Context, do action) event {
 	switch do.do {
 	case doLoad:
 		rec, rev, err := t.load(ctx)
-		return event{kind: evLoaded, rec: rec, rev: rev, err: err}
+		return event{kind: evLoaded, rec: &rec, rev: rev, err: err}
 	case doSuspect:
 		select {
 		case t.hub.suspect <- struct{}{}:

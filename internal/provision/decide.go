@@ -33,24 +33,22 @@ import (
 //	any              panicked    → end
 
 // decider is the form of decide.
-type decider func(situation, event, moment) (situation, action)
+type decider func(*situation, event, moment) action
 
-// decide says what becomes of a request to which ev happened, and what is to be done next. It is a pure function: it
-// calls nothing and reads no clock. All that a delivery goes through is here, in the order of the table.
-func decide(s situation, ev event, at moment) (situation, action) {
+// decide says what becomes of a request to which ev happened, and what is to be done next. It calls nothing, reads no
+// clock and changes nothing but s: what comes of it follows from its arguments alone. All that a delivery goes through
+// is here, in the order of the table.
+func decide(s *situation, ev event, at moment) action {
 	s.at, s.notices = at, nil
-	var next action
 	switch ev.kind {
 	case evLost:
-		next = s.lost()
+		return s.lost()
 	case evUnwritten:
-		next = s.unwritten(ev.err)
+		return s.unwritten(ev.err)
 	case evPanicked:
-		next = s.fail(Fail(ReasonInternal, "a bug in flow-worker stopped this request; see the worker's log, log_id "+ev.logID))
-	default:
-		next = s.decide(ev)
+		return s.fail(Fail(ReasonInternal, "a bug in flow-worker stopped this request; see the worker's log, log_id "+ev.logID))
 	}
-	return s, next
+	return s.decide(ev)
 }
 
 func (s *situation) decide(ev event) action {
@@ -143,7 +141,7 @@ func (s *situation) examined(ev event) action {
 		s.log(slog.LevelWarn, "the ledger cannot be read", slog.Any("error", ev.err))
 		return s.back(s.jitter(s.cfg.RetryDelayMax), "the ledger cannot be read")
 	}
-	s.rec, s.rev = ev.rec, ev.rev
+	s.rec, s.rev = *ev.rec, ev.rev
 	if d.Direct && !s.free() {
 		return s.end(Outcome{Silent: true})
 	}
@@ -346,7 +344,8 @@ func (s *situation) allowed(closed error) action {
 		}
 		return s.hindered(TargetFlow, closed, phasePrepare)
 	}
-	s.before = s.rec
+	before := s.rec
+	s.before = &before
 	s.rec.State, s.rec.PostedAt, s.rec.Lease = StatePosting, s.at.now, s.cfg.FlowTimeout
 	s.rec.EndedAt, s.rec.EndedBy = time.Time{}, ""
 	s.rec.NotBefore, s.rec.LookFirst = time.Time{}, false
@@ -362,12 +361,13 @@ func (s *situation) allowed(closed error) action {
 // announced sends the POST. But the very write may have shown that the ledger lost records: then the intent is taken
 // back, and the request looked up.
 func (s *situation) announced() action {
-	intended := s.rec
-	if s.rec = s.before; s.owesLook() {
+	first := s.rec.FirstPostAt
+	if s.rec.FirstPostAt = s.before.FirstPostAt; s.owesLook() {
+		s.rec = *s.before
 		s.rec.LookFirst = true
 		return written(s.enter(phaseLookFirst))
 	}
-	s.rec, s.phase = intended, phasePost
+	s.rec.FirstPostAt, s.phase, s.before = first, phasePost, nil
 	return action{do: doPost}
 }
 
@@ -460,7 +460,7 @@ func (s *situation) readAfterLoss(ev event) action {
 	case ev.rec.Retry < s.d.Request.Retry:
 		return s.load(phaseExamine) // what was written is that the last outcome is published: the retry is yet to begin
 	default:
-		s.rec, s.rev = ev.rec, ev.rev
+		s.rec, s.rev = *ev.rec, ev.rev
 		return s.repeat()
 	}
 	return s.back(s.jitter(s.cfg.RetryDelayMax), "another worker took it over")

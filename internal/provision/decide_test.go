@@ -38,10 +38,11 @@ func (t transitions) lines() (lines []string) {
 // watch has a simulation's workers note their transitions.
 func (t transitions) watch(s *sim) {
 	s.wrap = func(next decider) decider {
-		return func(from situation, ev event, at moment) (situation, action) {
-			to, do := next(from, ev, at)
-			t.add(string(from.phase), string(ev.kind), string(to.phase))
-			return to, do
+		return func(s *situation, ev event, at moment) action {
+			from := s.phase
+			do := next(s, ev, at)
+			t.add(string(from), string(ev.kind), string(s.phase))
+			return do
 		}
 	}
 }
@@ -151,10 +152,11 @@ func (t transitions) seldom(tb testing.TB) {
 		{phase: phaseRefresh, ev: event{kind: evSecrets, err: errInjected}, set: func(s *situation, _ *event, _ *moment) { s.rec.Deadline = now }},
 		{phase: phaseAnnounce, ev: event{kind: evConfirmed}, set: func(s *situation, _ *event, at *moment) {
 			at.lookFirstUntil = now.Add(2 * time.Hour)
-			s.before = s.rec
-			s.before.Deadline = now
+			before := s.rec
+			before.Deadline = now
+			s.before = &before
 		}},
-		{phase: phaseLost, ev: event{kind: evLoaded, rec: Record{State: StateFailed, Fingerprint: d.Request.Fingerprint}}, set: func(s *situation, _ *event, _ *moment) {
+		{phase: phaseLost, ev: event{kind: evLoaded, rec: &Record{State: StateFailed, Fingerprint: d.Request.Fingerprint}}, set: func(s *situation, _ *event, _ *moment) {
 			retry := d
 			retry.Request.Retry = 1
 			s.d = &retry
@@ -170,7 +172,7 @@ func (t transitions) seldom(tb testing.TB) {
 		s, ev, at := blank, c.ev, moment{now: now, chance: 1}
 		s.phase = c.phase
 		c.set(&s, &ev, &at)
-		to, _ := decide(s, ev, at)
-		t.add(string(c.phase), string(ev.kind), string(to.phase))
+		decide(&s, ev, at)
+		t.add(string(c.phase), string(ev.kind), string(s.phase))
 	}
 }

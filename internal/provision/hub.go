@@ -154,8 +154,7 @@ type task struct {
 // run decides, acts, and decides by what came of it, until there is an outcome.
 func (t *task) run(ctx context.Context, ev event) Outcome {
 	for {
-		var next action
-		t.situation, next = t.hub.decide(t.situation, ev, t.hub.moment())
+		next := t.hub.decide(&t.situation, ev, t.hub.moment())
 		t.report()
 		if !t.phase.holdsSlot() {
 			t.release(false)

@@ -20,9 +20,9 @@ type mutant struct {
 // given breaks what decide is told, where that is what happened.
 func given(kind eventKind, change func(s *situation, ev *event, at *moment)) func(decider) decider {
 	return func(next decider) decider {
-		return func(s situation, ev event, at moment) (situation, action) {
+		return func(s *situation, ev event, at moment) action {
 			if ev.kind == kind {
-				change(&s, &ev, &at)
+				change(s, &ev, &at)
 			}
 			return next(s, ev, at)
 		}
@@ -44,10 +44,11 @@ func answer(change func(*CallError)) func(decider) decider {
 // result breaks what decide says.
 func result(change func(from situation, ev event, to *situation, do *action)) func(decider) decider {
 	return func(next decider) decider {
-		return func(s situation, ev event, at moment) (situation, action) {
-			to, do := next(s, ev, at)
-			change(s, ev, &to, &do)
-			return to, do
+		return func(s *situation, ev event, at moment) action {
+			from := *s
+			do := next(s, ev, at)
+			change(from, ev, s, &do)
+			return do
 		}
 	}
 }
@@ -56,7 +57,9 @@ func result(change func(from situation, ev event, to *situation, do *action)) fu
 func loaded(change func(r *Record)) func(decider) decider {
 	return given(evLoaded, func(_ *situation, ev *event, _ *moment) {
 		if ev.err == nil {
-			change(&ev.rec)
+			rec := *ev.rec
+			change(&rec)
+			ev.rec = &rec
 		}
 	})
 }
@@ -84,10 +87,10 @@ func publishedAs(change func(ev event, to *situation, do *action, res *Result)) 
 // reads is given for each event that brings an error of Vault.
 func reads(change func(s *situation, ev *event, se *SecretError)) func(decider) decider {
 	return func(next decider) decider {
-		return func(s situation, ev event, at moment) (situation, action) {
+		return func(s *situation, ev event, at moment) action {
 			var se *SecretError
 			if errors.As(ev.err, &se) {
-				change(&s, &ev, se)
+				change(s, &ev, se)
 			}
 			return next(s, ev, at)
 		}
@@ -230,7 +233,7 @@ func mutants() []mutant {
 		})},
 		{"the ledger is not taken for newer than the message", given(evBegun, func(s *situation, _ *event, _ *moment) { s.cfg.LedgerCreated = time.Time{} })},
 		{"a ledger that lost records is trusted", func(next decider) decider {
-			return func(s situation, ev event, at moment) (situation, action) {
+			return func(s *situation, ev event, at moment) action {
 				at.lookFirstUntil = time.Time{}
 				return next(s, ev, at)
 			}
@@ -263,7 +266,8 @@ func mutants() []mutant {
 		{"the outcome is published before it is recorded", publishedAs(func(_ event, _ *situation, do *action, _ *Result) { do.write = false })},
 		{"an outcome that another's write made void is published", given(evLost, func(s *situation, ev *event, _ *moment) {
 			if s.rec.Final != nil {
-				*ev = event{kind: evLoaded, rec: s.rec}
+				rec := s.rec
+				*ev = event{kind: evLoaded, rec: &rec}
 				s.phase = phaseLost
 			}
 		})},

@@ -62,7 +62,7 @@ const (
 type event struct {
 	kind    eventKind
 	err     error         // of what was done; nil if it went well
-	rec     Record        // evLoaded
+	rec     *Record       // evLoaded, unless there is an err
 	rev     uint64        // evLoaded
 	granted bool          // evGranted
 	seen    sighting      // evLooked
@@ -147,7 +147,7 @@ type situation struct {
 	began      time.Time     // when the look-up under way did
 	settled    bool          // what it doesn't show isn't there
 	refused    *Failure      // why the look before the first POST was refused
-	before     Record        // what rec was before the intent to POST
+	before     *Record       // what rec was before the intent to POST, while that is being announced
 	used       Credentials   // those that were refused
 	usedSecret Secret
 
