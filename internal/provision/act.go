@@ -16,8 +16,7 @@ import (
 func (t *task) act(ctx context.Context, do action) event {
 	switch do.do {
 	case doLoad:
-		rec, rev, err := t.load(ctx)
-		return event{kind: evLoaded, rec: &rec, rev: rev, err: err}
+		return t.load(ctx)
 	case doSuspect:
 		select {
 		case t.hub.suspect <- struct{}{}:
@@ -26,11 +25,11 @@ func (t *task) act(ctx context.Context, do action) event {
 			return event{kind: evGranted}
 		}
 	case doLook:
-		seen, err := t.look(ctx, do.look)
-		return event{kind: evLooked, seen: seen, err: err}
+		seen := new(sighting)
+		return event{kind: evLooked, seen: seen, err: t.look(ctx, do.look, seen)}
 	case doRead:
 		found, there, err := t.readOne(ctx, do.id)
-		return event{kind: evRead, found: found, there: there, err: err}
+		return event{kind: evRead, found: &found, there: there, err: err}
 	case doCredentials:
 		return event{kind: evCredentials, err: t.readCredentials(ctx)}
 	case doSecrets:
@@ -85,12 +84,13 @@ const firstWriteWait = 5 * time.Second
 var errLost = errors.New("provision: another worker changed the record")
 
 // load reads the record, trying a few times.
-func (t *task) load(ctx context.Context) (rec Record, rev uint64, err error) {
-	err = t.tryLedger(ctx, ledgerTries, func() (again bool, err error) {
-		rec, rev, err = t.hub.Ledger.Load(ctx, t.d.Request.Key)
+func (t *task) load(ctx context.Context) event {
+	ev := event{kind: evLoaded, rec: new(Record)}
+	ev.err = t.tryLedger(ctx, ledgerTries, func() (again bool, err error) {
+		*ev.rec, ev.rev, err = t.hub.Ledger.Load(ctx, t.d.Request.Key)
 		return !errors.Is(err, ErrNoRecord), err
 	})
-	return rec, rev, err
+	return ev
 }
 
 // store writes the record by compare-and-set until it is known to be stored, known to be void (errLost), or
@@ -287,18 +287,18 @@ type look struct {
 // look asks one query after another, until one shows what is ours, and reads by their ids what a list leaves
 // out of those that may be. An error means that nothing is known. Where the Flow Service fails at a query with
 // a filter, the filter may be why: then the last query alone decides, if it can, or all there is is looked at.
-func (t *task) look(ctx context.Context, l look) (s sighting, err error) {
+func (t *task) look(ctx context.Context, l *look, s *sighting) error {
 	known := map[string]bool{}
 	for _, q := range l.queries {
-		found, err := t.find(ctx, q, &s)
+		found, err := t.find(ctx, q, s)
 		if len(q.Names) > 0 && failedAt(err) {
 			if l.lastDecides {
 				continue
 			}
-			found, err = t.find(ctx, Query{Want: q.Want}, &s)
+			found, err = t.find(ctx, Query{Want: q.Want}, s)
 		}
 		if err != nil {
-			return s, err
+			return err
 		}
 		for _, f := range found {
 			if !known[f.ID] {
@@ -306,17 +306,19 @@ func (t *task) look(ctx context.Context, l look) (s sighting, err error) {
 				s.all = append(s.all, f)
 			}
 		}
-		if l.sort(&s); len(s.ours) > 0 {
-			return s, nil
+		if l.sort(s); len(s.ours) > 0 {
+			return nil
 		}
 	}
-	if err := t.complete(ctx, l.sought, &s); err != nil {
-		return s, err
+	if err := t.complete(ctx, l.sought, s); err != nil {
+		return err
 	}
-	if l.sort(&s); l.named && len(s.ours) == 0 {
-		s.named, err = t.sameNamed(ctx, l.sought, s.all)
+	if l.sort(s); !l.named || len(s.ours) > 0 {
+		return nil
 	}
-	return s, err
+	var err error
+	s.named, err = t.sameNamed(ctx, l.sought, s.all)
+	return err
 }
 
 // failedAt reports whether the Flow Service failed at a call, without asking to be left alone.

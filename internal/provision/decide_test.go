@@ -161,10 +161,10 @@ func (t transitions) seldom(tb testing.TB) {
 			retry.Request.Retry = 1
 			s.d = &retry
 		}},
-		{phase: phaseLookUp, ev: event{kind: evLooked, err: &SecretError{Problem: SecretMissing, Err: errMissing}}, set: func(s *situation, _ *event, _ *moment) {
+		{phase: phaseLookUp, ev: event{kind: evLooked, seen: &sighting{}, err: &SecretError{Problem: SecretMissing, Err: errMissing}}, set: func(s *situation, _ *event, _ *moment) {
 			s.rec.State, s.rec.Resolution, s.settled = StateUnknown, &Resolution{}, true
 		}},
-		{phase: phaseResolve, ev: event{kind: evRead, err: unserved(errOutage)}, set: func(s *situation, _ *event, _ *moment) {
+		{phase: phaseResolve, ev: event{kind: evRead, found: &Found{}, err: unserved(errOutage)}, set: func(s *situation, _ *event, _ *moment) {
 			s.rec.State, s.rec.Resolution = StateUnknown, &Resolution{Connection: "c1"}
 		}},
 		{phase: phasePrepare, ev: event{kind: evPanicked}, set: func(*situation, *event, *moment) {}},

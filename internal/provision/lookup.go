@@ -21,7 +21,7 @@ func (s *situation) lookUp() action {
 	if s.settled {
 		second = Query{Since: who.since, Want: who.mayBeOurs}
 	}
-	return action{do: doLook, look: look{sought: who, lastDecides: true,
+	return action{do: doLook, look: &look{sought: who, lastDecides: true,
 		queries: []Query{{Names: []string{s.rec.Name}, SpecID: s.rec.ConnectionSpec.ID, Want: who.mayBeOurs}, second}}}
 }
 
@@ -127,7 +127,7 @@ func (s *situation) resolve() action {
 
 // resolveAs adopts the connection that a person named, if it is there. It need not have the request's name any more.
 func (s *situation) resolveAs(ev event) action {
-	id, named := s.rec.Resolution.Connection, ev.found
+	id, named := s.rec.Resolution.Connection, *ev.found
 	s.phase = phaseLookUp
 	switch {
 	case ev.err != nil:
@@ -168,7 +168,7 @@ func (s *situation) lookFirst() action {
 	if s.rec.LookFirst {
 		l.queries = append(l.queries, Query{Since: who.since, Want: who.mayBeOurs})
 	}
-	return action{do: doLook, look: l}
+	return action{do: doLook, look: &l}
 }
 
 func (s *situation) lookedFirst(ev event) action {

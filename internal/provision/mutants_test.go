@@ -216,7 +216,7 @@ func mutants() []mutant {
 		})},
 		{"the deadline ends it though a POST is open", given(evLooked, func(s *situation, ev *event, at *moment) {
 			if !at.now.Before(s.rec.Deadline) {
-				s.settled, ev.err, ev.seen = true, nil, sighting{}
+				s.settled, ev.err, ev.seen = true, nil, &sighting{}
 			}
 		})},
 		{"nobody knows, and that is the outcome at once", given(evLooked, func(s *situation, ev *event, at *moment) {
@@ -303,11 +303,11 @@ func mutants() []mutant {
 		})},
 		{"a person's word is believed unseen", given(evRead, func(s *situation, ev *event, _ *moment) {
 			ev.err, ev.there = nil, true
-			ev.found = Found{Connection: Connection{ID: s.rec.Resolution.Connection}, SpecID: s.rec.ConnectionSpec.ID}
+			ev.found = &Found{Connection: Connection{ID: s.rec.Resolution.Connection}, SpecID: s.rec.ConnectionSpec.ID}
 		})},
 		{"a person's word counts more than the mark", given(evLooked, func(s *situation, ev *event, _ *moment) {
 			if s.rec.Resolution != nil {
-				ev.seen, s.settled = sighting{}, true
+				ev.seen, s.settled = &sighting{}, true
 			}
 		})},
 	}

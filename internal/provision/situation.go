@@ -65,8 +65,8 @@ type event struct {
 	rec     *Record       // evLoaded, unless there is an err
 	rev     uint64        // evLoaded
 	granted bool          // evGranted
-	seen    sighting      // evLooked
-	found   Found         // evRead
+	seen    *sighting     // evLooked
+	found   *Found        // evRead
 	there   bool          // evRead
 	waited  time.Duration // evAcquired: how long
 	conn    Connection    // evAnswered
@@ -107,7 +107,7 @@ type action struct {
 	do    effect
 	write bool
 	wait  time.Duration // doWait
-	look  look          // doLook
+	look  *look         // doLook
 	id    string        // doRead
 	out   Outcome       // doEnd
 }
