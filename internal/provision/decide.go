@@ -306,7 +306,7 @@ func (s *situation) authorized(err error) action {
 		return s.enter(phaseReconsider)
 	}
 	s.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
-	return s.hindered(ce.Target, err, phasePrepare)
+	return s.tryLater(ce.Target, err, phasePrepare)
 }
 
 // acquired goes on once there is a slot, or none came free in time. Getting here may have taken longer than the
@@ -342,7 +342,7 @@ func (s *situation) allowed(closed error) action {
 		if s.rec.LastFail == nil {
 			s.rec.LastFail = Fail(ReasonFlowUnavailable, "the Flow Service is not being called for now, because it fails")
 		}
-		return s.hindered(TargetFlow, closed, phasePrepare)
+		return s.tryLater(TargetFlow, closed, phasePrepare)
 	}
 	before := s.rec
 	s.before = &before
@@ -433,7 +433,7 @@ func (s *situation) reconsidered(err error) action {
 	if s.readSecrets(err); err != nil {
 		missing := missingSecret(err)
 		if missing == nil {
-			return s.hindered(TargetVault, err, phaseReconsider)
+			return s.tryLater(TargetVault, err, phaseReconsider)
 		}
 		return s.secretMissing(missing, phaseReconsider, func() action { return s.fail(s.rec.Refused) })
 	}

@@ -122,8 +122,8 @@ func shorten(s string, limit int) string {
 	return s
 }
 
-// hindrance returns why a call must be repeated, and how long its target asked to be left alone.
-func hindrance(err error) (Cause, time.Duration) {
+// causeOf returns why a call must be repeated, and how long its target asked to be left alone.
+func causeOf(err error) (Cause, time.Duration) {
 	var se *SecretError
 	var ce *CallError
 	switch {

@@ -87,7 +87,7 @@ func (s *situation) unresolved(err error, detail string) action {
 		s.reconciled(ReconciledUnknown)
 		return s.fail(s.unknownFailure(detail))
 	}
-	cause, atLeast := hindrance(err)
+	cause, atLeast := causeOf(err)
 	if errors.Is(err, ErrCircuitOpen) {
 		return s.handBack(atLeast)
 	}
@@ -207,7 +207,7 @@ func (s *situation) lookFirstFailed(err error) action {
 		return action{do: doCredentials}
 	}
 	s.rec.LastFail = flowFailure(ReasonFlowUnavailable, ce)
-	return s.hindered(TargetFlow, err, phaseLookFirst)
+	return s.tryLater(TargetFlow, err, phaseLookFirst)
 }
 
 // rechecked goes on after the credentials were read again because a look was refused.

@@ -113,9 +113,9 @@ func (s *situation) restAfterAbsent() time.Duration {
 	return d/2 + s.jitter(d/2)
 }
 
-// hindered waits after a target was in the way, without any POST having been sent, then tries again.
-func (s *situation) hindered(target Target, err error, again phase) action {
-	cause, atLeast := hindrance(err)
+// tryLater waits after a target was in the way, without any POST having been sent, then tries again.
+func (s *situation) tryLater(target Target, err error, again phase) action {
+	cause, atLeast := causeOf(err)
 	s.rec.note(Attempt{At: s.at.now, Step: string(target), Result: string(cause), Detail: text(err)})
 	s.survived()
 	s.rec.RefusedSince = time.Time{}
@@ -170,7 +170,7 @@ func (s *situation) secretTrouble(err error, again phase) action {
 		return s.secretMissing(missing, again, func() action { return s.fail(missing) })
 	}
 	s.rec.LastFail = Fail(ReasonVaultUnavailable, "Vault did not serve the worker: "+text(err))
-	return s.hindered(TargetVault, err, again)
+	return s.tryLater(TargetVault, err, again)
 }
 
 // secretMissing goes on after a secret was found missing. It concludes once two reads past the cache that

@@ -72,12 +72,12 @@ func Run(ctx context.Context, cfg Config) {
 	}
 }
 
-func (x *examination) ok(check, what string)           { x.tell(Finding{check, OK, what, ""}) }
-func (x *examination) warn(check, what, remedy string) { x.tell(Finding{check, Warn, what, remedy}) }
-func (x *examination) fail(check, what, remedy string) { x.tell(Finding{check, Fail, what, remedy}) }
+func (x *examination) ok(check, what string)           { x.add(Finding{check, OK, what, ""}) }
+func (x *examination) warn(check, what, remedy string) { x.add(Finding{check, Warn, what, remedy}) }
+func (x *examination) fail(check, what, remedy string) { x.add(Finding{check, Fail, what, remedy}) }
 
-// tell reports a finding, and notes it for the checks that build on this one.
-func (x *examination) tell(f Finding) {
+// add reports a finding, and notes it for the checks that build on this one.
+func (x *examination) add(f Finding) {
 	if x.sound == nil {
 		x.sound = map[string]bool{}
 	}

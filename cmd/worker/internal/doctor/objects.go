@@ -83,7 +83,7 @@ func (x *examination) limits(ctx context.Context, js jetstream.JetStream, sound 
 			return
 		}
 		for _, f := range streamLimits(stream.CachedInfo()) {
-			x.tell(f)
+			x.add(f)
 		}
 	}
 	workers, err := js.Consumer(ctx, consumer.StreamRequests, consumer.ConsumerName)
@@ -97,7 +97,7 @@ func (x *examination) limits(ctx context.Context, js jetstream.JetStream, sound 
 		x.warn("nats limits", fmt.Sprintf("the server takes messages of at most %d bytes (max_payload); requests, dead letters and records may have 256 KiB", most), fmt.Sprintf("raise max_payload to %d or more", messageSize))
 	}
 	for _, f := range consumerLimits(workers.CachedInfo()) {
-		x.tell(f)
+		x.add(f)
 	}
 }
 
